@@ -157,11 +157,11 @@ def _forward(
     query = plan.arrange_queries(query.to(dtype))
     key, value = plan.arrange_keys(key.to(dtype)), plan.arrange_keys(value.to(dtype))
     for group in plan.groups():
-        tile_query = group.load(query).mul_(scale * LOG2_E)  # (C, D, M)
+        tile_query = group.load(query) * (scale * LOG2_E)  # (C, M, D)
         maximum = total = tile_output = None  # of the pieces so far
         for piece in group.pieces():
             scores = WORK.buffer("scores", piece.shape, dtype)  # (C, K, M)
-            torch.bmm(piece.load(key, "keys"), tile_query, out=scores)
+            torch.bmm(piece.load(key, "keys"), tile_query.mT, out=scores)
             hidden = piece.hide(scores)
             highest = scores.amax(1, keepdim=True)  # (C, 1, M)
             if maximum is not None:
@@ -181,8 +181,8 @@ def _forward(
                 total = total * rescale + piece_sum
                 tile_output.mul_(rescale).baddbmm_(tile_value, scores)  # (C, D, M)
             maximum = highest
-        group.store(logsumexp, (maximum + total.log2()) / LOG2_E)
-        group.store(output, tile_output.div_(total.masked_fill_(total == 0, 1)))
+        group.store(logsumexp, ((maximum + total.log2()) / LOG2_E).mT)
+        group.store(output, tile_output.div_(total.masked_fill_(total == 0, 1)).mT)
 
 
 def _backward(
@@ -206,38 +206,41 @@ def _backward(
     )
     key, value = plan.arrange_keys(key.to(dtype)), plan.arrange_keys(value.to(dtype))
     for group in plan.groups():
-        tile_query = group.load(query).mul_(scale * LOG2_E)  # (C, D, M)
-        tile_grad = group.load(grad_output)  # (C, D, M)
+        tile_query = group.load(query) * (scale * LOG2_E)  # (C, M, D)
+        tile_grad = group.load(grad_output)  # (C, M, D)
         # The softmax's own term: the sum over keys of probability x gradient is the row sum of output x gradient.
-        delta = group.load(output).mul_(tile_grad).sum(1, keepdim=True).sub_(group.load(grad_logsumexp))  # (C, 1, M)
+        delta = (group.load(output) * tile_grad).sum(2, keepdim=True)  # (C, M, 1)
+        minus_delta = (group.load(grad_logsumexp) - delta).mT  # (C, 1, M)
         # A row that saw nothing gets probability 2 ** (score - infinity) = 0.
-        shift = group.load(logsumexp).mul_(LOG2_E)  # (C, 1, M)
-        shift.masked_fill_(shift == -torch.inf, torch.inf)
+        shift = (group.load(logsumexp) * -LOG2_E).mT  # (C, 1, M)
+        shift.masked_fill_(shift == torch.inf, -torch.inf)
         tile_grad_query = None
         for piece in group.pieces():
             tile_key = piece.load(key, "keys")  # (C, K, D)
             probabilities = WORK.buffer("scores", piece.shape, dtype)  # (C, K, M)
-            torch.bmm(tile_key, tile_query, out=probabilities)
+            torch.baddbmm(shift.expand(piece.shape), tile_key, tile_query.mT, out=probabilities)
             piece.hide(probabilities)
-            probabilities.sub_(shift).exp2_()
+            probabilities.exp2_()
 
             tile_value = piece.load(value, "values")  # (C, K, D)
             grad_scores = WORK.buffer("grad_scores", piece.shape, dtype)  # (C, K, M)
-            torch.bmm(tile_value, tile_grad, out=grad_scores)
-            kept = probabilities
             if dropout.p:
-                keep = dropout.keep(probabilities)  # (C, K, M)
-                grad_scores.mul_(keep)
-                kept = keep.mul_(probabilities)
+                torch.bmm(tile_value, tile_grad.mT, out=grad_scores)
+                kept = dropout.keep(probabilities)  # (C, K, M)
+                grad_scores.mul_(kept).add_(minus_delta)
+                kept.mul_(probabilities)
+            else:  # within the product, the addition costs nothing
+                torch.baddbmm(minus_delta.expand(piece.shape), tile_value, tile_grad.mT, out=grad_scores)
+                kept = probabilities
+            grad_scores.mul_(probabilities)
             tile_rows = WORK.buffer("rows", tile_key.shape, dtype)  # (C, K, D)
-            piece.add(grad_value, torch.bmm(kept, tile_grad.mT, out=tile_rows))
-            grad_scores.sub_(delta).mul_(probabilities)
+            piece.add(grad_value, torch.bmm(kept, tile_grad, out=tile_rows))
             if tile_grad_query is None:
                 tile_grad_query = torch.bmm(tile_key.mT, grad_scores)  # (C, D, M)
             else:
                 tile_grad_query.baddbmm_(tile_key.mT, grad_scores)
-            piece.add(grad_key, torch.bmm(grad_scores, tile_query.mT, out=tile_rows))
-        group.store(grad_query, tile_grad_query.mul_(scale))
+            piece.add(grad_key, torch.bmm(grad_scores, tile_query, out=tile_rows))
+        group.store(grad_query, tile_grad_query.mul_(scale).mT)
     grad_key.div_(LOG2_E)  # the tiles of query carried the scale, and log2(e) besides
 
 

@@ -1,9 +1,9 @@
 """How the attention matrix of one sequence is cut into pieces of work for matrix products on a CPU.
 
 A group is a set of query tiles that are computed together, in batched products. It walks over its keys in pieces that
-are small enough for a piece's scores to stay in cache. Scores are kept transposed, keys by queries, and so are a tile's
-queries, head dimension by queries: all seven products then run at the matrix library's best rate (the usual way round
-costs 10 to 15%), sums over keys add whole rows, and a layout's block is contiguous.
+are small enough for a piece's scores to stay in cache. Scores are kept transposed, keys by queries: all seven products
+then run at the matrix library's best rate (the usual way round costs 10 to 15%), sums over keys add whole rows, and a
+layout's block is contiguous.
 
 `DensePlan` takes slices of the operands as they are. `SparsePlan` cuts them into blocks and gathers those that a layout
 keeps. Both arrange operands for their groups once for each sequence, and both offer the same methods.
@@ -114,12 +114,11 @@ class DenseGroup:
         self.plan, self.start, self.stop, self.keys = plan, start, stop, keys
 
     def load(self, arranged: Tensor) -> Tensor:
-        tiles = arranged[:, :, self.start : self.stop].flatten(1, 2)  # (C, M, D)
-        return tiles.mT.clone(memory_format=torch.contiguous_format)  # (C, D, M)
+        return arranged[:, :, self.start : self.stop].flatten(1, 2)  # (C, M, D), a view where one is possible
 
     def store(self, arranged: Tensor, tiles: Tensor) -> None:
         target = arranged[:, :, self.start : self.stop]  # (Hkv, G, stop - start, D)
-        target.copy_(tiles.mT.unflatten(1, target.shape[1:3]))
+        target.copy_(tiles.unflatten(1, target.shape[1:3]))
 
     def pieces(self) -> Iterator[DensePiece]:
         start, stop = self.keys
@@ -247,10 +246,10 @@ class SparseGroup:
         self.tiles = plan.first_tile[items][:, None] + torch.arange(length)  # (C, n)
 
     def load(self, arranged: Tensor) -> Tensor:
-        return arranged.index_select(0, self.items).mT.contiguous()  # (C, D, M)
+        return arranged.index_select(0, self.items)  # (C, M, D)
 
     def store(self, arranged: Tensor, tiles: Tensor) -> None:
-        arranged.index_copy_(0, self.items, tiles.mT)
+        arranged.index_copy_(0, self.items, tiles)
 
     def pieces(self) -> Iterator[SparsePiece]:
         step = max(1, PIECE_KEYS // self.plan.block)
