@@ -13,21 +13,28 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
+from flash_sparse_apps.console import interruptible, print_anything
 
-from flash_sparse_apps.console import print_anything
-from flash_sparse_apps.run_folder import RunFolder
-from flash_sparse_apps.settings import UserError, parse
-from flash_sparse_datasets import DataError
+if TYPE_CHECKING:
+    from flash_sparse_apps.run_folder import RunFolder
 
 
+@interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    # the libraries take seconds to import, in which Ctrl-C is to end the command like later, and which --help and a
+    # wrong flag need not pay in full
+    import torch
+
+    from flash_sparse_apps.settings import UserError, parse
+    from flash_sparse_datasets import DataError
+
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     print_anything()
     settings, resumed = parse(arguments)
-    from flash_sparse_apps import training_run  # takes seconds to import, which --help and a wrong flag need not pay
+    from flash_sparse_apps import training_run
 
     run = None
     try:

@@ -32,8 +32,9 @@ def evaluate(
     Returns:
         micro_f1: over all decisions of all labels. For a single-label task it equals accuracy, since each wrong
             document is one false positive and one false negative.
-        macro_f1: the mean of the labels' F1 over all L labels, where a label that is neither present nor predicted
-            counts 0 (as scikit-learn, LexGLUE and LibMultiLabel do).
+        macro_f1: the mean of the labels' F1, as scikit-learn takes it. Multi-label: over all L labels, where one that
+            is neither present nor predicted counts 0 (LexGLUE and LibMultiLabel do so too). Single-label: over the
+            labels that are present or predicted.
         accuracy: the share of documents whose labels are all right (multi-label: exactly the right set).
         per_label: dict with precision, recall, f1 and support (documents that have it), lists of L. What would be
             0 / 0 is 0.
@@ -47,7 +48,7 @@ def evaluate(
     f1 = _f1(right, wrong, missed)
     return {
         "micro_f1": micro_f1(predictions, targets),
-        "macro_f1": float(f1.mean()),
+        "macro_f1": float((f1 if task == "multi-label" else f1[right + wrong + missed > 0]).mean()),
         "accuracy": agreement(predictions, targets),
         "per_label": {
             "precision": (right / np.maximum(right + wrong, 1)).tolist(),
@@ -77,8 +78,7 @@ def bootstrap_interval(
     """95% percentile interval of a metric over test sets drawn anew from the same documents (Efron 1979).
 
     Args:
-        metric: one of `METRICS`, as in `evaluate`. Of a single-label task, macro-F1 is over the labels that are
-            present or predicted in the whole set.
+        metric: one of `METRICS`, as in `evaluate`: macro-F1 is over the same labels in each resampled set.
         samples: resampled test sets.
         seed: of the draws; the same seed gives the same interval.
     """
@@ -124,8 +124,11 @@ def _resampled(
             outcomes = _outcomes(predictions, targets)
             scores.append(_f1(*(draws @ kind.sum(1, dtype=np.float32) for kind in outcomes)))
         else:
-            num_labels = int(max(predictions.max(), targets.max())) + 1 if targets.ndim == 1 else targets.shape[1]
-            outcomes = _outcomes(_one_hot(predictions, num_labels), _one_hot(targets, num_labels))
+            given, wanted = predictions, targets  # (N, L)
+            if targets.ndim == 1:  # only the labels that are present or predicted
+                both = np.unique(np.stack([predictions, targets]), return_inverse=True)[1].reshape(2, -1)
+                given, wanted = np.eye(both.max() + 1, dtype=np.uint8)[both]
+            outcomes = _outcomes(given, wanted)
             scores.append(_f1(*(draws @ kind.astype(np.float32) for kind in outcomes)).mean(1))
     return scores
 

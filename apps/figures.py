@@ -110,7 +110,9 @@ def length_histogram(lengths: dict[str, np.ndarray], seq_len: int) -> str:
         ticks = [2**power for power in range(first, last + 1) if edges[0] <= 2**power <= edges[-1]]
         axes.set_xticks(ticks, [f"{tick:,}" if tick < 1024 else f"{tick // 1024:,}k" for tick in ticks])
         axes.minorticks_off()
-        axes.set(xlabel="tokens (k = 1,024)", ylabel="documents", xlim=(edges[0], edges[-1]))
+        unit = "tokens (k = 1,024)" if ticks and ticks[-1] >= 1024 else "tokens"
+        axes.set(xlabel=unit, ylabel="documents", xlim=(edges[0], edges[-1]))
+        axes.yaxis.get_major_locator().set_params(integer=True)
         _legend_above(axes)
     return svg[0]
 

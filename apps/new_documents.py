@@ -43,9 +43,12 @@ def read_documents(path: str, text_field: str, id_field: str | None) -> Iterator
     file = Path(path)
     if path == STDIN:
         try:
-            yield NewDocument(path, sys.stdin.buffer.read().decode("utf-8-sig"))
+            text = sys.stdin.buffer.read().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError(f"standard input: not UTF-8 at byte {error.start + 1}, expected UTF-8 text") from None
+        if not text.strip():
+            raise DataError("standard input: empty, expected a text")
+        yield NewDocument(path, text)
     elif file.is_dir():
         texts = [entry for entry in file.rglob("*") if entry.name.lower().endswith((".txt", ".txt.gz"))]
         texts = sorted(entry for entry in texts if not entry.is_dir())
@@ -67,7 +70,7 @@ def read_documents(path: str, text_field: str, id_field: str | None) -> Iterator
             text = row.get(text_field)
             if isinstance(text, list) and all(isinstance(paragraph, str) for paragraph in text):
                 text = "\n\n".join(text)
-            if not isinstance(text, str):
+            if not isinstance(text, str) or not text.strip():
                 raise DataError(f"{rows.place(number)}: {text_field!r} is {shortened(text)}, expected a text")
             name = f"{path}:{number}" if id_field is None else row.get(id_field)
             if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
@@ -79,7 +82,10 @@ def read_documents(path: str, text_field: str, id_field: str | None) -> Iterator
 
 def _plain(file: Path) -> NewDocument:
     with reading(file), open_text(file) as opened:
-        return NewDocument(_printable(str(file)), opened.read())
+        text = opened.read()
+    if not text.strip():
+        raise DataError(f"{file}: empty, expected a text")
+    return NewDocument(_printable(str(file)), text)
 
 
 def _printable(name: str) -> str:

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         predictions = predict_documents(model, documents, given.tokens_per_batch, "cuda" if use_gpu else "cpu")
         predictions = _counting(
-            tqdm(predictions, "predicting", unit=" documents", disable=not sys.stderr.isatty()), model
+            tqdm(predictions, "predicting", unit=" documents", leave=False, disable=not sys.stderr.isatty()), model
         )
         lines = {"jsonl": _jsonl, "csv": _csv, "table": _table}[given.format](predictions, model, given.top_k)
         if output is not None and output.exists() and not output.is_file():  # a pipe or device: not to be replaced
@@ -77,8 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_atomically(output, "".join(lines).encode())
         else:
             for line in lines:
-                sys.stdout.write(line)
-                sys.stdout.flush()
+                with tqdm.external_write_mode():  # the bar makes way
+                    sys.stdout.write(line)
+                    sys.stdout.flush()
         return 0
     except BrokenPipeError:  # the reader of stdout has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -25,7 +25,11 @@ p { margin: .5rem 0; max-width: 46rem; overflow-wrap: anywhere; }
 .tile { border: 1px solid var(--line); border-radius: .5rem; padding: .75rem 1rem; }
 .tile b { display: block; font-size: 1.7rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
 .tile.head { border-color: var(--blue); background: #f4f8fc; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; background: /* a shadow at each side where there is more to scroll to */
+  linear-gradient(to right, #fff 30%, transparent) 0 0 / 2.5rem 100% no-repeat local,
+  linear-gradient(to left, #fff 30%, transparent) 100% 0 / 2.5rem 100% no-repeat local,
+  linear-gradient(to right, #0003, transparent) 0 0 / .75rem 100% no-repeat scroll,
+  linear-gradient(to left, #0003, transparent) 100% 0 / .75rem 100% no-repeat scroll; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .75rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; white-space: nowrap; }
@@ -34,12 +38,13 @@ td.name { overflow-wrap: anywhere; min-width: 8rem; }
 .bar { min-width: 7rem; width: 30%; }
 .bar div { background: #e8eef6; border-radius: 2px; height: .85rem; margin-top: .3rem; }
 .bar i { display: block; background: var(--blue); border-radius: 2px; height: 100%; }
+@media (max-width: 45rem) { .bar { display: none; } }
 figure { margin: 1rem 0; }
 figure svg { width: 100%; height: auto; display: block; }
 figure svg text { font-family: inherit !important; }
 figure.small { max-width: 26rem; }
 figure.wide { max-width: 46rem; overflow-x: auto; }
-figure.wide svg { min-width: 22rem; }
+figure.wide svg { min-width: 34rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 0 1.5rem; }
 ul.notes { background: #fff8e6; border: 1px solid #f0dfae; border-radius: .5rem; padding: .6rem 1rem .6rem 2rem; }
 code, pre { font: .85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
@@ -95,8 +100,8 @@ def result_rows(metrics: dict) -> list[tuple[str, str, str]]:
     test, baseline = metrics["test"], metrics["linear_baseline"]
     rows = [("micro-F1", score(test["micro_f1"]), interval(test["micro_f1_interval"]))]
     rows.append(("macro-F1", score(test["macro_f1"]), interval(test["macro_f1_interval"])))
-    exact = "accuracy" if metrics["data"]["task"] == "single-label" else "documents with exactly the right labels"
-    rows.append((exact, percent(test["accuracy"]), ""))
+    if metrics["data"]["task"] == "multi-label":  # else it is micro-F1 again
+        rows.append(("documents with exactly the right labels", percent(test["accuracy"]), ""))
     if baseline is not None:
         rows.append(("linear baseline, micro-F1", score(baseline["micro_f1"]), interval(baseline["micro_f1_interval"])))
         rows.append(("linear baseline, macro-F1", score(baseline["macro_f1"]), interval(baseline["macro_f1_interval"])))
@@ -137,7 +142,7 @@ def verdict(metrics: dict) -> str:
     """One sentence on whether the model earns its keep beside the linear one."""
     baseline = metrics["linear_baseline"]
     if baseline is None:
-        return "No linear baseline was fitted (--no-linear-baseline)."
+        return "No linear baseline (TF-IDF) was fitted (--no-linear-baseline)."
     low, high = baseline["difference"]["micro_f1_interval"]
     if low > 0:
         return "The model is better than the linear baseline: the 95% interval of the difference is above 0."
@@ -148,11 +153,14 @@ def verdict(metrics: dict) -> str:
 
 def truncation_lines(truncation: dict[str, dict], seq_len: int) -> list[str]:
     """What --seq-len cuts, one line for each split."""
+    head = f"{'':<10}{'documents':>11}{'tokens':>14}{'longest':>11}   cut at {seq_len:,}"
     return [
-        f"{split:<10}  {cut['documents']:>7,} documents  {cut['tokens']:>12,} tokens  "
-        f"median {cut['median_length']:>7,.0f}  longest {cut['max_length']:>9,}  cut at {seq_len:,}: "
-        f"{percent(cut['documents_cut_share'])} of documents, {percent(cut['tokens_cut_share'])} of tokens"
-        for split, cut in truncation.items()
+        head,
+        *(
+            f"{split:<10}{cut['documents']:>11,}{cut['tokens']:>14,}{cut['max_length']:>11,}   "
+            f"{percent(cut['documents_cut_share'])} of documents, {percent(cut['tokens_cut_share'])} of tokens"
+            for split, cut in truncation.items()
+        ),
     ]
 
 
@@ -180,17 +188,17 @@ def render(metrics: dict, figures: dict[str, str]) -> str:
         against = interval(baseline["difference"]["micro_f1_interval"])
         tiles.append(
             _tile(
-                "linear baseline, micro-F1",
+                "linear baseline",
                 score(baseline["micro_f1"]),
                 f"difference {baseline['difference']['micro_f1']:+.4f} {against}",
             )
         )
     if metrics["compare"] is not None:
-        agree = percent(metrics["compare"]["label_agreement"])
-        tiles.append(
-            _tile("sparse over dense", f"{metrics['compare']['speedup']:.2f}x", f"predictions agree in {agree}")
-        )
+        compare = metrics["compare"]
+        agree = f"same labels for {percent(compare['document_agreement'])} of {compare['documents']} documents"
+        tiles.append(_tile("sparse step over dense", f"{compare['speedup']:.2f}x", agree))
 
+    method = "" if baseline is None else " The linear baseline: for each label an SVM on TF-IDF of the same tokens."
     notes = "".join(f"<li>{escape(note)}</li>" for note in data["notes"])
     parts = [
         "<!doctype html>",
@@ -208,7 +216,7 @@ def render(metrics: dict, figures: dict[str, str]) -> str:
         "<h2>Test results</h2>",
         f'<p class="soft">{test["documents"]:,} test documents. {escape(_threshold_sentence(metrics))} Intervals: '
         f"{test['bootstrap_samples']:,} bootstrap resamples of the test documents"
-        f"{'; the difference is resampled in pairs' if baseline is not None else ''}.</p>",
+        f"{'; the difference is resampled in pairs' if baseline is not None else ''}.{method}</p>",
         _table(("", "value", "95% interval"), [(escape(a), b, c) for a, b, c in result_rows(metrics)], ["", "n", "n"]),
         "<h2>Training</h2>",
         f"<p>{escape(_training_sentence(training))}</p>",
@@ -216,17 +224,16 @@ def render(metrics: dict, figures: dict[str, str]) -> str:
         _picture(figures["loss"], "Loss; the faint line is that of single steps.", ""),
         _picture(
             figures["score"],
-            "By this score the tested weights are chosen; thresholds are tuned on the same "
-            "validation documents, so it is higher than a test would be.",
+            "By this score the tested weights are chosen"
+            + ("; thresholds are tuned on the same validation documents" if data["task"] == "multi-label" else "")
+            + ", so it is higher than a test would be.",
             "",
         ),
         "</div>",
         "<h2>Documents and what is cut</h2>",
         f"<p>{escape(data['description'])}</p>",
         _truncation_table(metrics),
-        _picture(
-            figures["lengths"], "Whole documents by length; the shaded part is longer than the model reads.", "wide"
-        ),
+        _picture(figures["lengths"], "Whole documents by length; what is right of the line is cut there.", "wide"),
         "<h2>Labels</h2>",
         _label_table(metrics),
         "<h2>Speed and memory</h2>",
@@ -236,6 +243,10 @@ def render(metrics: dict, figures: dict[str, str]) -> str:
         caption = f"Which blocks of keys each block of queries sees; {percent(metrics['model']['density'])} are kept."
         parts += ["<h2>Block layout</h2>", _picture(figures["layout"], caption, "small")]
     parts += [
+        "<h2>How to use it</h2>",
+        f"<pre>{escape(metrics['predict_command'])}</pre>",
+        '<p class="soft">Beside this page: metrics.json with every figure, predictions.jsonl with the test documents\' '
+        "labels and probabilities, model/ with all that predicting needs.</p>",
         "<h2>How to repeat it</h2>",
         f"<pre>{escape(metrics['command'])}</pre>",
         _table(
@@ -281,7 +292,8 @@ def _threshold_sentence(metrics: dict) -> str:
 
 def _training_sentence(training: dict) -> str:
     return (
-        f"{training['steps']:,} optimizer steps in {training['epochs']} epochs, {duration(training['seconds'])}. "
+        f"{training['steps']:,} optimizer steps in {training['epochs']} epoch{'s' * (training['epochs'] > 1)}, "
+        f"{duration(training['seconds'])}. "
         f"{training['stopped']} The tested weights are those after epoch {training['best_epoch']}, "
         f"validation micro-F1 {score(training['best_validation_micro_f1'])}."
     )
@@ -328,7 +340,12 @@ def _label_table(metrics: dict) -> str:
     more = (
         f"The {MAX_LABELS} most frequent of {len(labels):,}; metrics.json has all. " if len(labels) > MAX_LABELS else ""
     )
-    sentence = f'<p class="soft">{more}A label that no test document has counts F1 0 in macro-F1.</p>'
+    absent = (
+        "A label that no test document has counts F1 0 in macro-F1."
+        if multi
+        else "Macro-F1 is over the labels that a test document has or is given."
+    )
+    sentence = f'<p class="soft">{more}{absent}</p>'
     return sentence + _table(head, rows, ["name", "n", "n", "bar", "n", "n", *(["n"] if multi else [])])
 
 

@@ -31,6 +31,7 @@ from flash_sparse_apps.token_store import TokenStore
 if TYPE_CHECKING:
     from flash_sparse_apps.training_run import Prepared
 
+ALL_TRAINED = "All epochs were trained."
 COMPARE_SHARE, COMPARE_SECONDS = 0.1, 10.0  # dense predictions may take this share of training, or these seconds
 
 
@@ -124,7 +125,7 @@ def collect(
             "steps": history.epochs[-1]["step"],
             "epochs": history.epochs[-1]["epoch"],
             "seconds": history.seconds,
-            "stopped": _why_stopped(settings, history),
+            "stopped": why_stopped(settings, history),
             "best_epoch": best["epoch"],
             "best_validation_micro_f1": best["validation_micro_f1"],
             "history": history.epochs,
@@ -185,10 +186,10 @@ def _speed(history: History) -> dict:
     }
 
 
-def _why_stopped(settings: Settings, history: History) -> str:
+def why_stopped(settings: Settings, history: History) -> str:
     """A sentence."""
     if history.epochs[-1]["step"] >= history.planned_steps:
-        return "All epochs were trained."
+        return ALL_TRAINED
     if settings.max_time is not None and history.seconds >= 60 * settings.max_time:
         steps = f"{history.epochs[-1]['step']:,} of {history.planned_steps:,}"
         return f"--max-time {settings.max_time:g} ended it after {steps} steps."

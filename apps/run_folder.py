@@ -183,7 +183,8 @@ class SavedModel:
             folder = folder / "model"
         path = folder / "classifier.json"
         if not path.is_file():
-            raise ValueError(f"{run}: no model/classifier.json in it; expected the folder of a finished run")
+            missing = "no model/classifier.json in it" if Path(run).is_dir() else "no such folder"
+            raise ValueError(f"{run}: {missing}; expected the folder of a finished run")
         try:
             described = json.loads(path.read_text(encoding="utf-8"))
             _check(described)

@@ -17,6 +17,8 @@ from jsonargparse import ActionYesNo, ArgumentParser
 
 from flash_sparse.layout import BLOCK_SIZES
 
+# What may be another when a run is resumed: how long it may take, and where files are.
+MAY_CHANGE = frozenset({"max_time", "dataset", "root", "validation", "test", "cache_dir"})
 MAX_HEAD_DIM = 256  # what `flash_sparse.attention` takes
 
 
@@ -218,6 +220,7 @@ _AT_LEAST = {
 # What the libraries below can count: sizes are 32-bit, NumPy's seeds too, and a time in days has nine digits.
 _AT_MOST = dict.fromkeys(set(_AT_LEAST) - {"weight_decay", "split_seed"}, 2**31 - 1)
 _AT_MOST |= {"seed": 2**32 - 1, "vocab_size": 2**20, "max_time": 1e12}
+_SPARSE_ALONE = ("pattern", "window", "global_blocks", "random_blocks", "density", "stride_blocks", "block_size")
 _SHARES = ("validation_share", "test_share", "dropout", "attention_dropout", "warmup_share")
 
 
@@ -258,7 +261,7 @@ def make_parser() -> ArgumentParser:
         type=str | None,
         default=None,
         metavar="RUN",
-        help="continue the run in this folder with its own config.yaml; beside it only --max-time may be given",
+        help="continue the run in this folder with its own config.yaml; beside it only --max-time and where files are",
     )
     types = get_type_hints(Settings)
     for field in dataclasses.fields(Settings):
@@ -289,21 +292,28 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
     """
     parser = make_parser()
     try:
-        namespace = parser.parse_args(_config_first(arguments))
+        files, flags = _split_config(arguments)
+        for file in files:
+            _read_config(Path(file))  # for an error that names the file
+        namespace = parser.parse_args([*(f"--config={file}" for file in files), *flags])
+        given = vars(parser.parse_args(flags, defaults=False))
         if namespace.resume is None:
-            return _to_settings(namespace), None
+            settings = _to_settings(namespace)
+            unused = [name for name in _SPARSE_ALONE if name in given]
+            if unused and not settings.sparse and "sparse" not in given:  # who types --dense knows what it turns off
+                raise ValueError(f"--{_dashed(unused[0])} is {given[unused[0]]}; expected --sparse beside it")
+            return settings, None
         run = Path(namespace.resume)
         stored = run / "config.yaml"
         if not stored.is_file():
             raise ValueError(f"--resume is {run}; expected a run folder, with config.yaml in it")
-        given = parser.parse_args(_config_first(arguments), defaults=False)
-        extra = [name for name in vars(given) if name not in ("resume", "max_time")]
-        if extra:
-            raise ValueError(f"--{_dashed(extra[0])} cannot be given with --resume; only --max-time can")
-        settings = load_settings(stored)
-        if "max_time" in vars(given):
-            settings = dataclasses.replace(settings, max_time=given.max_time)
-        return settings, run
+        extra = [name for name in given if name not in ("resume", *MAY_CHANGE)]
+        if extra or files:
+            allowed = ", ".join(f"--{_dashed(name)}" for name in sorted(MAY_CHANGE))
+            name = _dashed(extra[0]) if extra else "config"
+            raise ValueError(f"--{name} cannot be given with --resume; only {allowed} can")
+        changed = {name: given[name] for name in MAY_CHANGE & given.keys()}
+        return dataclasses.replace(load_settings(stored), **changed), run
     except ValueError as error:
         parser.error(str(error))
 
@@ -314,23 +324,32 @@ def load_settings(path: Path) -> Settings:
     Raises:
         ValueError: not such a file.
     """
+    try:
+        return _to_settings(_read_config(path))
+    except ValueError as error:
+        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
+
+
+def _read_config(path: Path):
     parser = make_parser()
     parser.exit_on_error = False
     try:
-        return _to_settings(parser.parse_path(str(path)))
-    except Exception as error:
+        return parser.parse_string(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; expected a YAML file of flags") from None
+    except Exception as error:  # jsonargparse, PyYAML and the decoder raise many kinds
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
 
 
-def _config_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with --config moved to the front: jsonargparse lets the later one win, here any flag wins."""
-    first, rest = [], []
+def _split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files after --config, and the other arguments: jsonargparse lets the later one win, here any flag wins."""
+    files, flags = [], []
     arguments = iter(arguments)
     for argument in arguments:
         if argument == "--config":
-            first += [argument, *[value for value in [next(arguments, None)] if value is not None]]
+            files.append(next(arguments, ""))
         elif argument.startswith("--config="):
-            first.append(argument)
+            files.append(argument.removeprefix("--config="))
         else:
-            rest.append(argument)
-    return first + rest
+            flags.append(argument)
+    return files, flags

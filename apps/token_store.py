@@ -193,7 +193,7 @@ def _write_store(
         sections[name] = (file.tell(), len(values), values.dtype.str)
         file.write(values.data)
 
-    with tqdm(total=total, desc="tokenizing", unit=" documents", disable=not progress) as bar:
+    with tqdm(total=total, desc="tokenizing", unit=" documents", leave=False, disable=not progress) as bar:
         for batch in _batches(documents):
             for document in batch:
                 try:

@@ -145,9 +145,10 @@ def train_tokenizer(
         show_progress=False,
     )
     sample = _even_sample(
-        tqdm(texts, "reading for the tokenizer", unit=" documents", disable=not progress), sample_bytes
+        tqdm(texts, "reading for the tokenizer", unit=" documents", leave=False, disable=not progress), sample_bytes
     )
-    backend.train_from_iterator(tqdm(sample, "training the tokenizer", disable=not progress), trainer)
+    bar = tqdm(sample, "training the tokenizer", unit=" texts", leave=False, disable=not progress)
+    backend.train_from_iterator(bar, trainer)
     backend.post_processor = _cls_first(CLS, backend.token_to_id(CLS))
     tokenizer = Tokenizer(backend)
     if path is not None:

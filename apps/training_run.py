@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
+import shlex
 import shutil
 import signal
 import sys
@@ -28,7 +30,7 @@ from flash_sparse_apps.callbacks import Checkpoints, History, Progress
 from flash_sparse_apps.data_module import TextDataModule
 from flash_sparse_apps.lightning_module import MONITOR, Classifier
 from flash_sparse_apps.run_folder import RunFolder, SavedModel, load_weights, to_json, write_atomically
-from flash_sparse_apps.settings import Settings, UserError
+from flash_sparse_apps.settings import MAY_CHANGE, Settings, UserError
 from flash_sparse_apps.token_store import TokenStore, truncation
 from flash_sparse_apps.tokenization import Tokenizer, load_tokenizer, train_tokenizer, word_tokenizer
 from flash_sparse_datasets import Dataset
@@ -38,8 +40,6 @@ DATA_OPTIONS = (
     *("text_field", "label_field", "id_field", "validation", "test", "validation_share", "test_share", "split_seed"),
     *("task", "label_separator", "unseen_labels"),
 )
-# Keys of config.yaml that may be another when a run is resumed: --max-time, and where files are.
-MAY_CHANGE = ("max-time", "dataset", "root", "validation", "test", "cache-dir", "output")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
         data.prepare_data()
         data.setup("fit")
     except ValueError as error:
-        raise UserError(str(error)) from error
+        names = "|".join(DATA_OPTIONS)  # the library names its arguments, the user types flags
+        message = re.sub(rf"\b({names})\b", lambda match: "--" + match[0].replace("_", "-"), str(error))
+        raise UserError(message) from error
     stores = {"train": data.train_store, "validation": data.validation_store, "test": data.test_store}
     return Prepared(
         dataset=dataset,
@@ -170,7 +172,7 @@ def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> Ru
                 f"--resume is {resumed}, but the data of {settings.dataset} has changed since that run began"
             )
         for key, value in before.get("settings", {}).items():
-            if key not in MAY_CHANGE and described["settings"].get(key) != value:
+            if key.replace("-", "_") not in MAY_CHANGE | {"output"} and described["settings"].get(key) != value:
                 now = described["settings"].get(key)
                 raise UserError(f"{run.config}: {key} is {now}; expected {value}, with which that run began")
         write_atomically(run.config, settings.to_yaml().encode())
@@ -280,6 +282,8 @@ def finish(
         load_weights(encoder, run.best_weights)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if (stopped := results.why_stopped(settings, history)) != results.ALL_TRAINED:
+        _say(stopped)
     metrics, thresholds, predictions = results.collect(
         settings, prepared, encoder, module.layout, history, command, _say
     )
@@ -296,6 +300,7 @@ def finish(
     )
     saved.save(run.model, report.model_card(metrics))
     write_atomically(run.predictions, predictions)
+    metrics["predict_command"] = f"python apps/predict.py {shlex.quote(str(run.path))} FILE.txt ..."
     pictures = {
         "loss": figures.loss_curve(history.steps, history.epochs),
         "score": figures.score_curve(history.epochs),

@@ -1,12 +1,13 @@
 """Documents out of one's own files: the rows of a table, or the text files of class folders."""
 
+import ast
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from .documents import DataError, Document
-from .row_files import open_rows
+from .row_files import DelimitedFile, open_rows
 from .text_files import file_stamp, open_text, reading, shortened
 
 TEXT_FILES = (".txt", ".txt.gz")
@@ -19,7 +20,8 @@ class Fields:
     Attributes:
         label: None is whichever of "labels" and "label" there is.
         task: "auto" takes multi-label from the first row: a list, or any labels where there is a separator.
-        label_separator: What stands between the labels of one cell; None if a cell is one label.
+        label_separator: What stands between the labels of one cell; None if a cell is one label, or a list as JSON and
+            Python write it.
     """
 
     text: str = "text"
@@ -65,7 +67,7 @@ class TableSource(Source):
         self.task = fields.task
         if self._auto:
             _, self._first_number, row = next(self._file.rows(self._needed))
-            several = isinstance(row.get(self._label), list) or fields.label_separator is not None
+            several = isinstance(self._written(row.get(self._label)), list) or fields.label_separator is not None
             self.task = "multi-label" if several else "single-label"
 
     @property
@@ -118,8 +120,19 @@ class TableSource(Source):
             raise DataError(f"{self._text!r} is empty, expected a text")
         return _encodable(text, self._text)
 
+    def _written(self, value: object) -> object:
+        """A label cell's list of labels, where the file has text alone and this text is one; else the value."""
+        if isinstance(self._file, DelimitedFile) and self._label_separator is None and isinstance(value, str):
+            cell = value.strip()
+            if cell.startswith("[") and cell.endswith("]"):
+                try:
+                    return ast.literal_eval(cell)
+                except (ValueError, SyntaxError, MemoryError, RecursionError):
+                    return value
+        return value
+
     def _labels(self, row: dict) -> tuple[str, ...]:
-        value = _value(row, self._label)
+        value = self._written(_value(row, self._label))
         several = isinstance(value, list)
         if isinstance(value, str) and self._label_separator is not None:
             value = [label for label in value.split(self._label_separator) if label.strip()]

@@ -13,11 +13,12 @@ from flash_sparse_apps import classify
 # labels that would break a page, a formula or a terminal if they were not treated as text
 LABELS = ("apple", "<script>alert(1)</script>", "$x_1^2$ & co", "日本")
 TINY = (
-    *("--seq-len", "96", "--block-size", "16", "--window", "16", "--vocab-size", "400"),
+    *("--seq-len", "96", "--vocab-size", "400"),
     *("--width", "16", "--heads", "2", "--depth", "1", "--dropout", "0.1", "--attention-dropout", "0.1"),
     *("--batch-size", "8", "--tokens-per-batch", "256", "--learning-rate", "0.02", "--accelerator", "cpu"),
     *("--bootstrap-samples", "50", "--compare-documents", "4"),
 )
+SPARSE = ("--sparse", "--block-size", "16", "--window", "16")
 
 
 def write_planted(path: Path, task: str, count: int = 100) -> Path:
@@ -56,7 +57,7 @@ def multi_label_run(planted_files, cache_folder, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "multi"
     data = ("--dataset", str(planted_files["multi-label"]), "--id-field", "name")
     files = ("--cache-dir", str(cache_folder), "--output", str(run))
-    assert classify.main([*data, *TINY, *files, "--sparse", "--epochs", "3"]) == 0
+    assert classify.main([*data, *TINY, *files, *SPARSE, "--epochs", "3"]) == 0
     return run
 
 

@@ -17,7 +17,7 @@ import pytest
 from flash_sparse_apps import classify, training_run
 from flash_sparse_apps.settings import load_settings
 
-from .conftest import LABELS, TINY, write_planted
+from .conftest import LABELS, SPARSE, TINY, write_planted
 
 SCRIPT = Path(__file__).parents[2] / "apps" / "classify.py"
 
@@ -91,7 +91,7 @@ def test_it_learns_what_is_planted(run_tiny, tmp_path):
     model = ("--width", "64", "--pooling", "max", "--dropout", "0", "--attention-dropout", "0", "--vocab-size", "600")
     training = ("--epochs", "14", "--patience", "14", "--learning-rate", "0.005")
     dataset = write_planted(tmp_path / "more.jsonl", "multi-label", count=200)
-    code, _, _, run = run_tiny("--sparse", *model, *training, "--no-compare", "--no-linear-baseline", dataset=dataset)
+    code, _, _, run = run_tiny(*SPARSE, *model, *training, "--no-compare", "--no-linear-baseline", dataset=dataset)
     assert code == 0
     assert json.loads((run / "metrics.json").read_text())["test"]["micro_f1"] > 0.8
 
@@ -157,7 +157,7 @@ def test_arguments_that_only_the_data_refutes(run_tiny, monkeypatch, flags, said
 def test_an_option_the_named_dataset_lacks(capsys, tmp_path):
     code = classify.main(["--dataset", "python-stdlib", "--text-field", "body", "--output", str(tmp_path / "run")])
     assert code == 2
-    assert "text_field" in capsys.readouterr().err
+    assert "--text-field" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -200,8 +200,9 @@ def test_a_diverging_run_says_so(run_tiny):
 
 
 def test_max_time_ends_a_run_with_its_report(run_tiny):
-    code, _, _, run = run_tiny("--epochs", "100000", "--patience", "100000", "--max-time", "0.02", "--no-compare")
+    code, out, _, run = run_tiny("--epochs", "100000", "--patience", "100000", "--max-time", "0.02", "--no-compare")
     assert code == 0
+    assert "--max-time 0.02 ended it" in out
     metrics = json.loads((run / "metrics.json").read_text())
     assert "--max-time 0.02 ended it" in metrics["training"]["stopped"]
     assert metrics["training"]["seconds"] < 30
@@ -260,6 +261,18 @@ def test_data_that_changed_is_noticed_on_resuming(run_tiny, planted_files, tmp_p
         file.write('{"name": "new", "text": "more", "labels": ["apple"]}\n')
     assert classify.main(["--resume", str(run)]) == 2
     assert "has changed" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_the_libraries_are_imported():
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), "--dataset", "/not/there"], stderr=subprocess.PIPE, text=True
+    )
+    signal.signal(signal.SIGINT, inherited)
+    time.sleep(0.8)  # Python and this file are in memory by then, PyTorch is not
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) in ((130, "interrupted\n"), (2, "error: /not/there: no such file or folder\n"))
 
 
 @pytest.mark.parametrize(

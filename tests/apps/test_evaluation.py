@@ -54,7 +54,18 @@ def test_single_label_scores_are_those_of_scikit_learn():
     expected = precision_recall_fscore_support(targets, predictions, labels=range(6), zero_division=0)
     for name, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
         np.testing.assert_allclose(found["per_label"][name], values)
-    assert found["macro_f1"] == pytest.approx(expected[2].mean())
+    assert found["macro_f1"] == pytest.approx(f1_score(targets, predictions, average="macro"))
+
+
+def test_a_single_label_that_no_document_has_counts_nowhere():
+    targets = np.array([0, 0, 2, 2])
+    right = np.eye(6)[targets]
+    assert evaluate(right, targets, None, "single-label")["macro_f1"] == 1
+    predictions = np.array([0, 4, 2, 2])  # 4 is predicted, so it counts: (2/3 + 1 + 0) / 3
+    found = evaluate(np.eye(6)[predictions], targets, None, "single-label")["macro_f1"]
+    assert found == pytest.approx(f1_score(targets, predictions, average="macro")) == pytest.approx(5 / 9)
+    low, high = bootstrap_interval(predictions, targets, "macro_f1", samples=2000)
+    assert low < found < high
 
 
 def test_values_are_plain_python():

@@ -162,6 +162,7 @@ def test_a_text_on_standard_input(multi_label_run):
         (["RUN", "FILE", "--output", "EMPTY_FOLDER"], "expected a file"),
         (["RUN", "FILE", "--output", "FILE"], "which is to be read"),
         (["RUN", "LATIN"], "UTF-8"),
+        (["RUN", "BLANK"], "blank.txt: empty, expected a text"),
         (["RUN", "ROWS", "--text-field", "body"], "no field 'body'"),
         (["RUN", "NUMBERS"], "expected a text"),
         (["RUN", "FILE", "--top-k", "0"], "--top-k is 0"),
@@ -174,11 +175,12 @@ def test_mistakes_are_one_line(label, multi_label_run, tmp_path, arguments, said
     (tmp_path / "rows.jsonl").write_text('{"text": "word1", "id": 1}\n{"text": "word1"}\n')
     (tmp_path / "pipes").mkdir()
     os.mkfifo(tmp_path / "pipes" / "a.txt")
+    (tmp_path / "blank.txt").write_text(" \n")
     (tmp_path / "numbers.jsonl").write_text('{"text": 7}\n')
     (tmp_path / "empty").mkdir()
     places = {
         **{"RUN": multi_label_run, "FILE": tmp_path / "a.txt", "EMPTY_FOLDER": tmp_path / "empty"},
-        **{"PIPES": tmp_path / "pipes"},
+        **{"PIPES": tmp_path / "pipes", "BLANK": tmp_path / "blank.txt"},
         **{"LATIN": tmp_path / "latin.txt", "ROWS": tmp_path / "rows.jsonl", "NUMBERS": tmp_path / "numbers.jsonl"},
     }
     if "/not/there/out.jsonl" in arguments:  # a folder cannot be made below a file, whoever runs this

@@ -17,11 +17,11 @@ import pytest
 from flash_sparse_apps import classify
 from flash_sparse_apps.callbacks import Checkpoints
 
-from .conftest import TINY
+from .conftest import SPARSE, TINY
 
 SCRIPT = Path(__file__).parents[2] / "apps" / "classify.py"
 # 10 steps an epoch, a checkpoint after steps 4, 8, 10, 12, 16, 20, ...
-FLAGS = (*TINY, "--sparse", "--epochs", "4", "--checkpoint-every", "4", "--no-compare", "--no-linear-baseline")
+FLAGS = (*TINY, *SPARSE, "--epochs", "4", "--checkpoint-every", "4", "--no-compare", "--no-linear-baseline")
 
 
 class Killed(BaseException):

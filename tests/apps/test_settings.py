@@ -102,7 +102,9 @@ def test_flags_override_the_file_wherever_they_stand(tmp_path, order):
         (["--nonsense", "1"], "--nonsense"),
         (["--seq-le", "128"], "--seq-le"),
         (["stray"], "stray"),
-        (["--config", "/not/there.yaml"], "/not/there.yaml"),
+        (["--pattern", "bigbird"], "--pattern is bigbird; expected --sparse beside it"),
+        (["--config", "/not/there.yaml"], "/not/there.yaml: No such file or directory"),
+        (["--config"], ""),
         (["--resume", "/not/there"], "--resume is /not/there; expected a run folder"),
     ],
 )
@@ -127,15 +129,31 @@ def test_wrong_flags_are_one_line(capsys, flags, said):
 def test_wrong_files_are_one_line(tmp_path, capsys, content, said):
     path = tmp_path / "wrong.yaml"
     path.write_bytes(content)
-    assert said in one_error_line(capsys, ["--config", path])
+    line = one_error_line(capsys, ["--config", path])
+    assert said in line
+    assert str(path) in line or " is " in said  # what flags could still have mended names no file
 
 
-def test_resume_takes_the_settings_of_the_run_and_only_a_new_max_time(tmp_path, capsys):
+def test_flags_of_sparse_layouts_may_stand_beside_dense(tmp_path):
+    assert not parse(["--dense", "--window", "64"])[0].sparse
+    path = tmp_path / "config.yaml"
+    path.write_text("sparse: true\nwindow: 64\n")
+    assert parse(["--config", str(path), "--block-size", "32"])[0].sparse
+    path.write_text("window: 64\n")
+    assert not parse(["--config", str(path)])[0].sparse
+
+
+def test_resume_takes_the_settings_of_the_run_and_only_a_new_time_and_places(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text(Settings(seq_len=99, sparse=True, block_size=16, max_time=1.0).to_yaml())
     settings, run = parse(["--resume", str(tmp_path)])
     assert (run, settings.seq_len, settings.max_time) == (tmp_path, 99, 1.0)
     settings, _ = parse(["--resume", str(tmp_path), "--max-time", "5"])
     assert (settings.seq_len, settings.max_time) == (99, 5.0)
+    settings, _ = parse(["--resume", str(tmp_path), "--dataset", "/moved/here.csv"])
+    assert (settings.seq_len, settings.max_time, settings.dataset) == (99, 1.0, "/moved/here.csv")
+    assert "--config cannot be given with --resume" in one_error_line(
+        capsys, ["--resume", tmp_path, "--config", tmp_path / "config.yaml"]
+    )
     assert "--epochs cannot be given with --resume" in one_error_line(capsys, ["--resume", tmp_path, "--epochs", "3"])
 
 

@@ -370,3 +370,19 @@ def test_splits_named_as_on_the_hub(tmp_path):
         write_rows(tmp_path / f"{split}-00000-of-00001.parquet", ROWS)
     dataset = load(tmp_path)
     assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [len(ROWS)] * 3
+
+
+@pytest.mark.parametrize("write", [json.dumps, str], ids=["json", "python"])
+def test_a_cell_that_is_a_list_has_several_labels(tmp_path, write):
+    labels = [["sport", "cook"], ["cook"], ["sport"], []] * 5
+    path = write_rows(tmp_path / "lists.csv", [(f"text {i}", write(given)) for i, given in enumerate(labels)])
+    dataset = flash_sparse_datasets.load(path)
+    assert (dataset.task, dataset.labels) == ("multi-label", ("cook", "sport"))
+    found = {text: given for split in contents(dataset).values() for text, given in split}
+    assert found == {f"text {i}": tuple(sorted(given)) for i, given in enumerate(labels)}
+
+
+def test_a_label_in_brackets_is_a_label(tmp_path):
+    path = write_rows(tmp_path / "tags.csv", [(f"text {i}", ["[NEWS]", "[ a"][i % 2]) for i in range(20)])
+    dataset = flash_sparse_datasets.load(path)
+    assert (dataset.task, dataset.labels) == ("single-label", ("[ a", "[NEWS]"))
