@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -16,8 +17,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from flash_sparse import BlockLayout
+from flash_sparse_apps.run_folder import write_atomically
 
-BLUE, ORANGE, GREY = "#2463a8", "#c4571b", "#6b7280"
+BLUE, ORANGE, GREY, GREEN, VIOLET = "#2463a8", "#c4571b", "#6b7280", "#2f7d4f", "#7c4d9e"
 MAX_CELLS = 256  # blocks along a side of the layout's picture; more are drawn as shares
 
 _STYLE = {
@@ -39,17 +41,20 @@ _STYLE = {
 
 
 @contextmanager
-def _figure(title: str, width: float, height: float) -> Iterator[tuple[Figure, list[str]]]:
-    """A figure to draw on; on leaving, its SVG is the one entry of the list."""
+def _figure(title: str, width: float, height: float, png: Path | None = None) -> Iterator[tuple[Figure, list[str]]]:
+    """A figure to draw on; on leaving, its SVG is the one entry of the list, and it is written to `png` too."""
     svg: list[str] = []
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
         yield figure, svg
-        text = io.StringIO()
+        text, image = io.StringIO(), io.BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # glyphs that matplotlib's own font lacks: the browser draws them
             figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+            if png is not None:
+                figure.savefig(image, format="png", dpi=160)
+                write_atomically(png, image.getvalue())
     source = text.getvalue()
     source = source[source.index("<svg") :]
     # fill the page's column instead of a fixed size in points
@@ -135,4 +140,32 @@ def layout_picture(layout: BlockLayout) -> str:
         axes.locator_params(nbins=5)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    return svg[0]
+
+
+def over_lengths(
+    title: str, label: str, lines: dict[str, list[tuple[int, float, float, float]]], png: Path, zero: bool
+) -> str:
+    """One line for each name over sequence length, from (length, value, low, high), and the picture as a file.
+
+    Args:
+        label: of the vertical axis.
+        zero: whether that axis begins at 0; else it is logarithmic.
+    """
+    with _figure(title, 4.6, 3.3, png) as (figure, svg):
+        axes = figure.subplots()
+        for (name, points), color in zip(lines.items(), (BLUE, ORANGE, GREY, GREEN, VIOLET), strict=False):
+            lengths, values, low, high = np.array(points).T
+            axes.plot(lengths, values, color=color, marker="o", markersize=3.5, label=name)
+            axes.fill_between(lengths, low, high, color=color, alpha=0.12, linewidth=0)
+        axes.set_xscale("log", base=2)
+        ticks = sorted({length for points in lines.values() for length, *_ in points})
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=30 if len(ticks) > 5 else 0)
+        axes.minorticks_off()
+        axes.set(xlabel="tokens read of a document", ylabel=label)
+        if zero:
+            axes.set_ylim(0, None)
+        else:
+            axes.set_yscale("log")
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, fontsize=9)
     return svg[0]

@@ -6,82 +6,11 @@ Everything that comes from the data (labels, names, notes) is escaped where it e
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
-from datetime import timedelta
 from html import escape
 
+from flash_sparse_apps.page import STYLE, duration, interval, percent, picture, score, size, table, tile
+
 MAX_LABELS = 200  # rows of the table of labels; metrics.json has all
-
-_STYLE = """
-:root { color-scheme: light; --ink: #1f2937; --soft: #6b7280; --line: #e5e7eb; --blue: #2463a8; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 60rem; color: var(--ink); background: #fff;
-       font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; padding-bottom: .25rem; border-bottom: 1px solid var(--line); }
-p { margin: .5rem 0; max-width: 46rem; overflow-wrap: anywhere; }
-.soft, figcaption { color: var(--soft); font-size: .9rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: .75rem; margin: 1.25rem 0; }
-.tile { border: 1px solid var(--line); border-radius: .5rem; padding: .75rem 1rem; }
-.tile b { display: block; font-size: 1.7rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
-.tile.head { border-color: var(--blue); background: #f4f8fc; }
-.scroll { overflow-x: auto; background: /* a shadow at each side where there is more to scroll to */
-  linear-gradient(to right, #fff 30%, transparent) 0 0 / 2.5rem 100% no-repeat local,
-  linear-gradient(to left, #fff 30%, transparent) 100% 0 / 2.5rem 100% no-repeat local,
-  linear-gradient(to right, #0003, transparent) 0 0 / .75rem 100% no-repeat scroll,
-  linear-gradient(to left, #0003, transparent) 100% 0 / .75rem 100% no-repeat scroll; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .75rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 600; white-space: nowrap; }
-td.number, th.number { text-align: right; white-space: nowrap; }
-td.name { overflow-wrap: anywhere; min-width: 8rem; }
-.bar { min-width: 7rem; width: 30%; }
-.bar div { background: #e8eef6; border-radius: 2px; height: .85rem; margin-top: .3rem; }
-.bar i { display: block; background: var(--blue); border-radius: 2px; height: 100%; }
-@media (max-width: 45rem) { .bar { display: none; } }
-figure { margin: 1rem 0; }
-figure svg { width: 100%; height: auto; display: block; }
-figure svg text { font-family: inherit !important; }
-figure.small { max-width: 26rem; }
-figure.wide { max-width: 46rem; overflow-x: auto; }
-figure.wide svg { min-width: 34rem; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 0 1.5rem; }
-ul.notes { background: #fff8e6; border: 1px solid #f0dfae; border-radius: .5rem; padding: .6rem 1rem .6rem 2rem; }
-code, pre { font: .85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-pre { background: #f7f8fa; border: 1px solid var(--line); border-radius: .5rem; padding: .75rem; }
-code, pre { overflow-wrap: anywhere; white-space: pre-wrap; }
-details { margin: .75rem 0; } summary { cursor: pointer; }
-@media print { body { max-width: none; } details { display: block; } }
-"""
-
-
-def score(value: float) -> str:
-    return f"{value:.4f}"
-
-
-def interval(bounds: Sequence[float]) -> str:
-    return f"[{bounds[0]:.4f}, {bounds[1]:.4f}]"
-
-
-def percent(share: float) -> str:
-    """A share in percent; a tiny one is not shown as none."""
-    return "under 0.1%" if 0 < share < 0.0005 else f"{100 * share:.1f}%"
-
-
-def duration(seconds: float) -> str:
-    """1.2 ms, 3.4 s, 5 min 6 s, 1:02:03 h."""
-    if seconds < 1:
-        return f"{1000 * seconds:.3g} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds) // 60} min {int(seconds) % 60} s"
-    return f"{timedelta(seconds=int(seconds))} h"
-
-
-def size(count: float) -> str:
-    """Bytes in MiB or GiB."""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def attention_line(metrics: dict) -> str:
@@ -181,13 +110,13 @@ def render(metrics: dict, figures: dict[str, str]) -> str:
     data, test, training = metrics["data"], metrics["test"], metrics["training"]
     baseline = metrics["linear_baseline"]
     tiles = [
-        _tile("test micro-F1", score(test["micro_f1"]), f"95% interval {interval(test['micro_f1_interval'])}", "head")
+        tile("test micro-F1", score(test["micro_f1"]), f"95% interval {interval(test['micro_f1_interval'])}", "head")
     ]
-    tiles.append(_tile("test macro-F1", score(test["macro_f1"]), f"95% interval {interval(test['macro_f1_interval'])}"))
+    tiles.append(tile("test macro-F1", score(test["macro_f1"]), f"95% interval {interval(test['macro_f1_interval'])}"))
     if baseline is not None:
         against = interval(baseline["difference"]["micro_f1_interval"])
         tiles.append(
-            _tile(
+            tile(
                 "linear baseline",
                 score(baseline["micro_f1"]),
                 f"difference {baseline['difference']['micro_f1']:+.4f} {against}",
@@ -196,7 +125,7 @@ def render(metrics: dict, figures: dict[str, str]) -> str:
     if metrics["compare"] is not None:
         compare = metrics["compare"]
         agree = f"same labels for {percent(compare['document_agreement'])} of {compare['documents']} documents"
-        tiles.append(_tile("sparse step over dense", f"{compare['speedup']:.2f}x", agree))
+        tiles.append(tile("sparse step over dense", f"{compare['speedup']:.2f}x", agree))
 
     method = "" if baseline is None else " The linear baseline: for each label an SVM on TF-IDF of the same tokens."
     notes = "".join(f"<li>{escape(note)}</li>" for note in data["notes"])
@@ -205,7 +134,7 @@ def render(metrics: dict, figures: dict[str, str]) -> str:
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(data['name'])}: test micro-F1 {score(test['micro_f1'])}</title>",
-        f"<style>{_STYLE}</style></head><body>",
+        f"<style>{STYLE}</style></head><body>",
         f"<h1>{escape(data['name'])}</h1>",
         f'<p class="soft">{escape(data["task"])}, {data["num_labels"]:,} labels; up to '
         f"{metrics['settings']['seq-len']:,} tokens of a document; {escape(attention_line(metrics))}; "
@@ -217,12 +146,12 @@ def render(metrics: dict, figures: dict[str, str]) -> str:
         f'<p class="soft">{test["documents"]:,} test documents. {escape(_threshold_sentence(metrics))} Intervals: '
         f"{test['bootstrap_samples']:,} bootstrap resamples of the test documents"
         f"{'; the difference is resampled in pairs' if baseline is not None else ''}.{method}</p>",
-        _table(("", "value", "95% interval"), [(escape(a), b, c) for a, b, c in result_rows(metrics)], ["", "n", "n"]),
+        table(("", "value", "95% interval"), [(escape(a), b, c) for a, b, c in result_rows(metrics)], ["", "n", "n"]),
         "<h2>Training</h2>",
         f"<p>{escape(_training_sentence(training))}</p>",
         '<div class="pair">',
-        _picture(figures["loss"], "Loss; the faint line is that of single steps.", ""),
-        _picture(
+        picture(figures["loss"], "Loss; the faint line is that of single steps.", ""),
+        picture(
             figures["score"],
             "By this score the tested weights are chosen"
             + ("; thresholds are tuned on the same validation documents" if data["task"] == "multi-label" else "")
@@ -233,15 +162,15 @@ def render(metrics: dict, figures: dict[str, str]) -> str:
         "<h2>Documents and what is cut</h2>",
         f"<p>{escape(data['description'])}</p>",
         _truncation_table(metrics),
-        _picture(figures["lengths"], "Whole documents by length; what is right of the line is cut there.", "wide"),
+        picture(figures["lengths"], "Whole documents by length; what is right of the line is cut there.", "wide"),
         "<h2>Labels</h2>",
         _label_table(metrics),
         "<h2>Speed and memory</h2>",
-        _table(("", ""), [(escape(a), escape(b)) for a, b in speed_rows(metrics)], ["", ""]),
+        table(("", ""), [(escape(a), escape(b)) for a, b in speed_rows(metrics)], ["", ""]),
     ]
     if "layout" in figures:
         caption = f"Which blocks of keys each block of queries sees; {percent(metrics['model']['density'])} are kept."
-        parts += ["<h2>Block layout</h2>", _picture(figures["layout"], caption, "small")]
+        parts += ["<h2>Block layout</h2>", picture(figures["layout"], caption, "small")]
     parts += [
         "<h2>How to use it</h2>",
         f"<pre>{escape(metrics['predict_command'])}</pre>",
@@ -249,39 +178,19 @@ def render(metrics: dict, figures: dict[str, str]) -> str:
         "labels and probabilities, model/ with all that predicting needs.</p>",
         "<h2>How to repeat it</h2>",
         f"<pre>{escape(metrics['command'])}</pre>",
-        _table(
+        table(
             ("", ""),
             [(escape(str(k)), escape(str(v))) for k, v in (*metrics["machine"].items(), *metrics["versions"].items())]
             + [("data fingerprint", f"<code>{escape(data['fingerprint'])}</code>")],
             ["", ""],
         ),
         "<details><summary>All settings</summary>",
-        _table(
+        table(
             ("flag", "value"), [(f"--{escape(k)}", escape(str(v))) for k, v in metrics["settings"].items()], ["", ""]
         ),
         "</details></body></html>",
     ]
     return "\n".join(part for part in parts if part) + "\n"
-
-
-def _tile(name: str, value: str, below: str, kind: str = "") -> str:
-    return f'<div class="tile {kind}">{name}<b>{value}</b><span class="soft">{below}</span></div>'
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kinds: Sequence[str]) -> str:
-    """`rows` are HTML already; a kind `n` is a number, aligned to the right; other kinds are classes."""
-    classes = [' class="number"' if kind == "n" else f' class="{kind}"' if kind else "" for kind in kinds]
-    classes += [""] * (len(head) - len(classes))
-    top = "".join(f"<th{c}>{cell}</th>" for c, cell in zip(classes, head, strict=True))
-    top = f"<thead><tr>{top}</tr></thead>" if any(head) else ""
-    body = "".join(
-        f"<tr>{''.join(f'<td{c}>{cell}</td>' for c, cell in zip(classes, row, strict=True))}</tr>" for row in rows
-    )
-    return f'<div class="scroll"><table>{top}<tbody>{body}</tbody></table></div>'
-
-
-def _picture(svg: str, caption: str, kind: str) -> str:
-    return f'<figure class="{kind}">{svg}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def _threshold_sentence(metrics: dict) -> str:
@@ -324,7 +233,7 @@ def _truncation_table(metrics: dict) -> str:
         )
         for split, cut in metrics["data"]["truncation"].items()
     ]
-    return _table(head, rows, ["", *"nnnnnnn"])
+    return table(head, rows, ["", *"nnnnnnn"])
 
 
 def _label_table(metrics: dict) -> str:
@@ -346,7 +255,7 @@ def _label_table(metrics: dict) -> str:
         else "Macro-F1 is over the labels that a test document has or is given."
     )
     sentence = f'<p class="soft">{more}{absent}</p>'
-    return sentence + _table(head, rows, ["name", "n", "n", "bar", "n", "n", *(["n"] if multi else [])])
+    return sentence + table(head, rows, ["name", "n", "n", "bar", "n", "n", *(["n"] if multi else [])])
 
 
 def model_card(metrics: dict) -> str:

@@ -24,7 +24,7 @@ from flash_sparse_apps.lightning_module import predict
 from flash_sparse_apps.linear_baseline import linear_baseline
 from flash_sparse_apps.machine import describe_machine, describe_versions
 from flash_sparse_apps.settings import Settings
-from flash_sparse_apps.speed import compare
+from flash_sparse_apps.speed import compare, time_peers
 from flash_sparse_apps.thresholds import tune_thresholds
 from flash_sparse_apps.token_store import TokenStore
 
@@ -98,6 +98,11 @@ def collect(
         }
         baseline["seconds"] = linear.seconds
 
+    longest = data.batch(stores["test"], [int(np.argmax(stores["test"].lengths))])
+    peers = None
+    if settings.compare_peers:
+        say("timing PyTorch's and textbook attention on the same weights")
+        peers = time_peers(encoder, layout, task, longest)
     compared = None
     if layout is not None and settings.compare:
         say("comparing with dense attention on the same weights")
@@ -105,7 +110,7 @@ def collect(
             encoder,
             layout,
             task,
-            longest=data.batch(stores["test"], [int(np.argmax(stores["test"].lengths))]),
+            longest=longest,
             batches=_one_by_one(data, stores["test"], settings.seed),
             sparse_predictions=predictions,
             thresholds=thresholds,
@@ -120,6 +125,7 @@ def collect(
         "validation": {key: validation.get(key) for key in ("micro_f1", "macro_f1", "accuracy")},
         "linear_baseline": baseline,
         "compare": compared,
+        "peers": peers,
         "speed": _speed(history),
         "training": {
             "steps": history.epochs[-1]["step"],
@@ -208,6 +214,7 @@ def _prediction_lines(
             "labels": [labels[index] for index in store.label_indices(row)],
             "predicted": [labels[index] for index in given],
             "probabilities": {label: float(share) for label, share in zip(labels, shares, strict=True)},
+            "tokens": int(store.lengths[row]),
         }
         lines.append(json.dumps(entry, ensure_ascii=False))
     return ("\n".join(lines) + "\n").encode(errors="backslashreplace")

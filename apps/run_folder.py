@@ -3,7 +3,7 @@
 RUN/config.yaml          the settings
 RUN/metrics.json         every figure, the machine and versions
 RUN/report.html          the same for people
-RUN/predictions.jsonl    the test documents: id, labels, predicted labels, probabilities; no text
+RUN/predictions.jsonl    the test documents: id, labels, predicted labels, probabilities, length in tokens; no text
 RUN/model/               all that predicting needs: model.safetensors, the tokenizer, classifier.json, README.md
 RUN/data.json            name and fingerprint of the data, and the settings, which a resumed run must still find
 RUN/checkpoints/         last.ckpt to resume from, best.safetensors: the weights that did best on validation

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
-from jsonargparse import ActionYesNo, ArgumentParser
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from flash_sparse.layout import BLOCK_SIZES
 
@@ -124,6 +124,9 @@ class Settings:
     # results
     linear_baseline: bool = _flag(True, "fit the TF-IDF linear model that stands beside the result", group="results")
     compare: bool = _flag(True, "with --sparse, time dense steps too and count how often the predictions agree")
+    compare_peers: bool = _flag(
+        False, "time steps with PyTorch's and with textbook attention too, where the memory is enough"
+    )
     compare_documents: int = _flag(64, "test documents that are also predicted densely for it, at most")
     bootstrap_samples: int = _flag(1000, "resamples of the test documents behind each 95% interval")
 
@@ -246,12 +249,13 @@ class _SettingsParser(OneLineParser):
         return _to_settings(cfg).to_yaml()
 
 
-def make_parser() -> ArgumentParser:
+def make_parser(
+    prog: str = "classify.py", description: str = "Train, test and report a classifier of long documents."
+) -> ArgumentParser:
     """The parser of `classify.py`: one flag for each field of `Settings`, --config, --print-config and --resume."""
     parser = _SettingsParser(
-        prog="classify.py",
-        description="Train, test and report a classifier of long documents. A flag overrides the YAML file's "
-        "key of the same name.",
+        prog=prog,
+        description=f"{description} A flag overrides the YAML file's key of the same name.",
         print_config="--print-config",
         allow_abbrev=False,
     )
@@ -278,6 +282,19 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
+def read_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace, dict, list[str]]:
+    """Everything with its defaults, what was typed as a flag, and the YAML files.
+
+    Raises:
+        ValueError: a YAML file that is none of flags, which it names.
+    """
+    files, flags = _split_config(arguments)
+    for file in files:
+        _read_config(Path(file))  # for an error that names the file
+    namespace = parser.parse_args([*(f"--config={file}" for file in files), *flags])
+    return namespace, vars(parser.parse_args(flags, defaults=False)), files
+
+
 def _to_settings(namespace) -> Settings:
     return Settings(**{field.name: namespace[field.name] for field in dataclasses.fields(Settings)})
 
@@ -292,11 +309,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
     """
     parser = make_parser()
     try:
-        files, flags = _split_config(arguments)
-        for file in files:
-            _read_config(Path(file))  # for an error that names the file
-        namespace = parser.parse_args([*(f"--config={file}" for file in files), *flags])
-        given = vars(parser.parse_args(flags, defaults=False))
+        namespace, given, files = read_arguments(parser, arguments)
         if namespace.resume is None:
             settings = _to_settings(namespace)
             unused = [name for name in _SPARSE_ALONE if name in given]

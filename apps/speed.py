@@ -1,4 +1,4 @@
-"""What --sparse buys: the time of a dense and of a sparse step, and how often both predict the same."""
+"""What --sparse buys: the time of dense and of sparse steps, and of others', and how often both predict the same."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from flash_sparse.nn import Encoder
 from flash_sparse_apps.batching import PackedBatch
 from flash_sparse_apps.evaluation import agreement, predict_labels
 from flash_sparse_apps.lightning_module import document_losses, to_probabilities
+from flash_sparse_apps.peers import attending, sdpa, textbook, textbook_fits
 
 REPEATS = 3
 ENOUGH_SECONDS = 10.0  # a step that took longer is not repeated
@@ -38,6 +39,23 @@ def step_seconds(encoder: Encoder, batch: PackedBatch, layout: BlockLayout | Non
     finally:
         encoder.zero_grad(set_to_none=True)
         encoder.eval()
+
+
+def time_peers(encoder: Encoder, layout: BlockLayout | None, task: str, longest: PackedBatch) -> dict:
+    """Time one step over a batch: as it was trained, and dense with PyTorch's and with textbook attention.
+
+    Returns:
+        step_tokens; own_seconds, pytorch_seconds and textbook_seconds, None where the memory is not enough.
+    """
+    longest = longest.to(next(encoder.parameters()).device)
+    seconds = {"own_seconds": step_seconds(encoder, longest, layout, task)}
+    with attending(encoder, sdpa):
+        seconds["pytorch_seconds"] = step_seconds(encoder, longest, None, task)
+    seconds["textbook_seconds"] = None
+    if textbook_fits(encoder, longest.max_seqlen, longest.tokens.device):
+        with attending(encoder, textbook):
+            seconds["textbook_seconds"] = step_seconds(encoder, longest, None, task)
+    return {"step_tokens": int(longest.tokens.numel()), **seconds}
 
 
 def compare(

@@ -35,10 +35,16 @@ class Attention(nn.Module):
         is_causal: tokens see none that come later.
         window: (left, right) tokens seen on either side, None on a side is unbounded.
 
+    Attributes:
+        attend: what computes the attention of packed sequences, `attention_varlen`; something else of its signature may
+            be set in its place, to compare.
+
     Raises:
         ValueError: heads that do not divide the width, or key heads the heads; an unknown rotary embedding, or one that
             does not fit the head dimension.
     """
+
+    attend = staticmethod(attention_varlen)
 
     def __init__(
         self,
@@ -132,7 +138,7 @@ class Attention(nn.Module):
             turns = self.rotary(positions(cu_seqlens, segments(cu_seqlens, x.shape[0])))  # (total, D / 2, 2)
         if turns is not None:
             query, key = rotate(query, turns), rotate(key, turns)
-        attended = attention_varlen(
+        attended = self.attend(
             query,
             key,
             value,

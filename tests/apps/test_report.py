@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flash_sparse import patterns
-from flash_sparse_apps import figures, report
+from flash_sparse_apps import figures, page, report
 
 from .conftest import LABELS
 
@@ -89,7 +89,7 @@ def test_page_and_card_show_the_figures(metrics, multi_label_run):
     for shown in (text, card):
         assert f"{metrics['test']['micro_f1']:.4f}" in shown
         assert f"{metrics['linear_baseline']['micro_f1']:.4f}" in shown
-        assert report.interval(metrics["linear_baseline"]["difference"]["micro_f1_interval"]) in shown
+        assert page.interval(metrics["linear_baseline"]["difference"]["micro_f1_interval"]) in shown
         assert metrics["data"]["fingerprint"] in shown
     assert f"{metrics['compare']['speedup']:.2f}x" in text
     assert metrics["versions"]["torch"] in text
@@ -139,14 +139,14 @@ def test_console_lines_are_aligned(metrics):
     ("share", "shown"), [(0, "0.0%"), (0.0001, "under 0.1%"), (0.256, "25.6%"), (0.99951, "100.0%"), (1, "100.0%")]
 )
 def test_percent(share, shown):
-    assert report.percent(share) == shown
+    assert page.percent(share) == shown
 
 
 @pytest.mark.parametrize(
     ("seconds", "shown"), [(0.0012, "1.2 ms"), (3.44, "3.4 s"), (306, "5 min 6 s"), (3723.9, "1:02:03 h")]
 )
 def test_duration(seconds, shown):
-    assert report.duration(seconds) == shown
+    assert page.duration(seconds) == shown
 
 
 def test_pictures_are_svg():
