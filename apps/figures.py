@@ -15,11 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from flash_sparse import BlockLayout
 from flash_sparse_apps.run_folder import write_atomically
 
 BLUE, ORANGE, GREY, GREEN, VIOLET = "#2463a8", "#c4571b", "#6b7280", "#2f7d4f", "#7c4d9e"
+_LINES = {"dense": BLUE, "sparse": ORANGE, "linear model": GREY, "PyTorch's": GREEN, "textbook": VIOLET}
 MAX_CELLS = 256  # blocks along a side of the layout's picture; more are drawn as shares
 
 _STYLE = {
@@ -154,7 +156,8 @@ def over_lengths(
     """
     with _figure(title, 4.6, 3.3, png) as (figure, svg):
         axes = figure.subplots()
-        for (name, points), color in zip(lines.items(), (BLUE, ORANGE, GREY, GREEN, VIOLET), strict=False):
+        for name, points in lines.items():
+            color = _LINES.get(name, BLUE)
             lengths, values, low, high = np.array(points).T
             axes.plot(lengths, values, color=color, marker="o", markersize=3.5, label=name)
             axes.fill_between(lengths, low, high, color=color, alpha=0.12, linewidth=0)
@@ -167,5 +170,8 @@ def over_lengths(
             axes.set_ylim(0, None)
         else:
             axes.set_yscale("log")
+            for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                set_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, fontsize=9)
     return svg[0]

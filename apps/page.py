@@ -26,8 +26,9 @@ p { margin: .5rem 0; max-width: 46rem; overflow-wrap: anywhere; }
   linear-gradient(to left, #0003, transparent) 100% 0 / .75rem 100% no-repeat scroll; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .75rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 600; white-space: nowrap; }
-td.number, th.number { text-align: right; white-space: nowrap; }
+th { font-weight: 600; vertical-align: bottom; }
+td.number, th.number { text-align: right; }
+td.number { white-space: nowrap; }
 td.name { overflow-wrap: anywhere; min-width: 8rem; }
 .bar { min-width: 7rem; width: 30%; }
 .bar div { background: #e8eef6; border-radius: 2px; height: .85rem; margin-top: .3rem; }

@@ -38,8 +38,10 @@ def test_python_runs(block: str):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", [command for command in APP_COMMANDS if "classify.py" in command])
-def test_classify_commands_are_understood(command: str):
+@pytest.mark.parametrize(
+    "command", [command for command in APP_COMMANDS if "classify.py" in command or "sweep.py" in command]
+)
+def test_training_commands_are_understood(command: str):
     done = run([*shlex.split(command)[1:], "--print-config"])
     assert done.returncode == 0, done.stderr
     assert "seq-len" in done.stdout

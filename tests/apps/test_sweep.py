@@ -1,0 +1,241 @@
+"""Sweeps: cells run, killed and gone on with, their table against the cells' own figures, wrong inputs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flash_sparse_apps import classify, sweep, sweep_cells
+from flash_sparse_apps.evaluation import micro_f1
+from flash_sparse_apps.settings import Settings
+from flash_sparse_apps.sweep_report import write_table
+from flash_sparse_apps.sweep_table import collect
+
+from .conftest import LABELS, TINY
+
+SCRIPT = Path(sweep.__file__)
+SPARSE = ("--block-size", "16", "--window", "16")
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Cells run here, without the seconds that a new process takes; the commands that were run."""
+    commands = []
+
+    class Process:
+        def __init__(self, command, **options):
+            commands.append(command)
+            self.command = command
+
+        def wait(self, timeout=None):
+            return classify.main(self.command[2:])
+
+        def terminate(self):
+            pass
+
+        kill = terminate
+
+    monkeypatch.setattr(sweep_cells.subprocess, "Popen", Process)
+    return commands
+
+
+@pytest.fixture
+def flags(planted_files, cache_folder, tmp_path):
+    def make(task: str = "multi-label", **changed: str) -> list[str]:
+        given = dict(zip(TINY[::2], TINY[1::2], strict=True))
+        del given["--seq-len"]
+        given |= {"--dataset": str(planted_files[task]), "--cache-dir": str(cache_folder), "--epochs": "2"}
+        given |= {"--output": str(tmp_path / "sweep")}
+        given |= {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
+        return [word for pair in given.items() for word in pair] + list(SPARSE)
+
+    return make
+
+
+@pytest.mark.parametrize("task", ["multi-label", "single-label"])
+def test_the_table_says_what_the_cells_say(task, flags, in_this_process, tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    assert sweep.main([*flags(task), "--seq-lens", "64", "16", "--seeds", "3", "4"]) == 0
+    assert len(in_this_process) == 8
+    found = json.loads((folder / "sweep.json").read_text())
+    assert found["unfinished"] == []
+    assert [(row["kind"], row["length"]) for row in found["rows"]] == [
+        *[("dense", 16), ("dense", 64), ("sparse", 16), ("sparse", 64)]
+    ]
+    for row in found["rows"]:
+        cells = [
+            json.loads((folder / "cells" / f"{row['length']}-{row['kind']}-{seed}" / "metrics.json").read_text())
+            for seed in (3, 4)
+        ]
+        assert row["macro_f1"] == pytest.approx(np.mean([cell["test"]["macro_f1"] for cell in cells]))
+        scores = [cell["test"]["micro_f1"] for cell in cells]
+        assert row["micro_f1_spread"] == pytest.approx(np.std(scores, ddof=1))
+        assert min(scores) - 1e-9 <= row["micro_f1"] <= max(scores) + 1e-9
+        assert row["micro_f1_interval"][0] <= row["micro_f1"] <= row["micro_f1_interval"][1]
+        assert row["tokens_cut_share"] == cells[0]["data"]["truncation"]["test"]["tokens_cut_share"]
+        assert [cell["settings"]["compare"] for cell in cells] == [True, False]
+        assert row["peers"] == cells[0]["peers"]
+        assert all(row["peers"][f"{name}_seconds"] > 0 for name in ("own", "pytorch", "textbook"))
+        assert (row["gain"] is None) == (row["length"] == 16)
+        assert sum(cell["linear_baseline"] is not None for cell in cells) == (row["kind"] == "dense")
+    long, short = found["rows"][1], found["rows"][0]
+    assert long["gain"]["micro_f1"] == pytest.approx(long["micro_f1"] - short["micro_f1"])
+    assert [entry["length"] for entry in found["linear"]] == [16, 64]
+
+    with open(folder / "sweep.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["micro_f1"]) for row in rows] == [row["micro_f1"] for row in found["rows"]]
+    markdown = (folder / "sweep.md").read_text()
+    assert markdown in capsys.readouterr().out
+    page = (folder / "report.html").read_text()
+    for row in found["rows"]:
+        assert f"{row['micro_f1']:.4f}" in markdown
+        assert f"{row['micro_f1']:.4f}" in page
+    assert "<script" not in page
+    assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in ("micro_f1.png", "step.png"))
+
+
+def test_documents_are_told_apart_by_their_length(flags, in_this_process, tmp_path):
+    folder = tmp_path / "sweep"
+    assert sweep.main([*flags(test_share="0.4"), "--seq-lens", "8", "40", "--kinds", "dense"]) == 0
+    lines = (folder / "cells" / "40-dense-0" / "predictions.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines if json.loads(line)["tokens"] > 40]
+    assert 10 <= len(entries) < len(lines)
+    given, wanted = (np.array([[label in entry[key] for label in LABELS] for entry in entries])
+                     for key in ("predicted", "labels"))  # fmt: skip
+    row = json.loads((folder / "sweep.json").read_text())["rows"][1]
+    assert row["longer"]["40"]["documents"] == len(entries)
+    assert row["longer"]["40"]["micro_f1"] == pytest.approx(micro_f1(given.astype(int), wanted.astype(int)))
+
+
+def test_what_is_finished_is_not_run_again_and_what_is_not_is(flags, in_this_process, tmp_path):
+    folder, kinds = tmp_path / "sweep", ("--kinds", "dense")
+    assert sweep.main([*flags(), *kinds, "--seq-lens", "16"]) == 0
+    before = (folder / "cells" / "16-dense-0" / "metrics.json").read_bytes()
+    half = folder / "cells" / "32-dense-0"  # killed as it began: an empty file is all there is
+    half.mkdir()
+    (half / "config.yaml").touch()
+    assert sweep.main([*flags(), *kinds, "--seq-lens", "16", "32", "--seeds", "0"]) == 0
+    assert [Path(command[-1]).name for command in in_this_process] == ["16-dense-0.yaml", "32-dense-0.yaml"]
+    assert (folder / "cells" / "16-dense-0" / "metrics.json").read_bytes() == before
+
+    (half / "metrics.json").unlink()  # killed before its end
+    assert sweep.main([*flags(), *kinds, "--seq-lens", "16", "32"]) == 0
+    assert in_this_process[-1][-2:] == ["--resume", str(half)]
+
+
+def test_a_cell_that_fails_does_not_end_the_sweep(flags, in_this_process, tmp_path, capsys, monkeypatch):
+    real = classify.main
+    monkeypatch.setattr(classify, "main", lambda arguments: 2 if "16-dense" in arguments[-1] else real(arguments))
+    assert sweep.main([*flags(), "--kinds", "dense", "--seq-lens", "16", "32"]) == 1
+    out, err = capsys.readouterr()
+    assert "error: 1 of 2 cells failed: 16-dense-0" in err
+    assert "Not finished: 16-dense-0." in out
+    assert "Not finished: 16-dense-0." in (tmp_path / "sweep" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--seq-len", "64"), "--seq-len is for classify.py; expected --seq-lens"),
+        (("--sparse",), "--sparse is for classify.py"),
+        (("--seed", "1"), "--seed is for classify.py"),
+        (("--seq-lens", "0"), "--seq-len is 0; expected at least 1"),
+        (("--seq-lens", "32", "32"), "--seq-lens is 32 32; expected each only once"),
+        (("--seeds", "1", "1"), "--seeds is 1 1; expected each only once"),
+        (("--kinds", "half"), "half"),
+        (("--parallel", "0"), "--parallel is 0; expected at least 1"),
+        (("--seq-lens", "8"), "--block-size is 16; expected at most --seq-len 8"),
+        (("--nonsense",), "--nonsense"),
+    ],
+)
+def test_wrong_flags_are_one_line(flags, given, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        sweep.main([*flags(), *given])
+    assert end.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_a_folder_of_something_else_is_left_alone(flags, tmp_path, capsys):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "thesis.tex").write_text("all of it")
+    assert sweep.main(flags()) == 2
+    assert "which is no sweep" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "sweep").iterdir()] == ["thesis.tex"]
+
+
+def test_cells_of_other_settings_are_not_mixed_in(flags, in_this_process, capsys):
+    assert sweep.main([*flags(), "--kinds", "dense", "--seq-lens", "16"]) == 0
+    capsys.readouterr()
+    assert sweep.main([*flags(epochs="3"), "--kinds", "dense", "--seq-lens", "16", "32"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "--epochs is 3, but 2 in" in err
+
+
+def test_cells_at_a_time_each_have_a_gpu(monkeypatch, tmp_path):
+    """Which GPU a cell is given, with processes that only say so."""
+    seen = []
+
+    class Process:
+        def __init__(self, command, env, **options):
+            seen.append(env["CUDA_VISIBLE_DEVICES"])
+
+        def wait(self, timeout=None):
+            time.sleep(0.1)
+            return 0
+
+    monkeypatch.setattr(sweep_cells.subprocess, "Popen", Process)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    (tmp_path / "cells").mkdir()
+    cells = [
+        sweep_cells.Cell(f"{n}", n, "dense", 0, Settings(seq_len=n, output=str(tmp_path / "cells" / f"{n}")))
+        for n in range(1, 7)
+    ]
+    assert sweep_cells.run_cells(cells, None, lambda: None) == []
+    assert sorted(seen) == ["3"] * 3 + ["5"] * 3
+
+
+def test_nothing_is_written_before_a_cell_is_finished(tmp_path):
+    cell = sweep_cells.Cell("8-dense-0", 8, "dense", 0, Settings(seq_len=8, output=str(tmp_path / "cells" / "a")))
+    write_table([cell], tmp_path / "sweep", "command")
+    assert not (tmp_path / "sweep").exists()
+    assert collect([cell]) == {"rows": [], "linear": [], "unfinished": ["8-dense-0"]}
+
+
+def test_a_sweep_that_is_terminated_ends_its_cell_and_can_go_on(flags, tmp_path):
+    """The real thing: processes, a signal, the same command again."""
+    folder = tmp_path / "sweep"
+    command = [sys.executable, str(SCRIPT), *flags(epochs="100000", patience="100000", checkpoint_every="1")]
+    command += ["--kinds", "dense", "--seq-lens", "16", "--max-time", "0.1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run = folder / "cells" / "16-dense-0"
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode == 143, said
+    assert "terminated; to continue" in said
+    assert not (run / "metrics.json").exists()
+    again = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert again.returncode == 0, again.stderr
+    assert "continuing after step" in again.stdout
+    assert (folder / "report.html").is_file()
+    shutil.rmtree(folder)
