@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flash_sparse_apps.console import interruptible, print_anything
+from flash_sparse_apps.console import interruptible, plain_interrupt, print_anything
 
 if TYPE_CHECKING:
     from flash_sparse_apps.run_folder import RunFolder
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    # the libraries take seconds to import, in which Ctrl-C is to end the command like later, and which --help and a
-    # wrong flag need not pay in full
-    import torch
+    with plain_interrupt():
+        import torch
 
-    from flash_sparse_apps.settings import UserError, parse
-    from flash_sparse_datasets import DataError
+        from flash_sparse_apps.settings import UserError, parse
+        from flash_sparse_datasets import DataError
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     print_anything()
     settings, resumed = parse(arguments)
-    from flash_sparse_apps import training_run
+    with plain_interrupt():  # it takes seconds, which --help and a wrong flag need not pay
+        from flash_sparse_apps import training_run
 
     run = None
     try:
@@ -68,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BaseException:
         _remove_unless_begun(run)
         raise
+    finally:
+        if run is not None:
+            run.unlock()
 
 
 def _remove_unless_begun(run: RunFolder | None):

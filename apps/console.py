@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import functools
 import io
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 def print_anything():
     """Escape on stdout what its encoding lacks, as Python does on stderr: a name must not end a run in an error."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def plain_interrupt() -> Iterator[None]:
+    """While libraries are imported, let Ctrl-C end the process at once: in their C++ an exception can be a crash."""
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def interruptible(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] | None], int]:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -73,6 +74,7 @@ class RunFolder:
         self.last_checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.data = self.path / "data.json"
         self.history = self.path / "logs" / "history.csv"
+        self._lock = FileLock(self.path / ".lock")
 
     @classmethod
     def create(cls, path: str | Path, config: str) -> RunFolder:
@@ -102,6 +104,21 @@ class RunFolder:
     @property
     def has_checkpoint(self) -> bool:
         return self.last_checkpoint.is_file()
+
+    def lock(self):
+        """Keep other processes from this run until `unlock` or this process' end.
+
+        Raises:
+            FileExistsError: another process has it.
+        """
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise FileExistsError(f"{self.path}: another process is at this run; expected one at a time") from None
+
+    def unlock(self):
+        self._lock.release()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def described(self) -> dict | None:
         """What data.json says the run is trained on and with; None for a run killed before it was written.

@@ -222,7 +222,7 @@ _AT_LEAST = {
 }
 # What the libraries below can count: sizes are 32-bit, NumPy's seeds too, and a time in days has nine digits.
 _AT_MOST = dict.fromkeys(set(_AT_LEAST) - {"weight_decay", "split_seed"}, 2**31 - 1)
-_AT_MOST |= {"seed": 2**32 - 1, "vocab_size": 2**20, "max_time": 1e12}
+_AT_MOST |= {"seq_len": 2**24, "seed": 2**32 - 1, "vocab_size": 2**20, "max_time": 1e12}
 _SPARSE_ALONE = ("pattern", "window", "global_blocks", "random_blocks", "density", "stride_blocks", "block_size")
 _SHARES = ("validation_share", "test_share", "dropout", "attention_dropout", "warmup_share")
 

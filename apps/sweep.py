@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from flash_sparse_apps.console import interruptible, print_anything
+from flash_sparse_apps.console import interruptible, plain_interrupt, print_anything
 
 OWN = ("seq_len", "sparse", "seed", "resume", "linear_baseline", "compare", "compare_peers")  # what sweeping decides
 
@@ -29,7 +29,10 @@ OWN = ("seq_len", "sparse", "seed", "resume", "linear_baseline", "compare", "com
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    from flash_sparse_apps.settings import make_parser, read_arguments
+    with plain_interrupt():
+        from flash_sparse_apps.settings import make_parser, read_arguments
+        from flash_sparse_apps.sweep_cells import check_folder, run_cells
+        from flash_sparse_apps.sweep_report import write_table
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     print_anything()
@@ -56,9 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    from flash_sparse_apps.sweep_cells import check_folder, run_cells
-    from flash_sparse_apps.sweep_report import write_table
-
     try:
         check_folder(folder, cells)
         command = shlex.join(["python", "apps/sweep.py", *arguments])

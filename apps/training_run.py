@@ -159,6 +159,7 @@ def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> Ru
     described = fingerprint | {"settings": yaml.safe_load(settings.to_yaml())}
     if resumed is not None:
         run = RunFolder(resumed)
+        run.lock()
         if run.metrics.is_file() and settings.max_time is None:
             raise UserError(f"--resume is {resumed}, which is finished: its report is {run.report}")
         if run.metrics.is_file() and not run.has_checkpoint:
@@ -179,6 +180,7 @@ def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> Ru
     else:
         path = settings.output or _default_output(settings, prepared.dataset)
         run = RunFolder.create(path, settings.to_yaml())
+        run.lock()
     try:
         write_atomically(run.data, to_json(described))
     except BaseException:

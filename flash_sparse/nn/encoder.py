@@ -180,10 +180,16 @@ class Encoder(nn.Module):
             Logits (B, num_outputs).
 
         Raises:
-            ValueError: an empty sequence; see also `flash_sparse.attention_varlen`.
+            ValueError: an empty sequence, a token that is not in the vocabulary (both checked on a CPU alone); see also
+                `flash_sparse.attention_varlen`.
         """
-        if tokens.device.type == "cpu" and not torch.compiler.is_compiling() and bool((cu_seqlens.diff() < 1).any()):
-            raise ValueError(f"cu_seqlens has an empty sequence at {int((cu_seqlens.diff() < 1).nonzero()[0])}")
+        if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
+            if bool((cu_seqlens.diff() < 1).any()):
+                raise ValueError(f"cu_seqlens has an empty sequence at {int((cu_seqlens.diff() < 1).nonzero()[0])}")
+            known = self.embedding.num_embeddings
+            if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < known:
+                wrong = tokens[(tokens < 0) | (tokens >= known)][0]
+                raise ValueError(f"tokens has {int(wrong)}; expected 0 to {known - 1}, the tokens of the vocabulary")
         return self.classify(self.encode(tokens, cu_seqlens, max_seqlen, layout), cu_seqlens)
 
     def encode(self, tokens: Tensor, cu_seqlens: Tensor, max_seqlen: int, layout: BlockLayout | None = None) -> Tensor:

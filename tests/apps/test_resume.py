@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from flash_sparse_apps import classify
 from flash_sparse_apps.callbacks import Checkpoints
@@ -180,6 +181,18 @@ def test_a_finished_run_without_checkpoints_is_not_begun_anew(uninterrupted, tmp
     assert classify.main(["--resume", str(run), "--max-time", "5"]) == 2
     assert "which is finished and has no" in capsys.readouterr().err
     assert (run / "metrics.json").read_bytes() == before
+
+
+def test_two_processes_at_one_run(uninterrupted, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    (run / "metrics.json").unlink()
+    with FileLock(run / ".lock"):  # as the other process has it
+        assert classify.main(["--resume", str(run)]) == 2
+    assert "another process is at this run" in capsys.readouterr().err
+    assert not (run / "metrics.json").exists()
+    assert classify.main(["--resume", str(run)]) == 0
+    same_results(run, uninterrupted)
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def test_flags_override_the_file_wherever_they_stand(tmp_path, order):
         (["--tokens-per-batch", "0"], "--tokens-per-batch is 0; expected at least 1"),
         (["--batch-size", "10", "--devices", "4"], "--batch-size is 10; expected a multiple of the 4 devices"),
         (["--seed", str(2**32)], "--seed is 4294967296; expected at most 4294967295"),
-        (["--seq-len", "9" * 20], "--seq-len is 99999999999999999999; expected at most 2147483647"),
+        (["--seq-len", "9" * 20], "--seq-len is 99999999999999999999; expected at most 16777216"),
         (["--vocab-size", "9" * 20], "--vocab-size is 99999999999999999999; expected at most 1048576"),
         (["--window", "9" * 20], "--window is 99999999999999999999; expected at most 2147483647"),
         (["--max-time", "1e300"], "--max-time is 1e+300; expected at most 1e+12"),

@@ -480,6 +480,14 @@ def test_no_negative_depth():
         Encoder(VOCABULARY, 32, -1, 4, num_outputs=5)
 
 
+@pytest.mark.parametrize("token", [-1, 50])
+def test_tokens_outside_of_the_vocabulary_are_refused(token):
+    tokens, starts, longest = packed_tokens()
+    tokens[7] = token
+    with pytest.raises(ValueError, match=f"tokens has {token}; expected 0 to 49"):
+        make_encoder()(tokens, starts, longest)
+
+
 def test_empty_sequences_are_refused():
     tokens, _, longest = packed_tokens()
     with pytest.raises(ValueError, match="cu_seqlens has an empty sequence at 1"):
