@@ -36,6 +36,12 @@ class ByteTokenizer:
             raise ValueError("a text is empty; expected at least one byte")
         return [np.frombuffer(values, np.uint8) for values in encoded]
 
+    def encode_with_spans(self, text: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        """The bytes of one text, (n,) uint8, and for each the character (start, end) that it is of."""
+        (values,) = self.encode_batch([text])
+        spans = [(at, at + 1) for at, character in enumerate(text) for _ in character.encode("utf-8", "replace")]
+        return values, spans
+
     def save(self, folder: str | Path) -> None:
         """Write `bytes.json` into an existing folder."""
         (Path(folder) / FILE_NAME).write_text(json.dumps(_DESCRIPTION) + "\n")

@@ -2,11 +2,13 @@
 
     python apps/predict.py RUN letter.txt contract.txt
     python apps/predict.py RUN new.csv --text-field body --format table
+    python apps/predict.py RUN letter.txt --evidence
     cat letter.txt | python apps/predict.py RUN -
 
 One JSON object for each document on stdout: its id, the labels whose probability reaches their threshold (single-label:
-the most probable one), the probabilities, its tokens and whether it was longer than the model reads. The training data
-is not needed, and the run folder may be anywhere.
+the most probable one), the probabilities, its tokens and whether it was longer than the model reads. With --evidence,
+for each label given also the passages that carry it: characters `start` to `end` of the text, and `drop`, how far the
+label's probability falls without them. The training data is not needed, and the run folder may be anywhere.
 
 Exit codes: 0 done, 2 something the user can mend (one line on stderr), 130 after Ctrl-C.
 """
@@ -19,6 +21,7 @@ import itertools
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -27,8 +30,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from flash_sparse import BlockLayout
 from flash_sparse_apps.console import print_anything
 from flash_sparse_apps.evaluation import predict_labels
+from flash_sparse_apps.evidence import find_evidence
 from flash_sparse_apps.lightning_module import to_probabilities
 from flash_sparse_apps.new_documents import STDIN, NewDocument, check_paths, read_documents
 from flash_sparse_apps.run_folder import SavedModel, write_atomically
@@ -50,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", type=Literal["jsonl", "csv", "table"], default="jsonl", help="what to write")
     parser.add_argument("--output", type=str | None, default=None, help="file to write; null: stdout")
     parser.add_argument("--top-k", type=int | None, default=None, help="most probable labels to list; null: all")
+    parser.add_argument(
+        "--evidence", action="store_true", help="name the passages that carry each label given (not for csv)"
+    )
     parser.add_argument("--tokens-per-batch", type=int, default=65536, help="tokens that go through the model at once")
     parser.add_argument("--accelerator", type=Literal["auto", "cpu", "gpu"], default="auto", help="where to compute")
     given = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
@@ -57,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in ("top_k", "tokens_per_batch"):
             if given[name] is not None and given[name] < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {given[name]}; expected at least 1")
+        if given.evidence and given.format == "csv":
+            raise ValueError("--evidence is given with --format csv; expected jsonl or table, which have room for it")
         if given.accelerator == "gpu" and not torch.cuda.is_available():
             raise ValueError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
         check_paths(given.files)
@@ -66,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         documents = itertools.chain.from_iterable(
             read_documents(file, given.text_field, given.id_field) for file in given.files
         )
-        predictions = predict_documents(model, documents, given.tokens_per_batch, "cuda" if use_gpu else "cpu")
+        device = "cuda" if use_gpu else "cpu"
+        predictions = predict_documents(model, documents, given.tokens_per_batch, device, given.evidence)
         predictions = _counting(
             tqdm(predictions, "predicting", unit=" documents", leave=False, disable=not sys.stderr.isatty()), model
         )
@@ -109,9 +120,9 @@ def _check_output(output: str, files: Sequence[str]) -> Path:
 
 
 def predict_documents(
-    model: SavedModel, documents: Iterable[NewDocument], tokens_per_batch: int, device: str
+    model: SavedModel, documents: Iterable[NewDocument], tokens_per_batch: int, device: str, evidence: bool = False
 ) -> Iterator[dict]:
-    """For each document, in order: id, labels given, probabilities (L,) as a list, tokens, truncated."""
+    """For each document, in order: id, labels given, probabilities (L,) as a list, tokens, truncated; and evidence."""
     encoder = model.encoder.to(device)
     layout = model.layout()
     layout = layout.to(device) if layout is not None else None
@@ -132,14 +143,35 @@ def predict_documents(
             probabilities[rows] = to_probabilities(logits, model.task).cpu().numpy()
         given = predict_labels(probabilities, model.thresholds, model.task)
         for document, tokens, shares, predicted in zip(chunk, encoded, probabilities, given, strict=True):
-            indices = [int(predicted)] if model.task == "single-label" else np.flatnonzero(predicted)
-            yield {
+            indices = [int(predicted)] if model.task == "single-label" else np.flatnonzero(predicted).tolist()
+            prediction = {
                 "id": document.id,
                 "labels": [model.labels[index] for index in indices],
                 "probabilities": [float(share) for share in shares],
                 "tokens": len(tokens),
                 "truncated": len(tokens) > model.seq_len,
             }
+            if evidence:
+                prediction["evidence"] = _evidence(model, document.text, indices, layout, tokens_per_batch, device)
+            yield prediction
+
+
+def _evidence(
+    model: SavedModel, text: str, labels: list[int], layout: BlockLayout | None, tokens_per_batch: int, device: str
+) -> dict[str, list[dict]]:
+    """For each label its passages as characters `start` to `end`, `drop`, and their `text`."""
+    tokens, spans = model.tokenizer.encode_with_spans(text)
+    read = torch.tensor(tokens[: model.seq_len], dtype=torch.int64, device=device)
+    first = 0 if model.tokenizer.cls_id is None else 1
+    evidence = {}
+    for label in labels:
+        passages = find_evidence(model.encoder, read, label, layout, model.task, tokens_per_batch, first)
+        evidence[model.labels[label]] = [
+            {"start": start, "end": end, "drop": passage.drop, "text": text[start:end]}
+            for passage in passages
+            for start, end in [(spans[passage.start][0], spans[passage.stop - 1][1])]
+        ]
+    return evidence
 
 
 def _batches(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
@@ -198,7 +230,7 @@ def _csv_line(values: list) -> str:
 
 def _table(predictions: Iterable[dict], model: SavedModel, top_k: int | None) -> Iterator[str]:
     """Aligned columns: the labels given and their probabilities; with --top-k the most probable, those given marked."""
-    rows = [("document", "labels", "tokens")]
+    rows, below = [("document", "labels", "tokens")], [[]]
     for prediction in predictions:
         ranked = _ranked(prediction, model, top_k)
         if top_k is None:
@@ -209,9 +241,16 @@ def _table(predictions: Iterable[dict], model: SavedModel, top_k: int | None) ->
         ]
         tokens = f"{prediction['tokens']:,}{' (cut)' if prediction['truncated'] else ''}"
         rows.append((_one_line(prediction["id"]), _one_line(", ".join(marks) or "none"), tokens))
+        below.append([
+            f"    {_one_line(label)} -{passage['drop']:.3f} without {passage['start']:,} to {passage['end']:,}: "
+            f"{textwrap.shorten(passage['text'], 100)}\n"
+            for label, passages in prediction.get("evidence", {}).items()
+            for passage in passages
+        ])  # fmt: skip
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
+    for row, lines in zip(rows, below, strict=True):
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n"
+        yield from lines
 
 
 def _one_line(text: str) -> str:
