@@ -5,6 +5,7 @@ Letters: B batch, H heads, N tokens, D head dimension, Hl heads with a layout of
 
 from __future__ import annotations
 
+import copy
 import functools
 from dataclasses import dataclass
 
@@ -15,11 +16,12 @@ from flash_sparse import BlockLayout
 from flash_sparse_apps.benchmarking.densities import PATTERNS, layout_of_density
 
 MASKS = ("dense", "causal", "padded", "packed", *PATTERNS)
+PRODUCTS = {"forward": 2, "backward": 5, "both": 7}  # matrix products of each pass
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Plain values alone, so that it goes to JSON and to other processes.
+    """Plain values alone, as they go to JSON.
 
     Attributes:
         mask: "dense", "causal"; "padded", sequences of different lengths side by side; "packed", documents end to end
@@ -32,7 +34,7 @@ class Problem:
     heads: int
     length: int
     head_dim: int
-    dtype: str = "bfloat16"
+    dtype: str
     mask: str = "dense"
     density: float = 1.0
     block_size: int = 128
@@ -43,46 +45,70 @@ class Problem:
         if self.mask not in MASKS:
             raise ValueError(f"mask is {self.mask!r}; expected one of {', '.join(MASKS)}")
 
+    @property
+    def name(self) -> str:
+        """The same for the same work, also in another call."""
+        parts = [f"{self.mask} {self.batch}x{self.heads}x{self.length}x{self.head_dim} {self.dtype}"]
+        if self.mask in PATTERNS:
+            parts.append(f"density {self.density:.4f} in blocks of {self.block_size}")
+        if self.document_length is not None:
+            parts.append(f"documents of {self.document_length}")
+        if self.dropout_p:
+            parts.append(f"dropout {self.dropout_p}")
+        return ", ".join(parts)
+
+    def make_layout(self) -> BlockLayout:
+        return layout_of_density(self.mask, self.length, self.block_size, self.density, self.heads)
+
 
 class Case:
     """A problem's tensors on a device, the same for everyone who computes it.
 
     Attributes:
-        query, key, value, grad_output: (B, H, N, D), normal.
+        inputs: query, key and value, (B, H, N, D) each, normal, which need gradients.
+        grad_output: (B, H, N, D), normal.
         layout: the pattern's blocks, else None.
         key_lengths: (B,) int32 where the mask is "padded", else None: between a quarter and all of N.
         cu_seqlens: (documents + 1,) int32 where the mask is "packed", else None.
+        lengths: tokens of each padded sequence or packed document.
     """
 
     def __init__(self, problem: Problem, device: torch.device):
         self.problem, self.device = problem, device
         generator = torch.Generator(device).manual_seed(0)
-        shape = (problem.batch, problem.heads, problem.length, problem.head_dim)
-        dtype = getattr(torch, problem.dtype)
-        self.query, self.key, self.value, self.grad_output = (
-            torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(dtype) for _ in range(4)
-        )
+        *self.inputs, self.grad_output = (self._normal(generator) for _ in range(4))
+        for tensor in self.inputs:
+            tensor.requires_grad_()
         self.layout: BlockLayout | None = None
         self.key_lengths: Tensor | None = None
         self.cu_seqlens: Tensor | None = None
+        self.lengths: list[int] = []
+        draw = torch.Generator().manual_seed(0)
         if problem.mask in PATTERNS:
-            self.layout = layout_of_density(
-                problem.mask, problem.length, problem.block_size, problem.density, problem.heads
-            ).to(device)
+            self.layout = problem.make_layout().to(device)
         elif problem.mask == "padded":
-            draw = torch.Generator().manual_seed(0)
             least = max(1, problem.length // 4)
-            lengths = torch.randint(least, problem.length + 1, (problem.batch,), generator=draw)  # (B,)
-            self.key_lengths = lengths.int().to(device)
+            key_lengths = torch.randint(least, problem.length + 1, (problem.batch,), generator=draw)  # (B,)
+            self.lengths = key_lengths.tolist()
+            self.key_lengths = key_lengths.int().to(device)
         elif problem.mask == "packed":
-            self.cu_seqlens = _documents(problem.length, problem.document_length).to(device)
+            cu_seqlens = _document_starts(problem.length, problem.document_length, draw)
+            self.lengths = cu_seqlens.diff().tolist()
+            self.cu_seqlens = cu_seqlens.to(device)
 
-    @functools.cached_property
-    def lengths(self) -> list[int]:
-        """Tokens of each padded sequence or packed document."""
-        if self.key_lengths is not None:
-            return self.key_lengths.tolist()
-        return self.cu_seqlens.diff().tolist()
+    def _normal(self, generator: torch.Generator) -> Tensor:
+        problem = self.problem
+        shape = (problem.batch, problem.heads, problem.length, problem.head_dim)
+        if problem.mask == "packed":  # in memory as those have it who take documents laid end to end
+            shape = (problem.batch, problem.length, problem.heads, problem.head_dim)
+        tensor = torch.randn(shape, generator=generator, device=self.device).to(getattr(torch, problem.dtype))
+        return tensor.transpose(1, 2) if problem.mask == "packed" else tensor  # (B, H, N, D)
+
+    def seen_through(self, layout: BlockLayout) -> Case:
+        """The same tensors with only the pairs that a layout keeps."""
+        seen = copy.copy(self)
+        seen.layout = layout
+        return seen
 
     @functools.cached_property
     def documents(self) -> Tensor:
@@ -92,7 +118,7 @@ class Case:
 
     def visible(self, entry: int, rows: Tensor) -> Tensor:
         """The keys that the rows (R,) of a batch entry see: bool, (1 | Hl, R, N)."""
-        keys = torch.arange(self.problem.length, device=self.device)
+        keys = torch.arange(self.problem.length, device=self.device)  # (N,)
         if self.layout is not None:
             size = self.layout.block_size
             blocks = self.layout.to_blocks()[0][:, rows // size]  # (Hl, R, Kb)
@@ -105,53 +131,48 @@ class Case:
             return (self.documents[rows][:, None] == self.documents)[None]
         return torch.ones(1, rows.numel(), self.problem.length, dtype=torch.bool, device=self.device)
 
-    @functools.cached_property
-    def mask(self) -> Tensor | None:
-        """The whole mask over tokens, bool, which broadcasts to (B, H, N, N); None where every pair is visible.
+    def token_mask(self) -> Tensor | None:
+        """The whole mask, bool, which broadcasts to (B, H, N, N); None where every pair is visible.
 
         For who knows no other way to be told. Grows with length squared, save for padding.
         """
         if self.problem.mask == "dense":
             return None
-        if self.layout is not None:
-            return self.layout.to_mask()  # (1, Hl, N, N)
         if self.key_lengths is not None:
             keys = torch.arange(self.problem.length, device=self.device)
             return (keys < self.key_lengths[:, None])[:, None, None]  # (B, 1, 1, N)
-        return self.visible(0, torch.arange(self.problem.length, device=self.device))[None]  # (1, 1, N, N)
+        return self.visible(0, torch.arange(self.problem.length, device=self.device))[None]  # (1, 1 | Hl, N, N)
 
     @property
     def pairs(self) -> int:
-        """Query-key pairs that are computed, over batch and heads: of a layout, those in its blocks."""
+        """Query-key pairs that count, over batch and heads: of a layout, those in its blocks."""
         problem = self.problem
         if self.layout is not None:
             size = self.layout.block_size
             _, _, row, column = self.layout.indices()  # (nnz,) each
-            height, width = (problem.length - index * size for index in (row, column))
+            height, width = ((problem.length - index * size).clamp(max=size) for index in (row, column))
             shared = problem.batch * problem.heads // self.layout.leading[1]
-            return shared * int((height.clamp(max=size) * width.clamp(max=size)).sum())
+            return shared * int((height * width).sum())
         per_head = {
-            "dense": lambda: problem.batch * problem.length**2,
-            "causal": lambda: problem.batch * problem.length * (problem.length + 1) // 2,
-            "padded": lambda: problem.length * sum(self.lengths),
-            "packed": lambda: sum(length**2 for length in self.lengths),
-        }[problem.mask]()
+            "dense": problem.batch * problem.length**2,
+            "causal": problem.batch * problem.length * (problem.length + 1) // 2,
+            "padded": problem.length * sum(self.lengths),
+            "packed": sum(length**2 for length in self.lengths),
+        }[problem.mask]
         return problem.heads * per_head
 
     @property
     def density(self) -> float:
-        """Share of all query-key pairs that is computed."""
+        """Share of all query-key pairs that counts."""
         return self.pairs / (self.problem.batch * self.problem.heads * self.problem.length**2)
 
     def flops(self, what: str) -> int:
-        """Of the matrix products over the computed pairs: two forward, five backward."""
-        products = {"forward": 2, "backward": 5, "both": 7}[what]
-        return 2 * products * self.problem.head_dim * self.pairs
+        """Of the matrix products of a pass, over the pairs that count."""
+        return 2 * PRODUCTS[what] * self.problem.head_dim * self.pairs
 
 
-def _documents(total: int, mean: int) -> Tensor:
+def _document_starts(total: int, mean: int, draw: torch.Generator) -> Tensor:
     """Where documents of 1/4 to 7/4 of the mean length begin, (documents + 1,) int32; the last is cut at the total."""
-    draw = torch.Generator().manual_seed(0)
     least, most = max(1, mean // 4), max(1, 2 * mean - mean // 4)
     lengths = torch.randint(least, most + 1, (total // least + 1,), generator=draw)
     ends = lengths.cumsum(0)
