@@ -36,10 +36,8 @@ class Sizes:
     dtype: str
 
     def problem(self, length: int, head_dim: int, tokens: int, **mask) -> Problem:
-        heads = max(1, self.width // head_dim)
-        return Problem(
-            max(1, tokens // length), heads, length, head_dim, self.dtype, block_size=self.block_size, **mask
-        )
+        batch, heads = max(1, tokens // length), max(1, self.width // head_dim)
+        return Problem(batch, heads, length, head_dim, self.dtype, block_size=self.block_size, **mask)
 
 
 def make_cells(sizes: Sizes, contenders: Iterable[str] = tuple(CONTENDERS)) -> list[Cell]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from flash_sparse_apps.benchmarking.densities import PATTERNS
 from flash_sparse_apps.benchmarking.problem import MASKS, PRODUCTS
 
-OURS = "flash_sparse"
 SIZES = ("batch", "heads", "length", "head_dim", "dtype", "dropout_p")
 
 
@@ -25,7 +24,9 @@ def summarize(rows: Sequence[dict]) -> dict[str, list[dict]]:
 
 def own_times(rows: Sequence[dict]) -> dict[tuple, float]:
     """Milliseconds of our own forward plus backward, by `same_problem`."""
-    return {same_problem(row): row["both"]["ms"] for row in rows if row["contender"] == OURS and is_timed(row)}
+    return {
+        same_problem(row): row["both"]["ms"] for row in rows if row["contender"] == "flash_sparse" and is_timed(row)
+    }
 
 
 def is_timed(row: dict) -> bool:
