@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import statistics
 import time
 import warnings
@@ -54,6 +55,8 @@ class Cell:
             row |= {"status": _status(error), "reason": _one_line(error)}
         row["seconds"] = time.monotonic() - began
         try:  # out here, where no traceback holds on to what a failed call had allocated
+            if row["status"] in ("failed", "out of memory"):
+                gc.collect()
             clock.wait()
             clock.free()
         except RuntimeError:
@@ -71,7 +74,6 @@ def _measure(contender: Contender, problem: Problem, clock: WallClock) -> dict:
         found["mask_MiB"] = (clock.peak() - before) / MEBIBYTE if clock.peak() is not None else None
     attend = contender.attend(case, mask)
     found["error"] = _check(attend, case)
-    clock.free()
     return found | _memory(attend, case, clock) | _times(attend, case, clock)
 
 
@@ -158,4 +160,4 @@ def _one_line(error: Exception) -> str:
         return f"{wanted} more were wanted" if wanted else "no more is free"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     name = "" if isinstance(error, WrongResultError | UnsupportedError) else f"{type(error).__name__}: "
-    return f"{name}{lines[0] if lines else 'no reason given'}"[:300]
+    return f"{name}{lines[0] if lines else 'no reason given'}"[:120]

@@ -17,7 +17,7 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
 from flash_sparse import BlockLayout, attention, attention_varlen
-from flash_sparse_apps.benchmarking.problem import Case, Problem
+from flash_sparse_apps.benchmarking.problem import Case
 
 Mask = BlockLayout | BlockMask | Tensor | None
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]  # query, key, value to output, (B, H, N, D) each
@@ -162,8 +162,3 @@ CONTENDERS = {
     "SDPA math": Contender(_token_mask_unless_causal, functools.partial(_sdpa, SDPBackend.MATH)),
     "textbook": Contender(Case.token_mask, _textbook),
 }
-
-
-def able(name: str, problem: Problem) -> bool:
-    """Whether asking makes sense: `varlen_attn` is for packed documents alone."""
-    return name != "varlen_attn" or problem.mask == "packed"

@@ -24,9 +24,8 @@ def summarize(rows: Sequence[dict]) -> dict[str, list[dict]]:
 
 def own_times(rows: Sequence[dict]) -> dict[tuple, float]:
     """Milliseconds of our own forward plus backward, by `same_problem`."""
-    return {
-        same_problem(row): row["both"]["ms"] for row in rows if row["contender"] == "flash_sparse" and is_timed(row)
-    }
+    ours = (row for row in rows if row["contender"] == "flash_sparse" and is_timed(row))
+    return {same_problem(row): row["both"]["ms"] for row in ours}
 
 
 def is_timed(row: dict) -> bool:
