@@ -3,5 +3,5 @@
 `cpu` and `gpu` are its two commands. On the way up to them: `problem` (what is computed, and its layouts from
 `densities`), `contenders` (who computes it), `check` (against the textbook in float64), `stopwatch` (all that differs
 between devices), `cell` (one contender on one problem), `grid` (which cells), `records` (what is kept between calls),
-`tables` and `plots` (what is shown).
+`summary`, `tables` and `plots` (what is shown).
 """

@@ -81,6 +81,7 @@ def _timed_mask(make: Callable[[Case], Mask], case: Case, clock: WallClock) -> t
     """The mask, and the median of the wall-clock milliseconds that it takes until it lies on the device."""
     milliseconds = []
     for _ in range(1 + MASK_REPEATS):
+        mask = None  # two of a size that grows with length squared may be one too many
         began = time.perf_counter()
         mask = make(case)
         if mask is None:

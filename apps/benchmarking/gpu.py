@@ -32,8 +32,8 @@ EXPLANATION = """# Attention on a GPU
 
 Milliseconds are medians; `forward` and `backward` are parts of the same runs, `both` their sum. TFLOP/s count the
 matrix products of the pairs that the mask allows (of a block pattern: the pairs in its blocks) and no others, so who
-computes more gains nothing. `MiB` is the peak of forward and backward beside inputs and mask. `mask ms` is what making
-a layout or mask takes. `over flash_sparse` and `over our dense` divide forward plus backward by that of `flash_sparse`
+computes more gains nothing. `MiB` is the peak of forward and backward beside inputs and mask. `mask ms` and
+`mask MiB` are what making a layout or mask takes. `over flash_sparse` and `over our dense` divide forward plus backward by that of `flash_sparse`
 on the same problem, and on the dense one. Each row that is `ok` was compared with the textbook formula in float64.
 """
 
@@ -69,8 +69,8 @@ def main(arguments: Sequence[str], clock: WallClock | None = None) -> int:
                 write_atomically(folder / name, png)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    for title, rows in tables.items():
-        print(text_table(title, rows))
+    if folder is None:
+        print(*(text_table(title, rows) for title, rows in tables.items()), sep="\n")
     return _conclude(cells, records, stopped)
 
 
@@ -146,7 +146,7 @@ def _conclude(cells: Sequence[Cell], records: Records, stopped: str | None) -> i
     missing = len({cell.key for cell in cells} - records.keys)
     print("\n" + ", ".join(f"{count} {status}" for status, count in counts.items()) + f", {missing} to go")
     if stopped:
-        print(f"{stopped}: the same command with --output goes on from here")
+        print(f"{stopped}; the same command goes on from here, if it has --output")
     for row in records.rows:
         if row["status"] == "wrong":
             print(f"wrong: {row['key']}: {row['reason']}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import flash_sparse
@@ -63,9 +64,11 @@ class Records:
 
 
 def _source_hash() -> str:
-    """Of the package's own code: figures of two versions of a kernel are not put together."""
-    folder = Path(flash_sparse.__file__).parent
+    """Of the package's own code and tiles: figures of two versions of a kernel are not put together."""
+    paths = sorted(Path(flash_sparse.__file__).parent.rglob("*.py"))
+    if "FLASH_SPARSE_TILES" in os.environ:
+        paths.append(Path(os.environ["FLASH_SPARSE_TILES"]))
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in paths:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]

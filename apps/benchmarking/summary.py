@@ -51,7 +51,7 @@ def _line(row: dict, ours: dict[tuple, float]) -> dict:
         return line | {"result": f"{row['status']}: {row['reason']}"}
     for what in PRODUCTS:
         line |= {f"{what} ms": row[what]["ms"], f"{what} TFLOP/s": row[what]["TFLOP/s"]}
-    line |= {"MiB": row.get("MiB", {}).get("both"), "mask ms": row.get("mask_ms")}
+    line |= {"MiB": row.get("MiB", {}).get("both"), "mask MiB": row.get("mask_MiB"), "mask ms": row.get("mask_ms")}
     own, dense = ours.get(same_problem(row)), ours.get(without_mask(row))
     line["over flash_sparse"] = row["both"]["ms"] / own if own else None
     if row["mask"] in PATTERNS:

@@ -11,7 +11,7 @@ import torch
 
 from flash_sparse import attention
 from flash_sparse_apps.benchmarking import cell as cells
-from flash_sparse_apps.benchmarking import gpu, records
+from flash_sparse_apps.benchmarking import gpu
 from flash_sparse_apps.benchmarking.cell import Cell
 from flash_sparse_apps.benchmarking.contenders import CONTENDERS, Contender, UnsupportedError
 from flash_sparse_apps.benchmarking.problem import Problem
@@ -245,7 +245,8 @@ class TestRecords:
         Records(tmp_path, {}, SETTING).write()
         with pytest.raises(ValueError, match="was measured with another gpu"):
             Records(tmp_path, {}, {**SETTING, "gpu": "NVIDIA H200"})
-        monkeypatch.setattr(records, "_source_hash", lambda: "changed")
+        (tmp_path / "tiles.json").write_text("[]", encoding="utf-8")
+        monkeypatch.setenv("FLASH_SPARSE_TILES", str(tmp_path / "tiles.json"))
         with pytest.raises(ValueError, match="was measured with another flash_sparse_source"):
             Records(tmp_path, {}, SETTING)
 
