@@ -32,9 +32,10 @@ EXPLANATION = """# Attention on a GPU
 
 Milliseconds are medians; `forward` and `backward` are parts of the same runs, `both` their sum. TFLOP/s count the
 matrix products of the pairs that the mask allows (of a block pattern: the pairs in its blocks) and no others, so who
-computes more gains nothing. `MiB` is the peak of forward and backward beside inputs and mask. `mask ms` and
-`mask MiB` are what making a layout or mask takes. `over flash_sparse` and `over our dense` divide forward plus backward by that of `flash_sparse`
-on the same problem, and on the dense one. Each row that is `ok` was compared with the textbook formula in float64.
+computes more gains nothing. `MiB` is the peak of forward and backward beside inputs and mask; `mask MiB` and `mask ms`
+are what making a layout or mask takes. `over flash_sparse` and `over our dense` divide forward plus backward by that of
+`flash_sparse` on the same problem, and on the dense one. Each row that is `ok` was first compared, on a sample of its
+rows, with the textbook formula in float64.
 """
 
 
