@@ -136,6 +136,19 @@ class TestCheck:
         with pytest.raises(WrongResultError, match="the output differs"):
             check(attend, self.CASE)
 
+    def test_one_wrong_element(self):
+        """Too little for a mean over all rows, in the lowest precision."""
+        case = Case(Problem(1, 2, 160, 64, "bfloat16"), CPU)
+
+        def attend(*inputs):
+            output = attention(*inputs)
+            wrong = torch.zeros_like(output)
+            wrong[0, 0, 0, 0] = 0.3 * output.detach().abs().max()
+            return output + wrong
+
+        with pytest.raises(WrongResultError, match="the output differs"):
+            check(attend, case)
+
     def test_one_block_too_many(self):
         blocks = self.CASE.layout.to_blocks().clone()
         blocks[0, 0, 3, blocks[0, 0, 3].int().argmin()] = True
