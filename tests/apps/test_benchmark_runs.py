@@ -16,7 +16,7 @@ from flash_sparse_apps.benchmarking.cell import Cell
 from flash_sparse_apps.benchmarking.contenders import CONTENDERS, Contender, UnsupportedError
 from flash_sparse_apps.benchmarking.problem import Problem
 from flash_sparse_apps.benchmarking.records import Records
-from flash_sparse_apps.benchmarking.stopwatch import WallClock
+from flash_sparse_apps.benchmarking.stopwatch import GpuClock, WallClock
 
 TOY = (
     *("--length", "64", "--lengths", "32", "--head-dims", "8", "--width", "16", "--tokens", "64"),
@@ -249,6 +249,51 @@ class TestRecords:
         monkeypatch.setenv("FLASH_SPARSE_TILES", str(tmp_path / "tiles.json"))
         with pytest.raises(ValueError, match="was measured with another flash_sparse_source"):
             Records(tmp_path, {}, SETTING)
+
+
+class TestGpuClock:
+    """With stand-ins for the device: a queue of work whose time stands still but for flushes of 2 ms."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        queue = []
+
+        class Buffer:
+            def zero_(self):
+                queue.append(2.0)
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                self.at = sum(queue)
+
+            def elapsed_time(self, other):
+                return other.at - self.at
+
+        monkeypatch.setattr(torch, "empty", lambda *_, **__: Buffer())
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        for name in ("synchronize", "reset_peak_memory_stats", "empty_cache"):
+            monkeypatch.setattr(torch.cuda, name, lambda: None)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 3)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5)
+        return GpuClock(), queue
+
+    @pytest.mark.parametrize(("host_ms", "flushes"), [(0.0, 1), (0.5, 2), (7.0, 5), (1e9, 101)])
+    def test_the_device_is_busy_while_the_host_launches(self, clock, host_ms, flushes):
+        own, queue = clock
+        queue.clear()
+        start = own.start(host_ms)
+        assert len(queue) == flushes
+        queue.append(30.0)
+        assert own.milliseconds(start, own.mark()) == 30.0
+
+    def test_memory(self, clock):
+        own, _ = clock
+        assert (own.allocated(), own.peak()) == (3, 5)
+        own.wait()
+        own.free()
 
 
 @pytest.mark.gpu
