@@ -34,6 +34,8 @@ _NAMED = {
     "pathfinder128": "pathfinder",
     "pathx": "pathfinder",
     "pathfinder256": "pathfinder",
+    "ecthr-a": "ecthr",
+    "ecthr-b": "ecthr",
 }
 _PRESET_OPTIONS = {
     "pathfinder32": {"size": 32},
@@ -41,6 +43,8 @@ _PRESET_OPTIONS = {
     "pathfinder128": {"size": 128},
     "pathx": {"size": 128},
     "pathfinder256": {"size": 256},
+    "ecthr-a": {"task": "a"},
+    "ecthr-b": {"task": "b"},
 }
 
 
