@@ -36,6 +36,8 @@ _NAMED = {
     "pathfinder256": "pathfinder",
     "ecthr-a": "ecthr",
     "ecthr-b": "ecthr",
+    "mimic3-50": "mimic3",
+    "mimic3-full": "mimic3",
 }
 _PRESET_OPTIONS = {
     "pathfinder32": {"size": 32},
@@ -45,6 +47,8 @@ _PRESET_OPTIONS = {
     "pathfinder256": {"size": 256},
     "ecthr-a": {"task": "a"},
     "ecthr-b": {"task": "b"},
+    "mimic3-50": {"codes": "50"},
+    "mimic3-full": {"codes": "full"},
 }
 
 

@@ -19,13 +19,14 @@ HUB_ENDINGS = ("-00000-of-00001.parquet", ".parquet", ".jsonl", ".jsonl.gz")
 Readers = dict[str, Callable[..., Iterator[Document]]]
 
 
-def one_file(path: Path, text: str, labels: str, task: str) -> Readers:
+def one_file(path: Path, text: str, labels: str, task: str, classes: Sequence[str] | None = None) -> Readers:
     """Readers of a file whose rows say in `data_type` which part they are of.
 
     Args:
         path: The JSONL file.
         text, labels: The fields.
         task: "single-label" or "multi-label".
+        classes: All labels that may occur, in their order; None for any.
     """
     parts: dict[str, bytearray] = {split: bytearray() for split in PARTS}
     rows = open_rows(path)
@@ -39,13 +40,14 @@ def one_file(path: Path, text: str, labels: str, task: str) -> Readers:
         if not any(wanted):
             raise DataError(f"{path}: no row has the 'data_type' {PARTS[split]}, expected some for {split}")
     source = TableSource(path, Fields(text=text, label=labels, task=task))
-    return {split: partial(_rows, source, bytes(wanted)) for split, wanted in parts.items()}
+    names = None if classes is None else {name: name for name in classes}
+    return {split: partial(_documents, source, bytes(wanted), names) for split, wanted in parts.items()}
 
 
 def separate_files(files: dict[str, Path], text: str, labels: str, task: str) -> Readers:
     """Readers of files that are a part each, whose labels are what they are called."""
     fields = Fields(text=text, label=labels, task=task)
-    return {split: partial(_rows, TableSource(path, fields), None) for split, path in files.items()}
+    return {split: partial(_documents, TableSource(path, fields), None, None) for split, path in files.items()}
 
 
 def hub_files(root: Path, folder: str) -> dict[str, Path] | None:
@@ -74,19 +76,18 @@ def named_of(files: dict[str, Path]) -> str:
 def hub_readers(files: dict[str, Path], labels: str, task: str, classes: Sequence[str]) -> Readers:
     """Readers of the hub's form: the text in "text", labels as numbers of classes from 0."""
     fields = Fields(text="text", label=labels, task=task)
-    return {split: partial(_numbered, TableSource(path, fields), tuple(classes)) for split, path in files.items()}
+    names = {str(number): name for number, name in enumerate(classes)}
+    return {split: partial(_documents, TableSource(path, fields), None, names) for split, path in files.items()}
 
 
-def _rows(source: Source, wanted: bytes | None) -> Iterator[Document]:
-    for _, _, document in source.documents(wanted):
-        yield document
-
-
-def _numbered(source: Source, classes: tuple[str, ...]) -> Iterator[Document]:
-    numbers = {str(number): name for number, name in enumerate(classes)}
-    for _, row, document in source.documents():
+def _documents(source: Source, wanted: bytes | None, names: dict[str, str] | None) -> Iterator[Document]:
+    """The documents, their labels renamed; a label without a name is an error."""
+    for _, row, document in source.documents(wanted):
+        if names is None:
+            yield document
+            continue
         for label in document.labels:
-            if label not in numbers:
-                place = source.place(row)
-                raise DataError(f"{place}: the label is {shortened(label)}, expected 0 to {len(classes) - 1}")
-        yield Document(document.id, document.text, tuple(sorted(numbers[label] for label in document.labels)))
+            if label not in names:
+                first, *_, last = names
+                raise DataError(f"{source.place(row)}: the label is {shortened(label)}, expected {first} to {last}")
+        yield Document(document.id, document.text, tuple(sorted(names[label] for label in document.labels)))
