@@ -38,6 +38,11 @@ _NAMED = {
     "ecthr-b": "ecthr",
     "mimic3-50": "mimic3",
     "mimic3-full": "mimic3",
+    "scotus": "scotus",
+    "20newsgroups": "newsgroups20",
+    "hyperpartisan": "hyperpartisan",
+    "eurlex57k": "eurlex57k",
+    "arxiv11": "arxiv11",
 }
 _PRESET_OPTIONS = {
     "pathfinder32": {"size": 32},

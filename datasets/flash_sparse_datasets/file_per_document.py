@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from .documents import DataError, Document
-from .labelled_sources import encodable
+from .labelled_sources import encodable, visible
 from .text_files import file_stamp, open_text, reading, shortened
 
 
@@ -76,3 +76,24 @@ def _checked(path: Path, text: str, key: str) -> str:
         return encodable(text, key)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+
+
+def files_of_classes(root: Path, classes: Sequence[str], ending: str = "") -> list[str]:
+    """The files in the folders of classes, given as paths below root with "/", sorted in each, without hidden ones."""
+    names = []
+    for folder in classes:
+        files = [file.name for file in visible(root / folder) if file.is_file() and file.name.endswith(ending)]
+        if not files:
+            raise DataError(f"{root / folder}: no {ending + ' ' if ending else ''}files, expected a class's documents")
+        names += [f"{folder}/{file}" for file in files]
+    return names
+
+
+def text_of_class(encoding: str, errors: str, root: Path, name: str) -> Document:
+    """The text of one file, its folder's name the label."""
+    path = root / name
+    with reading(path), open(path, encoding=encoding, errors=errors, newline="") as file:
+        text = file.read()
+    if not text.strip():
+        raise DataError(f"{path}: the text is empty, expected a text")
+    return Document(name, text, (path.parent.name,))
