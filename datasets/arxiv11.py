@@ -1,8 +1,9 @@
 """arXiv papers in full: which of eleven subjects? (He et al. 2019)
 
-The release's folders are read, cs.AI cs.CE cs.cv cs.DS cs.IT cs.NE cs.PL cs.SY math.AC math.GR math.ST, with a .txt
-file, made from the PDF, for each paper. Bytes in them that are not UTF-8 become the replacement character U+FFFD. The
-release has no splits; validation and test are drawn, a share of each subject, equal texts together.
+The release's folders are read, unpacked: cs.AI cs.CE cs.cv (or cs.CV) cs.DS cs.IT cs.NE cs.PL cs.SY math.AC math.GR
+math.ST, with a .txt file, made from the PDF, for each paper. Bytes in them that are not UTF-8 become the replacement
+character U+FFFD. The release has no splits; validation and test are drawn, a share of each subject, equal texts
+together.
 
     python datasets/arxiv11.py --root data/arxiv11      # checks the files and prints their statistics
 """
@@ -12,13 +13,14 @@ import os
 import sys
 from functools import partial
 
-from flash_sparse_datasets.documents import Dataset
+from flash_sparse_datasets.documents import DataError, Dataset
 from flash_sparse_datasets.file_per_document import FilePerDocument, files_of_classes, text_of_class
 from flash_sparse_datasets.official_files import official_folder
 from flash_sparse_datasets.published_set import published_set
 from flash_sparse_datasets.statistics_table import print_statistics
 
-SUBJECTS = "cs.AI cs.CE cs.cv cs.DS cs.IT cs.NE cs.PL cs.SY math.AC math.GR math.ST".split()  # noqa: SIM905
+SUBJECTS = "cs.AI cs.CE cs.DS cs.IT cs.NE cs.PL cs.SY math.AC math.GR math.ST".split()  # noqa: SIM905
+VISION = ("cs.cv", "cs.CV")  # the eleventh subject, as the release and as arXiv write it
 SIZES = {"train": 36_388}  # all papers
 SOURCE = "https://github.com/LiqunW/Long-document-dataset"
 
@@ -40,17 +42,21 @@ def load(
         DataError: for files that are missing or cannot be used.
         ValueError: for an argument's value.
     """
-    folder = official_folder("arxiv11", root, ("arxiv11",), SUBJECTS, SOURCE)
+    folder = official_folder("arxiv11", root, ("arxiv11", "Long-document-dataset"), SUBJECTS, SOURCE)
+    vision = next((name for name in VISION if (folder / name).exists()), None)
+    if vision is None:
+        raise DataError(f"{folder / VISION[0]}: missing, expected it beside {' '.join(SUBJECTS)}; get it from {SOURCE}")
+    subjects = sorted((*SUBJECTS, vision))
     return published_set(
         "arxiv11",
         "single-label",
         {
             "train": FilePerDocument(
-                folder, files_of_classes(folder, SUBJECTS, ".txt"), partial(text_of_class, "utf-8", "replace")
+                folder, files_of_classes(folder, subjects, ".txt"), partial(text_of_class, "utf-8", "replace")
             )
         },
         "Full texts of arXiv papers by subject (arXiv-11);",
-        labels=SUBJECTS,
+        labels=subjects,
         sizes=SIZES,
         split_seed=split_seed,
         validation_share=validation_share,

@@ -22,7 +22,7 @@ from flash_sparse_datasets.statistics_table import print_statistics
 
 FOLDERS = {"train": "train", "validation": "dev", "test": "test"}
 SIZES = {"train": 45_000, "validation": 6_000, "test": 6_000}
-SOURCE = "http://nlp.cs.aueb.gr/software_and_datasets/EURLEX57K (datasets.zip)"
+SOURCE = "http://nlp.cs.aueb.gr/software_and_datasets/EURLEX57K/datasets.zip or https://archive.org/details/EURLEX57K"
 
 
 def load(root: str | os.PathLike | None = None) -> Dataset:

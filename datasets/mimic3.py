@@ -54,7 +54,7 @@ SOURCE = "https://physionet.org/content/mimiciii/1.4 (after signing its data use
 SPLIT_SOURCE = "the folder mimicdata/mimic3 of https://github.com/jamesmullenbach/caml-mimic"
 CATEGORY = "Discharge summary"
 WORD = re.compile(r"\w+")
-DIAGNOSIS = re.compile(r"[0-9]{3,5}|V[0-9]{2,4}|E[0-9]{3,4}")
+DIAGNOSIS = re.compile(r"[EV]?[0-9]{2,5}")
 PROCEDURE = re.compile(r"[0-9]{2,4}")
 
 

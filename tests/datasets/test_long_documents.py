@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from flash_sparse_datasets import DataError, load
-from flash_sparse_datasets.arxiv11 import SUBJECTS
 
 SCRIPTS = Path(__file__).parents[2] / "datasets"
 SPLITS = ("train", "validation", "test")
 GROUPS = ["alt.atheism", "comp.graphics", "talk.religion.misc"]
+SUBJECTS = "cs.AI cs.CE cs.cv cs.DS cs.IT cs.NE cs.PL cs.SY math.AC math.GR math.ST".split()  # noqa: SIM905
 AREAS = [str(area) for area in range(1, 14)]
 
 
@@ -232,6 +232,8 @@ def test_arxiv11(tmp_path):
         for i in range(10)
     )
     assert dataset.notes[0] == "train: 110 documents, the release has 36,388"
+    (tmp_path / "cs.cv").rename(tmp_path / "cs.CV")
+    assert load("arxiv11", tmp_path).labels == tuple(sorted(subject.replace("cv", "CV") for subject in SUBJECTS))
 
 
 @pytest.mark.parametrize("name", list(WRITERS))
@@ -382,8 +384,13 @@ TRUTH = "ground-truth-training-byarticle-20181122.xml"
         ),
         (
             "arxiv11",
-            lambda root: (root / "cs.cv").rename(root / "cs.CV"),
-            "cs.cv: missing, expected all of cs.AI cs.CE",
+            lambda root: (root / "cs.cv").rename(root / "vision"),
+            "cs.cv: missing, expected it beside cs.AI cs.CE",
+        ),
+        (
+            "arxiv11",
+            lambda root: (root / "cs.PL").rename(root / "languages"),
+            "cs.PL: missing, expected all of cs.AI cs.CE",
         ),
         (
             "arxiv11",
