@@ -56,8 +56,8 @@ def published_set(
         if not 0 < share < 1:
             raise ValueError(f"{split}_share is {share!r}, expected a share between 0 and 1")
     if sum(drawn.values()) >= 1:
-        raise ValueError(f"validation_share and test_share are {validation_share!r} and {test_share!r}, expected a sum "
-                         "below 1")  # fmt: skip
+        shares = f"{validation_share!r} and {test_share!r}"
+        raise ValueError(f"validation_share and test_share are {shares}, expected a sum below 1")
 
     label_ids: dict[str, int] = {}
     tables = {}
@@ -120,8 +120,8 @@ def published_set(
     counts = " / ".join(f"{len(documents):,}" for documents in splits.values())
     how = "as released"
     if drawn:
-        shares = " and ".join(f"{split} ({share:.0%})" for split, share in drawn.items())
-        how = f"{shares} drawn from the release's training documents with seed {split_seed}"
+        parts = " and ".join(f"{split} ({share:.0%})" for split, share in drawn.items())
+        how = f"{parts} drawn from the release's training documents with seed {split_seed}"
         notes.append(f"the release has no {' and no '.join(drawn)} part: {how}")
     return Dataset(
         name=name,
