@@ -18,7 +18,6 @@ import argparse
 import hashlib
 import os
 import sys
-from array import array
 from collections.abc import Iterator
 from functools import partial
 from itertools import combinations
@@ -26,10 +25,11 @@ from pathlib import Path
 
 import numpy as np
 
+from flash_sparse_datasets.document_table import DocumentTable
 from flash_sparse_datasets.documents import DataError, Dataset, Document, Documents
 from flash_sparse_datasets.labelled_sources import Fields, FolderSource, Source, TableSource, visible
 from flash_sparse_datasets.row_files import FORMATS, format_of
-from flash_sparse_datasets.seeded_split import TEST, TRAIN, VALIDATION, row_key, seeded_split
+from flash_sparse_datasets.seeded_split import TEST, TRAIN, VALIDATION, seeded_split
 from flash_sparse_datasets.statistics_table import print_statistics
 from flash_sparse_datasets.text_files import reading, shortened
 
@@ -87,7 +87,10 @@ def load(
     task = sources["train"].task
 
     label_ids: dict[str, int] = {}
-    tables = {split: _Table(source, label_ids, split_seed) for split, source in sources.items()}
+    tables = {
+        split: DocumentTable(((number, document) for _, number, document in source.documents()), label_ids, split_seed)
+        for split, source in sources.items()
+    }
     names = list(label_ids)
 
     # Deal out: `assigned` says for each source which split each of its rows belongs to.
@@ -212,33 +215,7 @@ def _open(path: Path, fields: Fields) -> Source:
     return FolderSource(path, fields) if path.is_dir() else TableSource(path, fields)
 
 
-# The first reading
-
-
-class _Table:
-    """What is kept of a source's documents in memory.
-
-    Attributes:
-        numbers: (rows,) the number of each row for `Source.place`.
-        keys: (rows,) S16, equal for equal texts.
-        offsets, label_ids: (rows + 1,) and (labels of all rows,): the labels of row i are label_ids[offsets[i]:...].
-        digest: SHA-256 of all ids, texts and labels.
-    """
-
-    def __init__(self, source: Source, label_ids: dict[str, int], seed: int):
-        numbers, keys, offsets, labels, digest = array("q"), bytearray(), array("q", [0]), array("i"), hashlib.sha256()
-        for _, number, document in source.documents():
-            text_digest = hashlib.sha256(document.text.encode()).digest()
-            digest.update(repr((document.id, document.labels)).encode() + text_digest)
-            numbers.append(number)
-            keys += row_key(seed, text_digest)
-            labels.extend(label_ids.setdefault(label, len(label_ids)) for label in document.labels)
-            offsets.append(len(labels))
-        self.numbers = numbers
-        self.keys = np.frombuffer(keys, "S16")  # (rows,)
-        self.offsets = np.frombuffer(offsets, np.int64)  # (rows + 1,)
-        self.label_ids = np.frombuffer(labels, np.intc)  # (labels of all rows,)
-        self.digest = digest.digest()
+# After the first reading
 
 
 def _check_classes(path: Path, task: str, labels: tuple[str, ...], labels_of_row: np.ndarray) -> None:

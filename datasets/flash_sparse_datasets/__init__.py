@@ -34,6 +34,15 @@ _NAMED = {
     "pathfinder128": "pathfinder",
     "pathx": "pathfinder",
     "pathfinder256": "pathfinder",
+    "ecthr-a": "ecthr",
+    "ecthr-b": "ecthr",
+    "mimic3-50": "mimic3",
+    "mimic3-full": "mimic3",
+    "scotus": "scotus",
+    "20newsgroups": "newsgroups20",
+    "hyperpartisan": "hyperpartisan",
+    "eurlex57k": "eurlex57k",
+    "arxiv11": "arxiv11",
 }
 _PRESET_OPTIONS = {
     "pathfinder32": {"size": 32},
@@ -41,6 +50,10 @@ _PRESET_OPTIONS = {
     "pathfinder128": {"size": 128},
     "pathx": {"size": 128},
     "pathfinder256": {"size": 256},
+    "ecthr-a": {"task": "a"},
+    "ecthr-b": {"task": "b"},
+    "mimic3-50": {"codes": "50"},
+    "mimic3-full": {"codes": "full"},
 }
 
 

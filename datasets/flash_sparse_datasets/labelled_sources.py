@@ -118,7 +118,7 @@ class TableSource(Source):
             raise DataError(f"{self._text!r} is {shortened(text)}, expected a string or a list of paragraphs")
         if not text.strip():
             raise DataError(f"{self._text!r} is empty, expected a text")
-        return _encodable(text, self._text)
+        return encodable(text, self._text)
 
     def _written(self, value: object) -> object:
         """A label cell's list of labels, where the file has text alone and this text is one; else the value."""
@@ -159,13 +159,13 @@ class TableSource(Source):
             raise DataError(f"{self._label!r} has {shortened(label)}, expected a string, integer or boolean")
         if not label.strip():
             raise DataError(f"{self._label!r} has an empty label, expected a string, integer or boolean")
-        return _encodable(label.strip(), self._label)
+        return encodable(label.strip(), self._label)
 
     def _id_of(self, row: dict) -> str:
         id = _value(row, self._id)
         if isinstance(id, bool) or not isinstance(id, str | int) or id == "":
             raise DataError(f"{self._id!r} is {shortened(id)}, expected a string or integer")
-        return _encodable(str(id), self._id)
+        return encodable(str(id), self._id)
 
 
 class FolderSource(Source):
@@ -210,7 +210,7 @@ class FolderSource(Source):
             if not text.strip():
                 raise DataError(f"{file}: the text is empty, expected a text")
             try:
-                id = _encodable(file.relative_to(self.path).as_posix(), "file name")
+                id = encodable(file.relative_to(self.path).as_posix(), "file name")
             except DataError as error:
                 raise DataError(f"{str(file)!a}: {error}") from None
             yield index, index + 1, Document(id, text, (label,))
@@ -230,7 +230,7 @@ def _value(row: dict, field: str) -> object:
     return row[field]
 
 
-def _encodable(text: str, field: str) -> str:
+def encodable(text: str, field: str) -> str:
     """The text itself, if it can be written as UTF-8: JSON and file names can hold halves of surrogate pairs."""
     try:
         text.encode()
