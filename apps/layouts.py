@@ -35,12 +35,15 @@ def describe(settings: Settings, grid: tuple[int, int] | None = None) -> dict:
         "axial": {"width": grid and grid[1]},
         "neighborhood_2d": {"width": grid and grid[1], "window": window},
     }
-    return {
+    description = {
         "sparse": True,
         "pattern": settings.pattern,
         "block_size": block_size,
         "options": options[settings.pattern],
     }
+    if settings.pretrained is not None:  # its first token was trained to see all
+        description["global_tokens"] = 1
+    return description
 
 
 def make_layout(seq_len: int, attention: dict) -> BlockLayout | None:
@@ -54,4 +57,7 @@ def make_layout(seq_len: int, attention: dict) -> BlockLayout | None:
     options = dict(attention["options"])
     if "global_positions" in options:  # the first and one past the last
         options["global_positions"] = range(*options["global_positions"])
-    return getattr(patterns, attention["pattern"])(seq_len, attention["block_size"], **options)
+    layout = getattr(patterns, attention["pattern"])(seq_len, attention["block_size"], **options)
+    if attention.get("global_tokens"):
+        layout = layout | patterns.global_tokens(seq_len, attention["block_size"], range(attention["global_tokens"]))
+    return layout

@@ -1,4 +1,4 @@
-"""The Lightning module: the encoder, its loss, AdamW with warm-up and cosine, and the validation scores.
+"""The Lightning module: an encoder, its loss, AdamW with warm-up and cosine, and the validation scores.
 
 One training batch is one optimizer step: a list of packed micro-batches whose gradients are added up, so that the
 effective batch is a number of documents, whatever fits on the device at once.
@@ -16,10 +16,9 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from flash_sparse import BlockLayout
-from flash_sparse.nn import Encoder
 from flash_sparse_apps.batching import PackedBatch
 from flash_sparse_apps.evaluation import evaluate
 from flash_sparse_apps.thresholds import tune_thresholds
@@ -28,13 +27,14 @@ MONITOR = "validation/micro_f1"
 
 
 class Classifier(L.LightningModule):
-    """Train an `Encoder` by manual optimization.
+    """Train an encoder by manual optimization.
 
     Args:
-        encoder: the arguments of `flash_sparse.nn.Encoder`.
+        encoder: a `flash_sparse.nn.Encoder`, or what is called like it.
         layout: the block layout for the longest document, or None for dense attention.
         task: "single-label" (cross-entropy) or "multi-label" (binary cross-entropy, the mean over labels).
         learning_rate: the peak, reached after `warmup_share` of the steps; from there a cosine falls to 0.
+        layer_decay: of a pretrained encoder: the learning rate of a layer as a share of that of the one above it.
         weight_decay: of the weight matrices; norms, biases and embeddings have none.
         gradient_clip: largest norm of the gradient of a step.
         seed: of dropout, together with the step, so that a resumed run draws what one never stopped would.
@@ -45,11 +45,12 @@ class Classifier(L.LightningModule):
 
     def __init__(
         self,
-        encoder: dict,
+        encoder: nn.Module,
         layout: BlockLayout | None,
         task: str,
         *,
         learning_rate: float,
+        layer_decay: float = 1.0,
         weight_decay: float,
         warmup_share: float,
         gradient_clip: float,
@@ -57,10 +58,11 @@ class Classifier(L.LightningModule):
     ):
         super().__init__()
         self.automatic_optimization = False
-        self.encoder = Encoder(**encoder)
+        self.encoder = encoder
         self.layout = layout
         self.task = task
         self.learning_rate = learning_rate
+        self.layer_decay = layer_decay
         self.weight_decay = weight_decay
         self.warmup_share = warmup_share
         self.gradient_clip = gradient_clip
@@ -117,13 +119,23 @@ class Classifier(L.LightningModule):
         self.log(MONITOR, evaluate(probabilities, targets.numpy(), thresholds, self.task)["micro_f1"])
 
     def configure_optimizers(self):
-        decayed, free = [], []
-        embeddings = {id(m.weight) for m in self.encoder.modules() if isinstance(m, torch.nn.Embedding)}
-        for parameter in self.encoder.parameters():
-            (decayed if parameter.dim() > 1 and id(parameter) not in embeddings else free).append(parameter)
+        embeddings = {id(m.weight) for m in self.encoder.modules() if isinstance(m, nn.Embedding)}
+        rates = ((parameter, 1.0) for parameter in self.encoder.parameters())
+        if self.layer_decay != 1:
+            rates = self.encoder.layer_rates(self.layer_decay)
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for parameter, share in rates:
+            decayed = parameter.dim() > 1 and id(parameter) not in embeddings
+            groups.setdefault((share, decayed), []).append(parameter)
         optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": self.weight_decay}, {"params": free, "weight_decay": 0.0}],
-            lr=self.learning_rate,
+            [
+                {
+                    "params": groups[share, decayed],
+                    "lr": share * self.learning_rate,
+                    "weight_decay": self.weight_decay if decayed else 0.0,
+                }
+                for share, decayed in sorted(groups, reverse=True)  # first the head's, whose rate the history has
+            ],
             betas=(0.9, 0.98),
         )
         # not `trainer.estimated_stepping_batches`: it sets up the loader before the checkpoint is read, and Lightning
@@ -157,7 +169,7 @@ def to_probabilities(logits: Tensor, task: str) -> Tensor:
 
 @torch.no_grad()
 def predict(
-    encoder: Encoder, batches: Iterable[PackedBatch], layout: BlockLayout | None, task: str, device: torch.device
+    encoder: nn.Module, batches: Iterable[PackedBatch], layout: BlockLayout | None, task: str, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (N, C) float32 of all documents, and their rows (N,) in the order that the batches gave them."""
     encoder.eval()

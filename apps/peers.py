@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import dropout, scaled_dot_product_attention
 
-from flash_sparse.nn import Attention, Encoder
+from flash_sparse.nn import Attention
 
 # Matrices of N x N in float32 that a step of textbook attention holds at its peak for each layer and head: the scores'
 # softmax, kept for the way back, its gradient, the gradient of the scores, and one being made of another.
@@ -24,8 +24,13 @@ MEMORY_SHARE = 0.5  # of the device's memory that they may take
 
 
 @contextmanager
-def attending(encoder: Encoder, attend: Callable[..., Tensor]) -> Iterator[None]:
+def attending(encoder: nn.Module, attend: Callable[..., Tensor]) -> Iterator[None]:
     """Let every layer of the encoder compute its attention by `attend`, for as long as the context is open."""
+    pretrained = _find_pretrained(encoder)
+    if pretrained is not None:  # transformers has both of its own
+        with pretrained.attending({sdpa: "sdpa", textbook: "eager"}[attend]):
+            yield
+        return
     modules = [module for module in encoder.modules() if isinstance(module, Attention)]
     for module in modules:
         module.attend = attend
@@ -62,9 +67,13 @@ def textbook(
     return _each(attend, (query, key, value), cu_seqlens, masks)
 
 
-def textbook_fits(encoder: Encoder, length: int, device: torch.device) -> bool:
+def textbook_fits(encoder: nn.Module, length: int, device: torch.device) -> bool:
     """Whether the matrices of one sequence of this length are well below the device's memory."""
-    heads = [module.heads for module in encoder.modules() if isinstance(module, Attention)]
+    pretrained = _find_pretrained(encoder)
+    if pretrained is None:
+        heads = [module.heads for module in encoder.modules() if isinstance(module, Attention)]
+    else:
+        heads = [pretrained.body.config.num_attention_heads] * pretrained.body.config.num_hidden_layers
     # one matrix of every layer is kept for the way back, the others are of one layer at a time
     needed = 4 * length**2 * (sum(heads) + (TEXTBOOK_MATRICES - 1) * max(heads))
     if device.type == "cuda":
@@ -72,6 +81,11 @@ def textbook_fits(encoder: Encoder, length: int, device: torch.device) -> bool:
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return needed <= MEMORY_SHARE * memory
+
+
+def _find_pretrained(encoder: nn.Module) -> nn.Module | None:
+    """The `PretrainedEncoder` that this is or holds; its class is not named, as it needs transformers."""
+    return next((module for module in encoder.modules() if hasattr(type(module), "attending")), None)
 
 
 def _each(attend: Callable[..., Tensor], rows: tuple[Tensor, ...], cu_seqlens: Tensor, masks: dict) -> Tensor:

@@ -15,7 +15,9 @@ MAX_LABELS = 200  # rows of the table of labels; metrics.json has all
 
 def attention_line(metrics: dict) -> str:
     attention = metrics["model"]["attention"]
-    images = "; positions in two dimensions" if metrics["model"]["encoder"]["rotary"] == "axial2d" else ""
+    images = "; positions in two dimensions" if metrics["model"]["encoder"].get("rotary") == "axial2d" else ""
+    if metrics["model"].get("chunk_tokens") is not None:
+        return f"dense within windows of {metrics['model']['chunk_tokens']:,} tokens, pooled over all windows"
     if not attention["sparse"]:
         return f"dense{images}"
     return (

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import yaml
+from torch import nn
 
 from flash_sparse import BlockLayout
-from flash_sparse.nn import Encoder
 from flash_sparse_apps.batching import PackedBatch
 from flash_sparse_apps.callbacks import History
 from flash_sparse_apps.data_module import TextDataModule
@@ -43,7 +43,7 @@ def best_device(settings: Settings) -> torch.device:
 def collect(
     settings: Settings,
     prepared: Prepared,
-    encoder: Encoder,
+    encoder: nn.Module,
     layout: BlockLayout | None,
     history: History,
     command: Sequence[str],
@@ -140,7 +140,9 @@ def collect(
         "model": {
             "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
             "encoder": prepared.encoder_arguments,
+            "pretrained": settings.pretrained,
             "attention": prepared.attention,
+            "chunk_tokens": prepared.chunk_tokens,
             "density": layout.density if layout is not None else 1.0,
         },
         "data": {

@@ -4,7 +4,8 @@ RUN/config.yaml          the settings
 RUN/metrics.json         every figure, the machine and versions
 RUN/report.html          the same for people
 RUN/predictions.jsonl    the test documents: id, labels, predicted labels, probabilities, length in tokens; no text
-RUN/model/               all that predicting needs: model.safetensors, the tokenizer, classifier.json, README.md
+RUN/model/               all that predicting needs: model.safetensors, the tokenizer, classifier.json, README.md, and
+                         config.json where the encoder is a pretrained one
 RUN/data.json            name and fingerprint of the data, and the settings, which a resumed run must still find
 RUN/checkpoints/         last.ckpt to resume from, best.safetensors: the weights that did best on validation
 RUN/logs/history.csv     losses and scores of each epoch
@@ -20,14 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import nn
 
 from flash_sparse import BlockLayout
 from flash_sparse.nn import Encoder
 from flash_sparse_apps.byte_tokenizer import ByteTokenizer
+from flash_sparse_apps.chunking import Chunked
 from flash_sparse_apps.layouts import PATTERNS, make_layout
 from flash_sparse_apps.tokenization import Tokenizer, open_saved
 
@@ -143,12 +145,14 @@ class SavedModel:
 
     Attributes:
         encoder: weights loaded, in evaluation mode.
-        encoder_arguments: what `flash_sparse.nn.Encoder` was made with.
+        encoder_arguments: what `flash_sparse.nn.Encoder` or `PretrainedEncoder` was made with.
+        pretrained: name or folder of the checkpoint that training began with; None for an `Encoder`.
         attention: `{"sparse": bool, "pattern": ..., ...}`, what `make_layout` takes.
+        chunk_tokens: of a window where documents are read window by window, else None.
         thresholds: (L,) for multi-label, None for single-label, where the most probable label is given.
     """
 
-    encoder: Encoder
+    encoder: nn.Module
     encoder_arguments: dict
     attention: dict
     tokenizer: Tokenizer | ByteTokenizer
@@ -157,6 +161,8 @@ class SavedModel:
     thresholds: np.ndarray | None
     seq_len: int
     dataset: str
+    pretrained: str | None = None
+    chunk_tokens: int | None = None
 
     def layout(self) -> BlockLayout | None:
         return make_layout(self.seq_len, self.attention)
@@ -177,10 +183,14 @@ class SavedModel:
                 "thresholds": None if self.thresholds is None else [float(value) for value in self.thresholds],
                 "seq_len": self.seq_len,
                 "encoder": self.encoder_arguments,
+                "pretrained": self.pretrained,
                 "attention": self.attention,
+                "chunk_tokens": self.chunk_tokens,
                 "dataset": self.dataset,
             }
             write_atomically(temporary / "classifier.json", to_json(description))
+            if self.pretrained is not None:
+                write_atomically(temporary / "config.json", self.encoder.body.config.to_json_string().encode())
             write_atomically(temporary / "README.md", card.encode(errors="backslashreplace"))
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(temporary, folder)
@@ -207,11 +217,20 @@ class SavedModel:
             _check(described)
             labels = tuple(described["labels"])
             thresholds = described["thresholds"]
-            encoder = Encoder(**described["encoder"])
+            pretrained = described.get("pretrained")
+            if pretrained is None:
+                encoder, vocab_size = Encoder(**described["encoder"]), described["encoder"]["vocab_size"]
+            else:
+                encoder, vocab_size = _make_pretrained(folder, described)
+            chunk_tokens = described.get("chunk_tokens")
+            if chunk_tokens is not None:
+                encoder = Chunked(encoder, chunk_tokens)
             model = cls(
                 encoder=encoder,
                 encoder_arguments=described["encoder"],
+                pretrained=pretrained,
                 attention=described["attention"],
+                chunk_tokens=chunk_tokens,
                 tokenizer=open_saved(folder),
                 labels=labels,
                 task=described["task"],
@@ -220,14 +239,26 @@ class SavedModel:
                 dataset=described["dataset"],
             )
             model.layout()
-            if model.tokenizer.vocab_size > described["encoder"]["vocab_size"]:
-                raise ValueError(f"its encoder knows {described['encoder']['vocab_size']} tokens, the tokenizer more")
+            if model.tokenizer.vocab_size > vocab_size:
+                raise ValueError(f"its encoder knows {vocab_size} tokens, the tokenizer more")
         except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
             if isinstance(error, ValueError) and str(error).startswith(str(folder)):
                 raise
             raise ValueError(f"{path}: damaged: {type(error).__name__}: {error}") from None
         load_weights(encoder, folder / "model.safetensors")
         return model
+
+
+def _make_pretrained(folder: Path, described: dict) -> tuple[nn.Module, int]:
+    """A `PretrainedEncoder` without its weights, and the number of tokens that it knows."""
+    try:
+        from flash_sparse_apps.pretrained import PretrainedEncoder, make_body
+    except ImportError as error:
+        raise ValueError(
+            f"{folder}: a pretrained encoder, which needs transformers: pip install 'flash-sparse[hub]' ({error})"
+        ) from error
+    body = make_body(folder, described.get("chunk_tokens") or described["seq_len"])
+    return PretrainedEncoder(body, **described["encoder"]), body.config.vocab_size
 
 
 def _check(described: dict):
@@ -245,12 +276,15 @@ def _check(described: dict):
         raise ValueError(f"thresholds do not fit {len(labels)} labels of a {task} task")
     if not isinstance(described["seq_len"], int) or described["seq_len"] < 1:
         raise ValueError(f"seq_len is {described['seq_len']!r}; expected an integer of at least 1")
+    chunk_tokens = described.get("chunk_tokens")
+    if chunk_tokens is not None and (not isinstance(chunk_tokens, int) or chunk_tokens < 2):
+        raise ValueError(f"chunk_tokens is {chunk_tokens!r}; expected null or an integer of at least 2")
     attention = described["attention"]
     if attention["sparse"] and attention["pattern"] not in PATTERNS:
         raise ValueError(f"pattern is {attention['pattern']!r}; expected one of {', '.join(PATTERNS)}")
 
 
-def load_weights(encoder: torch.nn.Module, path: Path):
+def load_weights(encoder: nn.Module, path: Path):
     """Put the weights of a safetensors file into an encoder, and the encoder into evaluation mode.
 
     Raises:

@@ -20,6 +20,7 @@ from flash_sparse.layout import BLOCK_SIZES
 # What may be another when a run is resumed: how long it may take, and where files are.
 MAY_CHANGE = frozenset({"max_time", "dataset", "root", "validation", "test", "cache_dir"})
 MAX_HEAD_DIM = 256  # what `flash_sparse.attention` takes
+SCRATCH_RATE, FINE_TUNING_RATE = 3e-3, 3e-5  # learning rates where none is given
 
 
 class UserError(ValueError):
@@ -83,7 +84,14 @@ class Settings:
     stride_blocks: int | None = _flag(None, "blocks between far blocks (strided); null takes the root of their number")
 
     # model
-    width: int = _flag(64, "features of a token", group="model")
+    pretrained: str | None = _flag(
+        None,
+        "encoder to fine-tune, a name on the Hugging Face hub or a folder with config.json and weights; its tokenizer "
+        "and sizes take the place of --tokenizer, --vocab-size, and all of --width to --activation, --rotary and "
+        "both dropouts; null trains an encoder from nothing",
+        group="model",
+    )
+    width: int = _flag(64, "features of a token")
     depth: int = _flag(1, "layers")
     heads: int = _flag(2, "attention heads; must divide --width")
     mlp_width: int | None = _flag(None, "features inside the feed-forward part; null lets the model choose by --width")
@@ -97,6 +105,10 @@ class Settings:
     )
     dropout: float = _flag(0.1, "dropout of embeddings and layer outputs")
     attention_dropout: float = _flag(0.0, "dropout of attention probabilities")
+    chunked: bool = _flag(
+        False, "read each document in windows of --chunk-tokens, each by itself, and pool over all: the usual baseline"
+    )
+    chunk_tokens: int = _flag(512, "tokens of a window, its first token ([CLS]) counted")
     checkpoint_activations: bool = _flag(False, "recompute activations in the backward pass: less memory, more time")
 
     # training
@@ -108,7 +120,14 @@ class Settings:
     tokens_per_batch: int = _flag(
         16384, "tokens that go through the model at once on a device; the gradients of a larger step are added up"
     )
-    learning_rate: float = _flag(3e-3, "peak learning rate of AdamW")
+    learning_rate: float | None = _flag(
+        None, f"peak learning rate of AdamW; null: {SCRATCH_RATE:g}, with --pretrained {FINE_TUNING_RATE:g}"
+    )
+    layer_decay: float = _flag(
+        1.0,
+        "with --pretrained: learning rate of each layer as a share of that of the one above it; the head has the whole "
+        "--learning-rate, the last layer this share of it, and so on down to the embeddings",
+    )
     weight_decay: float = _flag(0.01, "weight decay of AdamW; none on norms, biases and embeddings")
     warmup_share: float = _flag(0.1, "share of the steps in which the learning rate rises; then it falls as a cosine")
     gradient_clip: float = _flag(1.0, "largest norm of the gradient")
@@ -142,6 +161,9 @@ class Settings:
         Raises:
             ValueError: one line that names the flag, its value and what was expected.
         """
+        if self.learning_rate is None:
+            rate = SCRATCH_RATE if self.pretrained is None else FINE_TUNING_RATE
+            object.__setattr__(self, "learning_rate", rate)  # for `config.yaml` and the report to say what was used
         for name, kind in get_type_hints(Settings).items():
             if getattr(self, name) is None and type(None) not in get_args(kind):  # a key of a YAML file without a value
                 raise ValueError(f"--{_dashed(name)} is null; expected a value")
@@ -160,8 +182,15 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"--{_dashed(name)} is {value}; expected a number above 0")
-        if not 0 < self.density <= 1:
-            raise ValueError(f"--density is {self.density}; expected more than 0 and at most 1")
+        for name in ("density", "layer_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"--{_dashed(name)} is {getattr(self, name)}; expected more than 0 and at most 1")
+        if self.layer_decay != 1 and self.pretrained is None:
+            raise ValueError(f"--layer-decay is {self.layer_decay}; expected --pretrained beside it")
+        for name, value in (("sparse", True), ("rotary", "2d")):
+            if self.chunked and getattr(self, name) == value:
+                what = "--sparse is given" if name == "sparse" else f"--{name} is {value}"
+                raise ValueError(f"{what}; expected it without --chunked, whose windows are texts of their own")
         if self.width % self.heads:
             raise ValueError(f"--heads is {self.heads}; expected a divisor of --width {self.width}")
         head_dim = self.width // self.heads
@@ -190,6 +219,11 @@ class Settings:
                 f"--batch-size is {self.batch_size}; expected a multiple of the {self.devices * self.num_nodes} devices"
             )
 
+    @property
+    def attention_length(self) -> int:
+        """Tokens that attend to each other, at most: of a document, or of one of its windows."""
+        return self.chunk_tokens if self.chunked else self.seq_len
+
     def to_yaml(self) -> str:
         """The settings as YAML, keys with dashes, in the order of `--help`."""
         values = {_dashed(field.name): getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -198,6 +232,7 @@ class Settings:
 
 _AT_LEAST = {
     "seq_len": 1,
+    "chunk_tokens": 2,
     "vocab_size": 260,  # 256 bytes and the special tokens
     "window": 0,
     "global_blocks": 0,
@@ -224,6 +259,9 @@ _AT_LEAST = {
 _AT_MOST = dict.fromkeys(set(_AT_LEAST) - {"weight_decay", "split_seed"}, 2**31 - 1)
 _AT_MOST |= {"seq_len": 2**24, "seed": 2**32 - 1, "vocab_size": 2**20, "max_time": 1e12}
 _SPARSE_ALONE = ("pattern", "window", "global_blocks", "random_blocks", "density", "stride_blocks", "block_size")
+# What the checkpoint decides
+_SCRATCH_ALONE = ("tokenizer", "vocab_size", "width", "depth", "heads", "mlp_width", "activation", "rotary", "dropout")
+_SCRATCH_ALONE += ("attention_dropout",)
 _SHARES = ("validation_share", "test_share", "dropout", "attention_dropout", "warmup_share")
 
 
@@ -315,6 +353,14 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
             unused = [name for name in _SPARSE_ALONE if name in given]
             if unused and not settings.sparse and "sparse" not in given:  # who types --dense knows what it turns off
                 raise ValueError(f"--{_dashed(unused[0])} is {given[unused[0]]}; expected --sparse beside it")
+            if "chunk_tokens" in given and not settings.chunked:
+                raise ValueError(f"--chunk-tokens is {settings.chunk_tokens}; expected --chunked beside it")
+            unused = [name for name in _SCRATCH_ALONE if name in given]
+            if unused and settings.pretrained is not None:
+                raise ValueError(
+                    f"--{_dashed(unused[0])} is {given[unused[0]]}; expected it without --pretrained "
+                    f"{settings.pretrained}, which decides that"
+                )
             return settings, None
         run = Path(namespace.resume)
         stored = run / "config.yaml"

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from torch import nn
 
 from flash_sparse import BlockLayout
-from flash_sparse.nn import Encoder
 from flash_sparse_apps.batching import PackedBatch
 from flash_sparse_apps.evaluation import agreement, predict_labels
 from flash_sparse_apps.lightning_module import document_losses, to_probabilities
@@ -20,7 +20,7 @@ REPEATS = 3
 ENOUGH_SECONDS = 10.0  # a step that took longer is not repeated
 
 
-def step_seconds(encoder: Encoder, batch: PackedBatch, layout: BlockLayout | None, task: str) -> float:
+def step_seconds(encoder: nn.Module, batch: PackedBatch, layout: BlockLayout | None, task: str) -> float:
     """Wall clock of forward and backward over one packed batch: the median of a few, after one to warm up."""
     device = batch.tokens.device
     encoder.train()
@@ -41,7 +41,7 @@ def step_seconds(encoder: Encoder, batch: PackedBatch, layout: BlockLayout | Non
         encoder.eval()
 
 
-def time_peers(encoder: Encoder, layout: BlockLayout | None, task: str, longest: PackedBatch) -> dict:
+def time_peers(encoder: nn.Module, layout: BlockLayout | None, task: str, longest: PackedBatch) -> dict:
     """Time one step over a batch: as it was trained, and dense with PyTorch's and with textbook attention.
 
     Returns:
@@ -59,7 +59,7 @@ def time_peers(encoder: Encoder, layout: BlockLayout | None, task: str, longest:
 
 
 def compare(
-    encoder: Encoder,
+    encoder: nn.Module,
     layout: BlockLayout,
     task: str,
     longest: PackedBatch,

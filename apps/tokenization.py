@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from flash_sparse_apps import byte_tokenizer
 from flash_sparse_apps.byte_tokenizer import ByteTokenizer
+from flash_sparse_apps.hub import fetch
 
 CLS, MASK = "[CLS]", "[MASK]"  # no [PAD]: batches are packed; no [UNK]: every byte has a token
 UNKNOWN = "[UNK]"  # for words outside a fixed vocabulary
@@ -175,13 +176,7 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
         raise ValueError(
             f"tokenizer {str(name_or_folder)!r} needs the transformers library: pip install 'flash-sparse[hub]'"
         ) from error
-    try:
-        published = AutoTokenizer.from_pretrained(str(name_or_folder), trust_remote_code=False)
-    except Exception as error:  # network, cache, missing file, unknown format: transformers raises many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"tokenizer {str(name_or_folder)!r} cannot be loaded; expected a folder or a name on the hub: {reason}"
-        ) from error
+    published = fetch(AutoTokenizer.from_pretrained, "tokenizer", str(name_or_folder))
     backend = getattr(published, "backend_tokenizer", None)
     if backend is None:
         raise ValueError(f"tokenizer {str(name_or_folder)!r} is {type(published).__name__}; expected a fast tokenizer")
@@ -189,6 +184,8 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
     if first is None:
         raise ValueError(f"tokenizer {str(name_or_folder)!r} has no cls_token and no bos_token; expected one of them")
     backend = tokenizers.Tokenizer.from_str(backend.to_str())
+    if set(backend.get_vocab(with_added_tokens=False)) <= set(published.all_special_tokens):  # made up by the library
+        raise ValueError(f"tokenizer {str(name_or_folder)!r} has no words; expected files of a tokenizer there")
     backend.post_processor = _cls_first(first, backend.token_to_id(first))
     return Tokenizer(backend)
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lightning as L
 import torch
@@ -22,11 +23,14 @@ import yaml
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import nn
 
 import flash_sparse_datasets
+from flash_sparse.nn import Encoder
 from flash_sparse_apps import figures, layouts, report, results
 from flash_sparse_apps.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.callbacks import Checkpoints, History, Progress
+from flash_sparse_apps.chunking import Chunked
 from flash_sparse_apps.data_module import TextDataModule
 from flash_sparse_apps.lightning_module import MONITOR, Classifier
 from flash_sparse_apps.run_folder import RunFolder, SavedModel, load_weights, to_json, write_atomically
@@ -35,6 +39,9 @@ from flash_sparse_apps.token_store import TokenStore, truncation
 from flash_sparse_apps.tokenization import Tokenizer, load_tokenizer, train_tokenizer, word_tokenizer
 from flash_sparse_datasets import Dataset
 from flash_sparse_datasets.cache_folder import cache_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DATA_OPTIONS = (
     *("text_field", "label_field", "id_field", "validation", "test", "validation_share", "test_share", "split_seed"),
@@ -51,8 +58,20 @@ class Prepared:
     data: TextDataModule
     stores: dict[str, TokenStore]
     truncation: dict[str, dict]
+    body: PreTrainedModel | None  # of a pretrained encoder, with its weights
     encoder_arguments: dict
     attention: dict
+    chunk_tokens: int | None
+
+    def make_encoder(self) -> nn.Module:
+        """The encoder to train: new weights, or those of the checkpoint behind a new head."""
+        if self.body is None:
+            encoder = Encoder(**self.encoder_arguments)
+        else:
+            from flash_sparse_apps.pretrained import PretrainedEncoder  # needs transformers
+
+            encoder = PretrainedEncoder(self.body, **self.encoder_arguments)
+        return encoder if self.chunk_tokens is None else Chunked(encoder, self.chunk_tokens)
 
 
 def prepare(settings: Settings, resumed: Path | None) -> Prepared:
@@ -71,7 +90,13 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
         _check_kind(settings, dataset)
         attention = layouts.describe(settings, dataset.grid)
         layouts.make_layout(settings.seq_len, attention)
+        body = None if settings.pretrained is None else _load_body(settings)
         tokenizer = _tokenizer(settings, dataset, cache)
+        if body is not None and tokenizer.vocab_size > body.config.vocab_size:
+            raise UserError(
+                f"--pretrained is {settings.pretrained}, whose tokenizer has {tokenizer.vocab_size} tokens and whose "
+                f"model {body.config.vocab_size}; expected no more tokens than the model knows"
+            )
         data = TextDataModule(
             dataset,
             tokenizer,
@@ -84,9 +109,13 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
         )
         data.prepare_data()
         data.setup("fit")
+    except UserError:
+        raise
     except ValueError as error:
         names = "|".join(DATA_OPTIONS)  # the library names its arguments, the user types flags
-        message = re.sub(rf"\b({names})\b", lambda match: "--" + match[0].replace("_", "-"), str(error))
+        message = re.sub(
+            rf"(?<![\w/.-])({names})(?![\w/.-])", lambda match: "--" + match[0].replace("_", "-"), str(error)
+        )
         raise UserError(message) from error
     stores = {"train": data.train_store, "validation": data.validation_store, "test": data.test_store}
     return Prepared(
@@ -95,23 +124,51 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
         data=data,
         stores=stores,
         truncation={split: asdict(truncation(store, settings.seq_len)) for split, store in stores.items()},
-        encoder_arguments={
-            "vocab_size": tokenizer.vocab_size,
-            "width": settings.width,
-            "depth": settings.depth,
-            "heads": settings.heads,
-            "mlp_width": settings.mlp_width,
-            "activation": settings.activation,
-            "dropout": settings.dropout,
-            "attention_dropout": settings.attention_dropout,
-            "rotary": {"1d": "1d", "2d": "axial2d", "none": None}[settings.rotary],
-            "grid": dataset.grid if settings.rotary == "2d" else None,
-            "pooling": settings.pooling,
-            "num_outputs": len(dataset.labels),
-            "checkpoint_activations": settings.checkpoint_activations,
-        },
+        body=body,
+        encoder_arguments=_encoder_arguments(settings, dataset, tokenizer, body),
         attention=attention,
+        chunk_tokens=settings.chunk_tokens if settings.chunked else None,
     )
+
+
+def _load_body(settings: Settings) -> PreTrainedModel:
+    try:
+        from flash_sparse_apps.pretrained import load_body
+    except ImportError as error:
+        raise UserError(
+            f"--pretrained is {settings.pretrained}, which needs transformers: pip install 'flash-sparse[hub]'"
+        ) from error
+    try:
+        return load_body(settings.pretrained, settings.attention_length)
+    except ValueError as error:
+        raise UserError(f"--pretrained: {error}") from error
+
+
+def _encoder_arguments(
+    settings: Settings, dataset: Dataset, tokenizer: Tokenizer | ByteTokenizer, body: PreTrainedModel | None
+) -> dict:
+    """What `Encoder`, or `PretrainedEncoder` beside its body, is made with."""
+    head = {
+        "pooling": settings.pooling,
+        "num_outputs": len(dataset.labels),
+        "checkpoint_activations": settings.checkpoint_activations,
+    }
+    if body is not None:
+        from flash_sparse_apps.pretrained import head_dropout
+
+        return head | {"dropout": head_dropout(body.config)}
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "width": settings.width,
+        "depth": settings.depth,
+        "heads": settings.heads,
+        "mlp_width": settings.mlp_width,
+        "activation": settings.activation,
+        "dropout": settings.dropout,
+        "attention_dropout": settings.attention_dropout,
+        "rotary": {"1d": "1d", "2d": "axial2d", "none": None}[settings.rotary],
+        "grid": dataset.grid if settings.rotary == "2d" else None,
+    } | head
 
 
 def _check_kind(settings: Settings, dataset: Dataset):
@@ -122,12 +179,16 @@ def _check_kind(settings: Settings, dataset: Dataset):
                 raise UserError(f"--{name} is {value}; expected another for {dataset.name}, whose texts are no images")
     elif settings.tokenizer != "bpe":
         raise UserError(f"--tokenizer is {settings.tokenizer}; expected none for {dataset.name}: pixels are tokens")
+    if settings.pretrained is not None and (dataset.vocabulary or isinstance(next(iter(dataset.train)).text, bytes)):
+        raise UserError(f"--pretrained is {settings.pretrained}; expected none for {dataset.name}, which is not prose")
     if next(iter(dataset.train)).second is not None:
         raise UserError(f"--dataset is {dataset.name}; expected one of single texts, not of pairs")
 
 
 def _tokenizer(settings: Settings, dataset: Dataset, cache: Path) -> Tokenizer | ByteTokenizer:
     """What the data prescribes, the named tokenizer, or one trained on this training split, which is done only once."""
+    if settings.pretrained is not None:
+        return load_tokenizer(settings.pretrained)
     if dataset.vocabulary is not None:
         return word_tokenizer(dataset.vocabulary)
     if isinstance(next(iter(dataset.train)).text, bytes):
@@ -156,7 +217,10 @@ def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> Ru
     if not is_main_process():
         return RunFolder(os.environ["FLASH_SPARSE_RUN"])
     fingerprint = {"name": prepared.dataset.name, "fingerprint": prepared.dataset.fingerprint}
-    described = fingerprint | {"settings": yaml.safe_load(settings.to_yaml())}
+    described = fingerprint | {
+        "tokenizer": prepared.tokenizer.fingerprint,
+        "settings": yaml.safe_load(settings.to_yaml()),
+    }
     if resumed is not None:
         run = RunFolder(resumed)
         run.lock()
@@ -172,6 +236,9 @@ def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> Ru
             raise UserError(
                 f"--resume is {resumed}, but the data of {settings.dataset} has changed since that run began"
             )
+        if before.get("tokenizer", described["tokenizer"]) != described["tokenizer"]:
+            name = settings.pretrained or settings.tokenizer
+            raise UserError(f"--resume is {resumed}, but the tokenizer of {name} has changed since that run began")
         for key, value in before.get("settings", {}).items():
             if key.replace("-", "_") not in MAY_CHANGE | {"output"} and described["settings"].get(key) != value:
                 now = described["settings"].get(key)
@@ -193,7 +260,7 @@ def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> Ru
 
 def _default_output(settings: Settings, dataset: Dataset) -> Path:
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(dataset.name).stem) or "run"
-    kind = "sparse" if settings.sparse else "dense"
+    kind = "sparse" if settings.sparse else "chunked" if settings.chunked else "dense"
     return Path("runs") / f"{name}-{settings.seq_len}-{kind}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
@@ -205,6 +272,10 @@ def introduce(settings: Settings, prepared: Prepared, run: RunFolder):
     print(f"{dataset.name}: {dataset.task}, {len(dataset.labels):,} labels")
     for note in dataset.notes:
         print(f"  note: {note}")
+    if prepared.body is not None:
+        from flash_sparse_apps.pretrained import describe_body
+
+        print(f"  pretrained: {settings.pretrained}, {describe_body(prepared.body)}")
     for line in report.truncation_lines(prepared.truncation, settings.seq_len):
         print(f"  {line}")
     print(f"run folder: {run.path}", flush=True)
@@ -213,11 +284,18 @@ def introduce(settings: Settings, prepared: Prepared, run: RunFolder):
 def train(settings: Settings, prepared: Prepared, run: RunFolder) -> tuple[Classifier, L.Trainer, History]:
     """Train, or go on training, until the epochs, --patience or --max-time end it."""
     L.seed_everything(settings.seed, workers=True, verbose=False)
+    try:
+        encoder = prepared.make_encoder()
+        if settings.layer_decay != 1:
+            encoder.layer_rates(settings.layer_decay)  # for an error before training
+    except ValueError as error:
+        raise UserError(str(error)) from error
     module = Classifier(
-        prepared.encoder_arguments,
+        encoder,
         layouts.make_layout(settings.seq_len, prepared.attention),
         prepared.dataset.task,
         learning_rate=settings.learning_rate,
+        layer_decay=settings.layer_decay,
         weight_decay=settings.weight_decay,
         warmup_share=settings.warmup_share,
         gradient_clip=settings.gradient_clip,
@@ -292,7 +370,9 @@ def finish(
     saved = SavedModel(
         encoder=encoder,
         encoder_arguments=prepared.encoder_arguments,
+        pretrained=settings.pretrained,
         attention=prepared.attention,
+        chunk_tokens=prepared.chunk_tokens,
         tokenizer=prepared.tokenizer,
         labels=prepared.dataset.labels,
         task=prepared.dataset.task,

@@ -40,19 +40,9 @@ def extend_positions(
     """
     if isinstance(max_length, bool) or not isinstance(max_length, int):
         raise TypeError(f"max_length is {max_length!r}; expected an integer, in tokens")
-    if hasattr(model.config, "patch_size"):
-        raise ValueError(f"{type(model).__name__} has a position for each patch of an image; expected a text model")
-    if getattr(model.config, "max_position_embeddings", None) is None:
-        raise ValueError(f"{type(model.config).__name__} has no max_position_embeddings; expected a maximal length")
-    tables = _find_tables(model)
-    if tables:
-        lengths = {table.num_embeddings - _reserved(table) for table in tables}
-        if len(lengths) > 1:
-            raise ValueError(f"{type(model).__name__} has tables of {sorted(lengths)} positions; expected one length")
-        present = lengths.pop()
-    else:
+    present, tables = count_positions(model), _find_tables(model)
+    if not tables:
         _check_rotary(model)
-        present = model.config.max_position_embeddings
     added = max_length - present
     if added < 0:
         raise ValueError(f"max_length is {max_length}; expected at least {present}, which the model takes already")
@@ -72,6 +62,22 @@ def extend_positions(
     if tokenizer is not None:
         tokenizer.model_max_length = max_length
     return model
+
+
+def count_positions(model: PreTrainedModel) -> int:
+    """Tokens that a text model takes at most, special ones counted.
+
+    Raises:
+        ValueError: the model has no such limit, or several.
+    """
+    if hasattr(model.config, "patch_size"):
+        raise ValueError(f"{type(model).__name__} has a position for each patch of an image; expected a text model")
+    if getattr(model.config, "max_position_embeddings", None) is None:
+        raise ValueError(f"{type(model.config).__name__} has no max_position_embeddings; expected a maximal length")
+    lengths = {table.num_embeddings - _reserved(table) for table in _find_tables(model)}
+    if len(lengths) > 1:
+        raise ValueError(f"{type(model).__name__} has tables of {sorted(lengths)} positions; expected one length")
+    return lengths.pop() if lengths else model.config.max_position_embeddings
 
 
 def _find_tables(model: PreTrainedModel) -> list[nn.Embedding]:

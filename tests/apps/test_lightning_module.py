@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from flash_sparse import patterns
+from flash_sparse.nn import Encoder
 from flash_sparse_apps.batching import PackedBatch
 from flash_sparse_apps.lightning_module import Classifier, document_losses, predict, rate, to_probabilities
 
@@ -31,7 +32,7 @@ def packed(lengths: list[int], indices: list[int], step_documents: int) -> Packe
 def module(**changes) -> Classifier:
     torch.manual_seed(0)
     options = {"learning_rate": 0.1, "weight_decay": 0.5, "warmup_share": 0.1, "gradient_clip": 1.0, "seed": 0}
-    return Classifier(ENCODER, None, "multi-label", **(options | changes))
+    return Classifier(Encoder(**ENCODER), None, "multi-label", **(options | changes))
 
 
 def test_the_rate_rises_straight_and_falls_as_a_cosine_to_zero():

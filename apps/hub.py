@@ -1,0 +1,67 @@
+"""Files of a published model: from a folder, else from the local cache, else from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+def fetch(load: Callable[..., Any], what: str, name_or_folder: str, **options) -> Any:
+    """Call a `from_pretrained`; no code that comes with the files is run, and the hub is asked last.
+
+    Args:
+        load: such as `AutoConfig.from_pretrained`.
+        what: what the error says could not be loaded, such as "tokenizer".
+        options: further arguments of `load`.
+
+    Raises:
+        ValueError: one line that says why nothing could be loaded.
+    """
+    options["trust_remote_code"] = False
+    try:
+        with _quiet():
+            try:
+                return load(name_or_folder, local_files_only=True, **options)
+            except pickle.UnpicklingError:
+                raise
+            except Exception:
+                if os.path.isdir(name_or_folder) or os.path.isabs(name_or_folder):
+                    raise
+                return load(name_or_folder, **options)
+    except pickle.UnpicklingError as error:  # what it says is advice to run what is in the file
+        raise ValueError(
+            f"{what} {name_or_folder!r} has pickled weights with more than tensors in them; expected model.safetensors"
+        ) from error
+    except Exception as error:  # network, cache, missing file, unknown format: transformers raises many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{what} {name_or_folder!r} cannot be loaded; expected a folder or a name on the hub: {reason}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' reports and advice off the console, and bars where nobody sees them."""
+    from transformers.utils import logging as transformers_logging
+
+    hub = logging.getLogger("huggingface_hub")
+    level, verbosity = hub.level, transformers_logging.get_verbosity()
+    without_bars = transformers_logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    # without it, a checkpoint of pickled tensors is sent to a service on the hub that converts it
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
+    hub.setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    if without_bars:
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hub.setLevel(level)
+        transformers_logging.set_verbosity(verbosity)
+        if without_bars:
+            transformers_logging.enable_progress_bar()
