@@ -21,7 +21,8 @@ from flash_sparse import BlockLayout
 from flash_sparse_apps.run_folder import write_atomically
 
 BLUE, ORANGE, GREY, GREEN, VIOLET = "#2463a8", "#c4571b", "#6b7280", "#2f7d4f", "#7c4d9e"
-_LINES = {"dense": BLUE, "sparse": ORANGE, "linear model": GREY, "PyTorch's": GREEN, "textbook": VIOLET}
+_LINES = {"dense": BLUE, "sparse": ORANGE, "linear model": GREY, "PyTorch's": GREEN, "textbook": VIOLET,
+          "chunked": GREEN}  # fmt: skip
 MAX_CELLS = 256  # blocks along a side of the layout's picture; more are drawn as shares
 
 _STYLE = {

@@ -1,9 +1,9 @@
 """Does reading more of a document pay, and what does it cost? One table over sequence lengths, from one command.
 
     python apps/sweep.py --seq-lens 512 2048 16384 --output runs/sweep
-    python apps/sweep.py --dataset my.jsonl --seq-lens 512 4096 --kinds sparse --seeds 0 1 2 --output runs/mine
+    python apps/sweep.py --dataset my.jsonl --seq-lens 512 4096 --kinds sparse chunked --seeds 0 1 2 --output runs/mine
 
-Every cell, a length with dense or with sparse attention and a seed, is a run of `classify.py` in a process of its own,
+Every cell, a length, a kind of attention and a seed, is a run of `classify.py` in a process of its own,
 in a folder of its own; all flags of `classify.py` go through to it. The same command again goes on with what is not
 finished. The table, in HTML, Markdown, CSV, JSON and PNG, is written anew after each cell.
 
@@ -23,7 +23,16 @@ from pathlib import Path
 
 from flash_sparse_apps.console import interruptible, plain_interrupt, print_anything
 
-OWN = ("seq_len", "sparse", "seed", "resume", "linear_baseline", "compare", "compare_peers")  # what sweeping decides
+OWN = (
+    "seq_len",
+    "sparse",
+    "chunked",
+    "seed",
+    "resume",
+    "linear_baseline",
+    "compare",
+    "compare_peers",
+)  # what sweeping decides
 
 
 @interruptible
@@ -40,7 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     group = parser.add_argument_group("sweep")
     group.add_argument("--seq-lens", type=int, nargs="+", default=[512, 2048, 8192], help="tokens that the models read")
     group.add_argument(
-        "--kinds", type=str, nargs="+", choices=["dense", "sparse"], default=["dense", "sparse"], help="attention"
+        "--kinds",
+        type=str,
+        nargs="+",
+        choices=["dense", "sparse", "chunked"],
+        default=["dense", "sparse"],
+        help="attention; chunked is dense within windows of --chunk-tokens",
     )
     group.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds; results are over all of them")
     group.add_argument(
@@ -96,6 +110,7 @@ def make_cells(options, folder: Path) -> list:
                 own = {
                     "seq_len": length,
                     "sparse": kind == "sparse",
+                    "chunked": kind == "chunked",
                     "seed": seed,
                     "linear_baseline": first and kind == options.kinds[0],
                     "compare": first,

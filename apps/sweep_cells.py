@@ -31,7 +31,7 @@ class Cell:
     """One run of a sweep.
 
     Attributes:
-        kind: "dense" or "sparse".
+        kind: "dense", "sparse" or "chunked".
     """
 
     name: str

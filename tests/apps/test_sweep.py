@@ -106,6 +106,15 @@ def test_the_table_says_what_the_cells_say(task, flags, in_this_process, tmp_pat
     assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in ("micro_f1.png", "step.png"))
 
 
+def test_windows_stand_beside_whole_documents(flags, in_this_process, tmp_path):
+    folder = tmp_path / "sweep"
+    assert sweep.main([*flags(chunk_tokens="16"), "--seq-lens", "64", "--kinds", "chunked", "sparse"]) == 0
+    rows = json.loads((folder / "sweep.json").read_text())["rows"]
+    assert [row["kind"] for row in rows] == ["chunked", "sparse"]
+    settings = json.loads((folder / "cells" / "64-chunked-0" / "metrics.json").read_text())["settings"]
+    assert (settings["chunked"], settings["sparse"], settings["chunk-tokens"]) == (True, False, 16)
+
+
 def test_documents_are_told_apart_by_their_length(flags, in_this_process, tmp_path):
     folder = tmp_path / "sweep"
     assert sweep.main([*flags(test_share="0.4"), "--seq-lens", "8", "40", "--kinds", "dense"]) == 0
