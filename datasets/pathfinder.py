@@ -37,7 +37,7 @@ SIZES = {"train": 160_000, "validation": 20_000, "test": 20_000}
 # Images that one worker makes at a time, and that are lost if it is killed. The last ones of a chunk leave most lanes
 # of the growth idle, therefore so many.
 CHUNK = 4000
-VERSION = 1  # of the generator: another one makes other files
+VERSION = 2  # of the generator: another one makes other files
 EMPTY = "curv_baseline/imgs/0/sample_172.png"  # of the released 32 x 32 images
 
 

@@ -76,10 +76,9 @@ class Shapes:
     border: int
     line_offsets: np.ndarray  # (orientations, pixels)
     line_values: np.ndarray
-    taken_offsets: np.ndarray  # the dash with its margin
-    taken_values: np.ndarray
-    near_offsets: np.ndarray  # and with the margin of a candidate
-    near_values: np.ndarray
+    taken: np.ndarray  # (orientations, window, window) the dash with its margin; its head is in the middle
+    limit: np.ndarray  # (orientations, window, window) what may be taken already where the dash shall go
+    near: np.ndarray  # (orientations, window, window) and with the margin of a candidate
     path_offsets: np.ndarray  # the dash one pixel wide, from its tail
     tail_to_head: np.ndarray  # (orientations, 2)
     tail_to_pivot: np.ndarray  # (orientations, 2)
@@ -122,8 +121,19 @@ def _sparse(images: list[np.ndarray], stride: int) -> tuple[np.ndarray, np.ndarr
         rows.append(((y - len(image) // 2) * stride + x - len(image) // 2, image[y, x]))
     longest = max(len(values) for _, values in rows)
     columns = [np.where(np.arange(longest) < len(values), np.arange(longest), 0) for _, values in rows]
-    offsets = np.array([row[0][column] for row, column in zip(rows, columns, strict=True)], np.int32)
+    offsets = np.array([row[0][column] for row, column in zip(rows, columns, strict=True)])
     return offsets, np.array([row[1][column] for row, column in zip(rows, columns, strict=True)], np.uint8)
+
+
+def _windows(taken: list[np.ndarray], near: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both, and the limit, cut to the smallest square around the head that holds all of them."""
+    used = np.any(near, axis=0)
+    middle = len(used) // 2
+    reach = abs(np.argwhere(used) - middle).max()
+    cut = slice(middle - reach, middle + reach + 1)
+    taken, near = np.array(taken)[:, cut, cut], np.array(near)[:, cut, cut]
+    limit = np.minimum(TOUCHING - 1 - taken.astype(int), 255).astype(np.uint8)
+    return taken, limit, near
 
 
 @lru_cache
@@ -156,8 +166,8 @@ def shapes(size: int) -> Shapes:
             paths.append(steps @ (stride, 1))
 
     candidates = max(len(circle) for _, circle, _ in per_margin)
-    next_offsets = np.zeros((len(angles), candidates), np.int32)
-    next_orientations = np.zeros((len(angles), candidates), np.int32)
+    next_offsets = np.zeros((len(angles), candidates), int)
+    next_orientations = np.zeros((len(angles), candidates), int)
     weights = np.zeros((len(angles), candidates), np.float32)
     head, pivot, next_pivot = [], [], []
     for begin, (margin, circle, radians) in zip(first, per_margin, strict=True):
@@ -175,9 +185,8 @@ def shapes(size: int) -> Shapes:
         stride,
         border,
         *_sparse(lines, stride),
-        *_sparse(taken, stride),
-        *_sparse(near, stride),
-        np.array(paths, np.int32),
+        *_windows(taken, near),
+        np.array(paths),
         np.array(head),
         np.array(pivot),
         np.array(next_pivot),
@@ -198,19 +207,23 @@ class _Random:
     def __init__(self, lanes: int):
         self._state = np.zeros(lanes, np.uint64)
 
-    def start(self, lane: int, seed: int, index: int) -> None:
-        self._state[lane] = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
+    def start(self, lanes: np.ndarray, keys: np.ndarray, attempts: np.ndarray | int = 0) -> None:
+        self._state[lanes] = _mixed(keys + (np.asarray(attempts, np.uint64) + np.uint64(1)) * _GAMMA)
 
     def uniform(self, lanes: np.ndarray, count: int) -> np.ndarray:
         """(len(lanes), count) float64 in [0, 1)."""
         numbers = self._state[lanes][:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GAMMA
         self._state[lanes] = numbers[:, -1]
-        numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return ((numbers ^ (numbers >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+        return (_mixed(numbers) >> np.uint64(11)) * 2.0**-53
 
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mixed(numbers: np.ndarray) -> np.ndarray:
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))
 
 
 @dataclass(frozen=True)
@@ -238,38 +251,46 @@ class Drawing:
 
 def drawings(indices: range, size: int, level: int, preset: str, seed: int) -> dict[int, Drawing]:
     """Grow the images of these indices."""
-    growth = _Growth(min(len(indices), 384 if size < 256 else 128), size, level, preset, seed)
-    return growth.run(indices)
+    growth = _Growth(256 if size < 256 else 128, size, level, preset)
+    done: dict[int, Drawing] = {}
+    for begin in range(0, len(indices), 1024):
+        done |= growth.run(indices[begin : begin + 1024], seed)
+    return done
 
 
 class _Growth:
-    def __init__(self, lanes: int, size: int, level: int, preset: str, seed: int):
-        self.size, self.level, self.seed = size, level, seed
+    """First all targets: a lane is one attempt for some image. The attempts of an image are numbered, each has random
+    numbers of its own, and the first one that succeeds counts, so that several can be made at once without changing
+    what comes out: an image that needs thousands of them does not leave all other lanes waiting. Then the distractors,
+    where a lane is an image."""
+
+    def __init__(self, lanes: int, size: int, level: int, preset: str):
+        self.size, self.level = size, level
         self.recipe, self.shapes = RECIPES[size], shapes(size)
         self.most_distractors = distractors(size, level, preset)
         border, stride, padding = self.shapes.border, self.shapes.stride, self.recipe.padding
-        self.image_area = stride * stride
+        self.image_area = -(-stride * stride // 8) * 8  # whole words, which are faster to copy
+        # Offset from a head of the rows of a window; such a row is one item of _rows(), which is what makes it fast.
+        self.window = self.shapes.near.shape[1]
+        self.window_rows = np.arange(self.window) * stride - self.window // 2 * (stride + 1)
 
         # What is taken by dashes with their margin, and the same dilated by the margin once more: 0 to 255.
         inside = slice(border + padding, border + size - padding)
-        self.empty_taken = np.full((len(self.recipe.margins), stride, stride), 255, np.uint8)
-        self.empty_taken[:, inside, inside] = 0
-        self.empty_near = np.array(
-            [grey_dilation(self.empty_taken[0], footprint=_disk(margin)) for margin in self.recipe.margins]
-        ).reshape(len(self.recipe.margins), -1)
-        self.empty_taken = self.empty_taken.reshape(len(self.recipe.margins), -1)
-        self.taken = np.zeros((lanes, self.image_area), np.uint8)
-        self.near = np.zeros((lanes, self.image_area), np.uint8)
-        self.kept_taken = np.zeros_like(self.taken)  # as it was before the group of snakes that grows
+        empty = np.full((stride, stride), 255, np.uint8)
+        empty[inside, inside] = 0
+        self.empty_taken, self.empty_near = np.full((2, len(self.recipe.margins), self.image_area), 255, np.uint8)
+        for number, margin in enumerate(self.recipe.margins):
+            self.empty_taken[number, : stride * stride] = empty.reshape(-1)
+            self.empty_near[number, : stride * stride] = grey_dilation(empty, footprint=_disk(margin)).reshape(-1)
+        self.taken, self.near = np.zeros((2, lanes, self.image_area), np.uint8)
+        self.kept_taken = np.zeros_like(self.taken)  # as it was before the distractor that grows
         self.kept_near = np.zeros_like(self.near)
 
         self.random = _Random(lanes)
-        self.image = np.full(lanes, -1)  # -1: nothing to do
         self.margin = np.zeros(lanes, int)  # its position in the recipe
         self.distractor = np.zeros(lanes, int)  # 0: the targets grow; n: the n-th distractor
         self.tries = np.zeros(lanes, int)
         self.seed_rounds = np.zeros(lanes, int)
-        self.attempts = np.zeros(lanes, int)
         self.dash = np.zeros(lanes, int)  # of the group that grows: how many dashes are there
         self.dashes_before = np.zeros(lanes, int)  # those of finished groups
         most = 2 * level + self.most_distractors * LEVELS[level]
@@ -277,58 +298,100 @@ class _Growth:
         self.orientations = np.zeros((lanes, most), int)
         self.snakes = np.zeros((lanes, most), int)
 
-    def run(self, indices: range) -> dict[int, Drawing]:
-        waiting = iter(indices)
-        done: dict[int, Drawing] = {}
-        for lane in range(len(self.image)):
-            self._begin_image(lane, next(waiting))
-        while (active := np.flatnonzero(self.image >= 0)).size:
-            targets = self.distractor[active] == 0
-            seeding = self.dash[active] == 0
-            failed = [
-                self._seed_targets(active[seeding & targets]),
-                self._seed_distractors(active[seeding & ~targets]),
-                self._extend(active[~seeding]),
-            ]
-            self._restart(np.concatenate(failed))
-            group = np.where(self.distractor[active] == 0, 2 * self.level, LEVELS[self.level])
-            for lane in active[self.dash[active] == group]:
-                self._end_group(lane)
-            for lane in active[self.distractor[active] > self.most_distractors]:
-                done[int(self.image[lane])] = self._finished(lane)
-                self._begin_image(lane, next(waiting, -1))
+    def run(self, indices: range, seed: int) -> dict[int, Drawing]:
+        keys = np.array(
+            [np.random.SeedSequence([seed, i]).generate_state(3, np.uint64) for i in indices]
+        )  # (images, 3)
+        choices = (_mixed(keys[:, 2:] + np.arange(1, 4, dtype=np.uint64) * _GAMMA) >> np.uint64(11)) * 2.0**-53
+        margins = (choices[:, 0] * len(self.recipe.margins)).astype(int)
+        labels, origins = (choices[:, 1:] * 2).astype(int).T
+        attempts, heads, orientations = self._targets(keys[:, 0], margins)
+        done, lanes = {}, len(self.distractor)
+        for begin in range(0, len(indices), lanes):
+            images = np.arange(begin, min(begin + lanes, len(indices)))
+            self._distractors(keys[images, 1], margins[images], heads[images], orientations[images])
+            for lane, image in enumerate(images):
+                done[indices[image]] = self._finished(lane, labels[image], origins[image], attempts[image] + 1)
         return done
 
-    def _begin_image(self, lane: int, image: int) -> None:
-        self.image[lane] = image
-        if image < 0:
-            return
-        self.random.start(lane, self.seed, image)
-        draw = self.random.uniform(np.array([lane]), 1)[0, 0]
-        self.margin[lane] = int(draw * len(self.recipe.margins))
-        for kept, empty in ((self.kept_taken, self.empty_taken), (self.kept_near, self.empty_near)):
-            kept[lane] = empty[self.margin[lane]]
-        self.distractor[lane] = self.dashes_before[lane] = self.attempts[lane] = 0
-        self._restart(np.array([lane]))
-        self.tries[lane] = 0
+    def _targets(self, keys: np.ndarray, margins: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each image the first attempt that succeeds, from 0, and the heads and orientations of its dashes."""
+        images, lanes = len(keys), len(self.distractor)
+        heads, orientations = np.zeros((2, images, 2 * self.level), int)
+        started = np.zeros(images, int)  # attempts
+        success = np.full(images, np.iinfo(int).max)  # the first that is known
+        image, attempt = np.zeros((2, lanes), int)  # of a lane
+        self.distractor[:] = self.dashes_before[:] = turn = 0
+        active, ready = np.zeros(lanes, bool), np.arange(lanes)
+        while True:
+            active[ready] = False
+            if (waiting := np.flatnonzero(started >= 0)).size:  # each in its turn, several times if there are few
+                turns = turn + np.arange(len(ready))
+                turn = (turns[-1] + 1) % len(waiting) if len(ready) else turn % len(waiting)
+                chosen = waiting[turns % len(waiting)]
+                image[ready], attempt[ready] = chosen, started[chosen] + np.arange(len(ready)) // len(waiting)
+                np.add.at(started, chosen, 1)
+                self._clear(ready, margins[chosen])
+                self.random.start(ready, keys[chosen], attempt[ready])
+                self._seed_targets(ready)
+                active[ready] = True
+            growing = np.flatnonzero(active)
+            if not growing.size:
+                return success, heads, orientations
+            failed = self._extend(growing)
+            finished = growing[self.dash[growing] == 2 * self.level]
+            for lane in finished:
+                if attempt[lane] < success[image[lane]]:
+                    success[image[lane]] = attempt[lane]
+                    heads[image[lane]] = self.heads[lane, : 2 * self.level]
+                    orientations[image[lane]] = self.orientations[lane, : 2 * self.level]
+                    started[image[lane]] = -lanes - 1  # no more of them
+            late = growing[attempt[growing] > success[image[growing]]] if finished.size else finished
+            ready = np.unique(np.concatenate((failed, finished, late)))
+
+    def _clear(self, lanes: np.ndarray, margins: np.ndarray) -> None:
+        self.margin[lanes] = margins
+        self.dash[lanes] = 0
+        for margin in range(len(self.recipe.margins)):
+            for mask, empty in ((self.taken, self.empty_taken), (self.near, self.empty_near)):
+                mask.view(np.uint64)[lanes[margins == margin]] = empty[margin].view(np.uint64)
+
+    def _distractors(self, keys: np.ndarray, margins: np.ndarray, heads: np.ndarray, orientations: np.ndarray) -> None:
+        """Fill the lanes with these images' targets and grow the distractors."""
+        lanes, targets = np.arange(len(keys)), 2 * self.level
+        self.random.start(lanes, keys)
+        self._clear(lanes, margins)
+        self.heads[lanes, :targets], self.orientations[lanes, :targets] = heads, orientations
+        self.snakes[lanes, :targets] = np.arange(targets) % 2
+        # The last dash of the first snake keeps nothing free, as in the published generator.
+        for column in (*range(targets - 2), targets - 1):
+            self._take(lanes, np.full(len(lanes), column))
+        self.dashes_before[lanes] = targets
+        self.dash[lanes] = self.distractor[lanes] = 0
+        self._next_distractor(lanes)
+        while (active := lanes[self.distractor[lanes] <= self.most_distractors]).size:
+            seeding = self.dash[active] == 0
+            failed = np.concatenate((self._seed_distractors(active[seeding]), self._extend(active[~seeding])))
+            self._restart(failed)
+            whole = active[self.dash[active] == LEVELS[self.level]]
+            self._take(whole, self.dashes_before[whole] + self.dash[whole] - 1)
+            self._next_distractor(whole)
+
+    def _next_distractor(self, lanes: np.ndarray) -> None:
+        self.kept_taken[lanes], self.kept_near[lanes] = self.taken[lanes], self.near[lanes]
+        self.dashes_before[lanes] += self.dash[lanes]
+        self.distractor[lanes] += 1
+        self.dash[lanes] = self.tries[lanes] = self.seed_rounds[lanes] = 0
 
     def _restart(self, lanes: np.ndarray) -> None:
-        """Throw the group that grows away; a distractor that has failed too often is left out."""
+        """Throw the distractor that grows away; one that has failed too often is left out."""
         self.taken[lanes] = self.kept_taken[lanes]
         self.near[lanes] = self.kept_near[lanes]
         self.dash[lanes] = self.seed_rounds[lanes] = 0
         self.tries[lanes] += 1
-        given_up = lanes[(self.distractor[lanes] > 0) & (self.tries[lanes] == DISTRACTOR_TRIES)]
+        given_up = lanes[self.tries[lanes] == DISTRACTOR_TRIES]
         self.distractor[given_up] += 1
         self.tries[given_up] = 0
-
-    def _end_group(self, lane: int) -> None:
-        """The newest dash of the last snake is taken too, and the next distractor begins."""
-        self._take(np.array([lane]), np.array([self.dashes_before[lane] + self.dash[lane] - 1]))
-        self.kept_taken[lane], self.kept_near[lane] = self.taken[lane], self.near[lane]
-        self.dashes_before[lane] += self.dash[lane]
-        self.distractor[lane] += 1
-        self.dash[lane] = self.tries[lane] = self.seed_rounds[lane] = 0
 
     def _add(self, lanes: np.ndarray, heads: np.ndarray, orientations: np.ndarray) -> None:
         column = self.dashes_before[lanes] + self.dash[lanes]
@@ -340,14 +403,17 @@ class _Growth:
 
     def _take(self, lanes: np.ndarray, columns: np.ndarray) -> None:
         """Mark the pixels of dashes as taken."""
-        base = (lanes * self.image_area + self.heads[lanes, columns])[:, None]
+        rows = (lanes * self.image_area + self.heads[lanes, columns])[:, None] + self.window_rows
         orientations = self.orientations[lanes, columns]
-        for mask, offsets, values in (
-            (self.taken, self.shapes.taken_offsets, self.shapes.taken_values),
-            (self.near, self.shapes.near_offsets, self.shapes.near_values),
-        ):
-            flat, pixels = mask.reshape(-1), base + offsets[orientations]  # (lanes, pixels)
-            flat[pixels] = np.maximum(flat[pixels], values[orientations])
+        for mask, shape in ((self.taken, self.shapes.taken), (self.near, self.shapes.near)):
+            flat = self._rows(mask)
+            windows = flat[rows].view(np.uint8).reshape(-1, self.window, self.window)
+            np.maximum(windows, shape[orientations], out=windows)
+            flat[rows] = windows.reshape(-1, self.window**2).view(flat.dtype)
+
+    def _rows(self, mask: np.ndarray) -> np.ndarray:
+        """The mask as overlapping items of `window` pixels: item n begins at pixel n."""
+        return np.ndarray(mask.size - self.window + 1, f"V{self.window}", mask, strides=(1,))
 
     def _position(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         return (rows + self.shapes.border) * self.shapes.stride + columns + self.shapes.border
@@ -355,9 +421,8 @@ class _Growth:
     def _orientation(self, lanes: np.ndarray, draw: np.ndarray) -> np.ndarray:
         return np.array(self.shapes.first)[self.margin[lanes]] + (draw * 360).astype(int)
 
-    def _seed_targets(self, lanes: np.ndarray) -> np.ndarray:
+    def _seed_targets(self, lanes: np.ndarray) -> None:
         """First dashes: one in the centre of the image, the other at a distance from it. They never fail."""
-        self.attempts[lanes] += 1
         draws = self.random.uniform(lanes, 5)
         low, high = 2 * self.recipe.seed_distance, self.size - 2 * self.recipe.seed_distance
         first, second = self._orientation(lanes, draws[:, 0]), self._orientation(lanes, draws[:, 1])
@@ -369,7 +434,6 @@ class _Growth:
         distance = self.recipe.seed_distance
         tails = tails + np.ceil(np.stack((np.sin(angle), np.cos(angle)), 1) * distance - 1e-3).astype(int)
         self._add(lanes, self._position(*(tails + self.shapes.tail_to_head[second]).T), second)
-        return lanes[:0]
 
     def _seed_distractors(self, lanes: np.ndarray) -> np.ndarray:
         """First dashes at pixels from which a line is free, each such pixel as likely as another."""
@@ -407,9 +471,9 @@ class _Growth:
             chosen = np.minimum(chosen, distribution.shape[1] - 1)
             heads = candidates[left, chosen]
             orientations = shapes.next_orientations[last[left], chosen]
-            pixels = heads[:, None] + shapes.taken_offsets[orientations]
-            sums = self.taken.reshape(-1)[pixels].astype(np.uint16) + shapes.taken_values[orientations]
-            fits = sums.max(1) < TOUCHING
+            windows = self._rows(self.taken)[heads[:, None] + self.window_rows].view(np.uint8)
+            windows = windows.reshape(-1, self.window, self.window)
+            fits = ~(windows > shapes.limit[orientations]).any((1, 2))
             added = left[fits]
             failed[added] = False
             self._take(lanes[added], previous[added])
@@ -417,21 +481,19 @@ class _Growth:
             left = left[~fits]
         return lanes[failed]
 
-    def _finished(self, lane: int) -> Drawing:
-        draws = self.random.uniform(np.array([lane]), 2)[0]
-        label, origin = int(draws[0] * 2), int(draws[1] * 2)
+    def _finished(self, lane: int, label: int, origin: int, attempts: int) -> Drawing:
         terminal = origin if label else 1 - origin
         dashes = self.dashes_before[lane]
         heads = np.stack(np.divmod(self.heads[lane, :dashes], self.shapes.stride), 1) - self.shapes.border
         tail = heads[origin] - self.shapes.tail_to_head[self.orientations[lane, origin]]
         return Drawing(
-            label,
+            int(label),
             heads,
             self.orientations[lane, :dashes].copy(),
             self.snakes[lane, :dashes].copy(),
             np.array([tail, heads[2 * self.level - 2 + terminal]]),
-            (origin, terminal),
-            int(self.attempts[lane]),
+            (int(origin), int(terminal)),
+            int(attempts),
         )
 
 
