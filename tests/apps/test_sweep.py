@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -46,7 +47,8 @@ def in_this_process(monkeypatch):
 
         kill = terminate
 
-    monkeypatch.setattr(sweep_cells.subprocess, "Popen", Process)
+    # there alone: the standard library's own calls go on starting processes
+    monkeypatch.setattr(sweep_cells, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": Process}))
     return commands
 
 
@@ -207,7 +209,8 @@ def test_cells_at_a_time_each_have_a_gpu(monkeypatch, tmp_path):
             time.sleep(0.1)
             return 0
 
-    monkeypatch.setattr(sweep_cells.subprocess, "Popen", Process)
+    # there alone: the standard library's own calls go on starting processes
+    monkeypatch.setattr(sweep_cells, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": Process}))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     (tmp_path / "cells").mkdir()
