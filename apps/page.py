@@ -42,6 +42,10 @@ figure.wide { max-width: 46rem; overflow-x: auto; }
 figure.wide svg { min-width: 34rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 0 1.5rem; }
 ul.notes { background: #fff8e6; border: 1px solid #f0dfae; border-radius: .5rem; padding: .6rem 1rem .6rem 2rem; }
+h3 { font-size: 1rem; margin: 1.25rem 0 0; overflow-wrap: anywhere; }
+blockquote { margin: .5rem 0; padding: .4rem .9rem; border-left: 3px solid var(--line); font-size: .9rem;
+             white-space: pre-wrap; overflow-wrap: anywhere; }
+blockquote b { display: block; } mark { background: #ffe9a8; }
 code, pre { font: .85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 pre { background: #f7f8fa; border: 1px solid var(--line); border-radius: .5rem; padding: .75rem; }
 code, pre { overflow-wrap: anywhere; white-space: pre-wrap; }

@@ -6,8 +6,10 @@ Everything that comes from the data (labels, names, notes) is escaped where it e
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from html import escape
 
+from flash_sparse_apps.examples import Example
 from flash_sparse_apps.page import STYLE, duration, interval, percent, picture, score, size, table, tile
 
 MAX_LABELS = 200  # rows of the table of labels; metrics.json has all
@@ -107,7 +109,7 @@ def console(metrics: dict) -> str:
     return "\n".join(lines)
 
 
-def render(metrics: dict, figures: dict[str, str]) -> str:
+def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] = ()) -> str:
     """The page. `figures` maps loss, score, lengths and (sparse runs) layout to SVG text."""
     data, test, training = metrics["data"], metrics["test"], metrics["training"]
     baseline = metrics["linear_baseline"]
@@ -167,6 +169,7 @@ def render(metrics: dict, figures: dict[str, str]) -> str:
         picture(figures["lengths"], "Whole documents by length; what is right of the line is cut there.", "wide"),
         "<h2>Labels</h2>",
         _label_table(metrics),
+        *_examples(examples),
         "<h2>Speed and memory</h2>",
         table(("", ""), [(escape(a), escape(b)) for a, b in speed_rows(metrics)], ["", ""]),
     ]
@@ -193,6 +196,30 @@ def render(metrics: dict, figures: dict[str, str]) -> str:
         "</details></body></html>",
     ]
     return "\n".join(part for part in parts if part) + "\n"
+
+
+def _examples(examples: Sequence[Example]) -> list[str]:
+    if not examples:
+        return []
+    parts = [
+        "<h2>Passages that carry a label</h2>",
+        '<p class="soft">Test documents drawn by the seed. Each marked passage was taken out of the text, and its '
+        "label's probability fell by so much.</p>",
+    ]
+    for example in examples:
+        labels, predicted = ", ".join(example.labels) or "none", ", ".join(example.predicted)
+        parts.append(
+            f'<h3>{escape(example.id)}</h3><p class="soft">{example.tokens:,} tokens; labels: {escape(labels)}; '
+            f"predicted: {escape(predicted)}</p>"
+        )
+        parts += [
+            f"<blockquote><b>{escape(excerpt.label)}, {excerpt.drop:.3f} less without</b> ... {escape(excerpt.before)}"
+            f"<mark>{escape(excerpt.passage)}</mark>{escape(excerpt.after)} ...</blockquote>"
+            for excerpt in example.excerpts
+        ]
+        if not example.excerpts:
+            parts.append("<p>No passage alone carries its labels.</p>")
+    return parts
 
 
 def _threshold_sentence(metrics: dict) -> str:

@@ -20,6 +20,7 @@ from flash_sparse_apps.batching import PackedBatch
 from flash_sparse_apps.callbacks import History
 from flash_sparse_apps.data_module import TextDataModule
 from flash_sparse_apps.evaluation import bootstrap_interval, evaluate, paired_bootstrap, predict_labels
+from flash_sparse_apps.examples import Example, find_examples
 from flash_sparse_apps.lightning_module import predict
 from flash_sparse_apps.linear_baseline import linear_baseline
 from flash_sparse_apps.machine import describe_machine, describe_versions
@@ -48,13 +49,13 @@ def collect(
     history: History,
     command: Sequence[str],
     say: Callable[[str], None],
-) -> tuple[dict, np.ndarray | None, bytes]:
+) -> tuple[dict, np.ndarray | None, bytes, list[Example]]:
     """Test `encoder`, whose weights are those to be kept. Thresholds come from the validation documents alone.
 
     Testing is in float32 whatever the training's precision, as in `predict.py`.
 
     Returns:
-        The figures, the thresholds (None for single-label), and the lines of predictions.jsonl.
+        The figures, the thresholds (None for single-label), the lines of predictions.jsonl, and examples to show.
     """
     dataset, data, task = prepared.dataset, prepared.data, prepared.dataset.task
     device = next(encoder.parameters()).device
@@ -160,7 +161,12 @@ def collect(
         "machine": describe_machine(device),
         "versions": describe_versions(),
     }
-    return metrics, thresholds, _prediction_lines(dataset.labels, stores["test"], test_probabilities, predictions, task)
+    lines = _prediction_lines(dataset.labels, stores["test"], test_probabilities, predictions, task)
+    examples = []
+    if settings.examples:
+        say("looking for passages that carry labels")
+        examples = find_examples(settings, prepared, encoder, layout, test_probabilities, predictions)
+    return metrics, thresholds, lines, examples
 
 
 def _in_order(scored: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

@@ -147,6 +147,9 @@ class Settings:
         False, "time steps with PyTorch's and with textbook attention too, where the memory is enough"
     )
     compare_documents: int = _flag(64, "test documents that are also predicted densely for it, at most")
+    examples: int = _flag(
+        3, "test documents of which the report shows passages that carry their labels; 0 where texts are confidential"
+    )
     bootstrap_samples: int = _flag(1000, "resamples of the test documents behind each 95% interval")
 
     # files
@@ -253,6 +256,7 @@ _AT_LEAST = {
     "devices": 1,
     "num_nodes": 1,
     "compare_documents": 1,
+    "examples": 0,
     "bootstrap_samples": 1,
 }
 # What the libraries below can count: sizes are 32-bit, NumPy's seeds too, and a time in days has nine digits.

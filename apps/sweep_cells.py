@@ -22,7 +22,7 @@ from flash_sparse_apps.run_folder import RunFolder, write_atomically
 from flash_sparse_apps.settings import MAY_CHANGE, Settings, load_settings
 
 # Settings that decide nothing about a cell's training and test: cells may differ in them from what was asked.
-NO_MATTER = MAY_CHANGE | {"output", "linear_baseline", "compare", "compare_peers", "compare_documents"}
+NO_MATTER = MAY_CHANGE | {"output", "linear_baseline", "compare", "compare_peers", "compare_documents", "examples"}
 PATIENCE = 60.0  # seconds that a cell gets to end when the sweep ends
 
 

@@ -364,7 +364,7 @@ def finish(
         raise UserError(str(error)) from error
     if (stopped := results.why_stopped(settings, history)) != results.ALL_TRAINED:
         _say(stopped)
-    metrics, thresholds, predictions = results.collect(
+    metrics, thresholds, predictions, examples = results.collect(
         settings, prepared, encoder, module.layout, history, command, _say
     )
     saved = SavedModel(
@@ -392,7 +392,7 @@ def finish(
     }
     if module.layout is not None:
         pictures["layout"] = figures.layout_picture(module.layout)
-    write_atomically(run.report, report.render(metrics, pictures).encode(errors="backslashreplace"))
+    write_atomically(run.report, report.render(metrics, pictures, examples).encode(errors="backslashreplace"))
     write_atomically(run.metrics, to_json(metrics))  # last: it marks the run as finished
     print(report.console(metrics))
     print(f"report: {run.report}")

@@ -12,6 +12,7 @@ import pytest
 
 from flash_sparse import patterns
 from flash_sparse_apps import figures, page, report
+from flash_sparse_apps.examples import Example, Excerpt
 
 from .conftest import LABELS
 
@@ -170,3 +171,25 @@ def test_pictures_are_svg():
 
 def test_a_histogram_of_equal_lengths():
     assert "<svg" in figures.length_histogram({"train": np.array([64, 64]), "test": np.array([64])}, 64)
+
+
+def test_examples_show_passages_as_text(metrics):
+    excerpt = Excerpt("<b>label</b>", 0.25, "before & ", "<script>passage</script>", " after")
+    example = Example("<i>id</i>", ("a",), ("a", "b"), 12345, (excerpt,))
+    bare = Example("other", (), ("b",), 7, ())
+    source = report.render(metrics, {"loss": "", "score": "", "lengths": ""}, [example, bare])
+    assert "<mark>&lt;script&gt;passage&lt;/script&gt;</mark>" in source
+    shown = " ".join("".join(Page(source).text).split())
+    assert "<i>id</i>" in shown
+    assert "12,345 tokens; labels: a; predicted: a, b" in shown
+    assert "<b>label</b>, 0.250 less without" in shown
+    assert "7 tokens; labels: none; predicted: b" in shown
+    assert "No passage alone carries its labels." in shown
+
+
+def test_a_run_shows_passages_unless_texts_are_confidential(multi_label_run, single_label_run):
+    assert "Passages that carry a label" in (multi_label_run / "report.html").read_text()
+    assert "<mark>" in (multi_label_run / "report.html").read_text()
+    assert "word1" not in (multi_label_run / "metrics.json").read_text()
+    assert "Passages that carry a label" not in (single_label_run / "report.html").read_text()
+    assert "word1" not in (single_label_run / "report.html").read_text()

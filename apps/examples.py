@@ -1,0 +1,114 @@
+"""Test documents with the passages that carry their labels, for the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from flash_sparse import BlockLayout
+from flash_sparse_apps.evidence import find_evidence
+from flash_sparse_apps.settings import Settings
+
+if TYPE_CHECKING:
+    from flash_sparse_apps.training_run import Prepared
+
+LABELS = 2  # of a document that passages are looked for
+SECONDS = 15.0  # after which no further document is begun
+CONTEXT = 160  # characters that are shown on either side of a passage
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A passage in its surroundings, and how far the label's probability falls without it."""
+
+    label: str
+    drop: float
+    before: str
+    passage: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Example:
+    id: str
+    labels: tuple[str, ...]
+    predicted: tuple[str, ...]
+    tokens: int
+    excerpts: tuple[Excerpt, ...]
+
+
+def find_examples(
+    settings: Settings,
+    prepared: Prepared,
+    encoder: nn.Module,
+    layout: BlockLayout | None,
+    probabilities: np.ndarray,
+    predictions: np.ndarray,
+) -> list[Example]:
+    """Up to `settings.examples` test documents, drawn by the seed among those that are given a label.
+
+    Args:
+        probabilities: (N, L) of the test documents.
+        predictions: (N, L) or (N,), as `evaluation.predict_labels` gives them.
+    """
+    dataset, store = prepared.dataset, prepared.stores["test"]
+    given = [np.flatnonzero(row) if predictions.ndim == 2 else np.array([row]) for row in predictions]
+    rows = [row for row in np.random.default_rng(settings.seed).permutation(len(store)) if len(given[row])]
+    rows = rows[: settings.examples]
+    texts = {}
+    for row, document in enumerate(dataset.test):
+        if len(texts) == len(rows):
+            break
+        if row in rows:
+            texts[row] = document.text
+    began, examples = time.monotonic(), []
+    for row in rows:
+        if not isinstance(texts[row], str):
+            return []  # pixels and bytes are not to be read
+        if examples and time.monotonic() - began > SECONDS:
+            break
+        likely = sorted(given[row], key=lambda label: -probabilities[row, label])[:LABELS]
+        examples.append(
+            Example(
+                id=store.ids(row),
+                labels=tuple(dataset.labels[label] for label in store.label_indices(row)),
+                predicted=tuple(dataset.labels[label] for label in given[row]),
+                tokens=int(store.lengths[row]),
+                excerpts=_excerpts(settings, prepared, encoder, layout, texts[row], likely),
+            )
+        )
+    return examples
+
+
+def _excerpts(
+    settings: Settings,
+    prepared: Prepared,
+    encoder: nn.Module,
+    layout: BlockLayout | None,
+    text: str,
+    labels: Sequence[int],
+) -> tuple[Excerpt, ...]:
+    tokens, spans = prepared.tokenizer.encode_with_spans(text)
+    device = next(encoder.parameters()).device
+    read = torch.tensor(tokens[: settings.seq_len], dtype=torch.int64, device=device)
+    found = []
+    for label in labels:
+        task = prepared.dataset.task
+        for passage in find_evidence(encoder, read, int(label), layout, task, settings.tokens_per_batch, first=1):
+            start, end = spans[passage.start][0], spans[passage.stop - 1][1]
+            found.append(
+                Excerpt(
+                    label=prepared.dataset.labels[label],
+                    drop=passage.drop,
+                    before=text[max(0, start - CONTEXT) : start],
+                    passage=text[start:end],
+                    after=text[end : end + CONTEXT],
+                )
+            )
+    return tuple(found)
