@@ -19,6 +19,7 @@ from flash_sparse import BlockLayout
 
 PASSAGE_TOKENS = 64  # of a passage, about
 PARTS = 4  # that a stretch is cut into
+LEAST_DROP = 0.01  # of a probability: what changes less carries nothing
 FOLLOWED = 3  # stretches that are cut further, and passages that are named, at most
 
 
@@ -67,7 +68,7 @@ def find_evidence(
         order = after.argsort()[:FOLLOWED].tolist()
         stretches = [stretches[index] for index in order]
         drops = [float(before.exp() - after[index].exp()) for index in order]
-    return [Passage(*stretch, drop) for stretch, drop in zip(stretches, drops, strict=False) if drop > 0]
+    return [Passage(*stretch, drop) for stretch, drop in zip(stretches, drops, strict=False) if drop >= LEAST_DROP]
 
 
 def _parts(start: int, stop: int, size: int) -> int:
