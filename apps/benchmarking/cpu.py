@@ -86,7 +86,7 @@ class Benchmark:
             "options": vars(options),
         }
         sections = ("side_by_side", "by_density", "by_length", "layouts")
-        with tqdm(sections, desc="benchmark", leave=False) as progress:
+        with tqdm(sections, desc="benchmark", leave=False, disable=None) as progress:
             for section in progress:
                 progress.set_postfix_str(section)
                 rows = getattr(self, section)()
