@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cells = make_cells(options, folder)
     except ValueError as error:
         parser.error(str(error))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         check_folder(folder, cells)
         command = shlex.join(["python", "apps/sweep.py", *arguments])
@@ -80,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if (folder / "sweep.md").is_file():
         print((folder / "sweep.md").read_text(encoding="utf-8"))
         print(f"report: {folder / 'report.html'}")

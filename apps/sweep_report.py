@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -16,7 +15,7 @@ from flash_sparse_apps.machine import describe_machine, describe_versions
 from flash_sparse_apps.page import STYLE, duration, interval, percent, picture, score, size, table
 from flash_sparse_apps.run_folder import to_json, write_atomically
 from flash_sparse_apps.sweep_cells import Cell
-from flash_sparse_apps.sweep_table import collect
+from flash_sparse_apps.sweep_table import collect, read_metrics
 
 
 def write_table(cells: Sequence[Cell], folder: Path, command: str):
@@ -27,7 +26,7 @@ def write_table(cells: Sequence[Cell], folder: Path, command: str):
     first = next(cell for cell in cells if cell.finished)
     about = {
         "command": command,
-        "dataset": json.loads(first.run.metrics.read_text(encoding="utf-8"))["data"]["name"],
+        "dataset": read_metrics(first)["data"]["name"],
         "machine": describe_machine(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "versions": describe_versions(),
     }

@@ -10,6 +10,7 @@ import itertools
 import json
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -37,8 +38,8 @@ def collect(cells: Sequence[Cell]) -> dict:
             group = [cell for cell in finished if (cell.kind, cell.length) == (kind, length)]
             if not group:
                 continue
-            results = [json.loads(cell.run.metrics.read_text(encoding="utf-8")) for cell in group]
-            tested = [_tested(cell) for cell in group]
+            results = [read_metrics(cell) for cell in group]
+            tested = [_tested(cell, result) for cell, result in zip(group, results, strict=True)]
             settings = group[0].settings
             row = {"length": length, "kind": kind, "seeds": [cell.seed for cell in group]}
             row |= _row(results, tested, lengths, settings.bootstrap_samples)
@@ -58,17 +59,35 @@ def collect(cells: Sequence[Cell]) -> dict:
     return {"rows": rows, "linear": linear, "unfinished": [cell.name for cell in cells if not cell.finished]}
 
 
-def _tested(cell: Cell) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_metrics(cell: Cell) -> dict:
+    """A finished cell's metrics.json.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return dict(json.loads(cell.run.metrics.read_text(encoding="utf-8")))
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError(_damaged(cell, cell.run.metrics)) from None
+
+
+def _tested(cell: Cell, result: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Predictions and targets, (N, L) uint8 each, and the whole documents' lengths in tokens, (N,)."""
-    result = json.loads(cell.run.metrics.read_text(encoding="utf-8"))
-    position = {entry["label"]: index for index, entry in enumerate(result["test"]["per_label"])}
-    lines = cell.run.predictions.read_text(encoding="utf-8").splitlines()
-    entries = [json.loads(line) for line in lines]
-    predictions, targets = np.zeros((2, len(entries), len(position)), np.uint8)
-    for row, entry in enumerate(entries):
-        predictions[row, [position[label] for label in entry["predicted"]]] = 1
-        targets[row, [position[label] for label in entry["labels"]]] = 1
-    return predictions, targets, np.array([entry["tokens"] for entry in entries])
+    try:
+        position = {entry["label"]: index for index, entry in enumerate(result["test"]["per_label"])}
+        with open(cell.run.predictions, encoding="utf-8") as lines:
+            entries = [json.loads(line) for line in lines]
+        predictions, targets = np.zeros((2, len(entries), len(position)), np.uint8)
+        for row, entry in enumerate(entries):
+            predictions[row, [position[label] for label in entry["predicted"]]] = 1
+            targets[row, [position[label] for label in entry["labels"]]] = 1
+        return predictions, targets, np.array([entry["tokens"] for entry in entries])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(_damaged(cell, cell.run.predictions)) from None
+
+
+def _damaged(cell: Cell, path: Path) -> str:
+    return f"{path}: damaged; remove {cell.run.path} to run that cell again"
 
 
 def _stacked(tested: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

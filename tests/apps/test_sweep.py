@@ -197,6 +197,18 @@ def test_cells_of_other_settings_are_not_mixed_in(flags, in_this_process, capsys
     assert "--epochs is 3, but 2 in" in err
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "predictions.jsonl"])
+def test_a_damaged_cell_is_named(name, flags, in_this_process, tmp_path, capsys):
+    command = [*flags(), "--kinds", "dense", "--seq-lens", "16"]
+    assert sweep.main(command) == 0
+    (tmp_path / "sweep" / "cells" / "16-dense-0" / name).write_text('{"id": "half')
+    capsys.readouterr()
+    assert sweep.main(command) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"{name}: damaged; remove {tmp_path / 'sweep' / 'cells' / '16-dense-0'} to run" in err
+
+
 def test_cells_at_a_time_each_have_a_gpu(monkeypatch, tmp_path):
     """Which GPU a cell is given, with processes that only say so."""
     seen = []
