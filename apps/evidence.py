@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flash_sparse import BlockLayout
+from flash_sparse_apps.byte_tokenizer import ByteTokenizer
+from flash_sparse_apps.tokenization import Tokenizer
 
 PASSAGE_TOKENS = 64  # of a passage, about
 PARTS = 4  # that a stretch is cut into
@@ -24,11 +26,35 @@ FOLLOWED = 3  # stretches that are cut further, and passages that are named, at 
 
 
 class Passage(NamedTuple):
-    """Tokens `start` to `stop` of a text, and how far the label's probability falls when they are taken out."""
+    """From `start` to `stop` in a text, and how far the label's probability falls when it is taken out."""
 
     start: int
     stop: int
     drop: float
+
+
+def find_passages(
+    encoder: nn.Module,
+    tokenizer: Tokenizer | ByteTokenizer,
+    text: str,
+    labels: Sequence[int],
+    layout: BlockLayout | None,
+    task: str,
+    seq_len: int,
+    tokens_per_batch: int,
+) -> dict[int, list[Passage]]:
+    """For each label the passages that carry it, in characters of the text; arguments as of `find_evidence`."""
+    tokens, spans = tokenizer.encode_with_spans(text)
+    device = next(encoder.parameters()).device
+    read = torch.tensor(tokens[:seq_len], dtype=torch.int64, device=device)
+    first = 0 if tokenizer.cls_id is None else 1
+    found = {}
+    for label in labels:
+        passages = find_evidence(encoder, read, label, layout, task, tokens_per_batch, first)
+        found[label] = [
+            Passage(spans[passage.start][0], spans[passage.stop - 1][1], passage.drop) for passage in passages
+        ]
+    return found
 
 
 @torch.no_grad()

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import nn
 
 from flash_sparse import BlockLayout
-from flash_sparse_apps.evidence import find_evidence
+from flash_sparse_apps.evidence import find_passages
 from flash_sparse_apps.settings import Settings
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def find_examples(
             return []  # pixels and bytes are not to be read
         if examples and time.monotonic() - began > SECONDS:
             break
-        likely = sorted(given[row], key=lambda label: -probabilities[row, label])[:LABELS]
+        likely = sorted(given[row].tolist(), key=lambda label: -probabilities[row, label])[:LABELS]
         examples.append(
             Example(
                 id=store.ids(row),
@@ -94,21 +93,24 @@ def _excerpts(
     text: str,
     labels: Sequence[int],
 ) -> tuple[Excerpt, ...]:
-    tokens, spans = prepared.tokenizer.encode_with_spans(text)
-    device = next(encoder.parameters()).device
-    read = torch.tensor(tokens[: settings.seq_len], dtype=torch.int64, device=device)
-    found = []
-    for label in labels:
-        task = prepared.dataset.task
-        for passage in find_evidence(encoder, read, int(label), layout, task, settings.tokens_per_batch, first=1):
-            start, end = spans[passage.start][0], spans[passage.stop - 1][1]
-            found.append(
-                Excerpt(
-                    label=prepared.dataset.labels[label],
-                    drop=passage.drop,
-                    before=text[max(0, start - CONTEXT) : start],
-                    passage=text[start:end],
-                    after=text[end : end + CONTEXT],
-                )
-            )
-    return tuple(found)
+    found = find_passages(
+        encoder,
+        prepared.tokenizer,
+        text,
+        labels,
+        layout,
+        prepared.dataset.task,
+        settings.seq_len,
+        settings.tokens_per_batch,
+    )
+    return tuple(
+        Excerpt(
+            label=prepared.dataset.labels[label],
+            drop=drop,
+            before=text[max(0, start - CONTEXT) : start],
+            passage=text[start:stop],
+            after=text[stop : stop + CONTEXT],
+        )
+        for label, passages in found.items()
+        for start, stop, drop in passages
+    )

@@ -33,7 +33,7 @@ from tqdm import tqdm
 from flash_sparse import BlockLayout
 from flash_sparse_apps.console import print_anything
 from flash_sparse_apps.evaluation import predict_labels
-from flash_sparse_apps.evidence import find_evidence
+from flash_sparse_apps.evidence import find_passages
 from flash_sparse_apps.lightning_module import to_probabilities
 from flash_sparse_apps.new_documents import STDIN, NewDocument, check_paths, read_documents
 from flash_sparse_apps.run_folder import SavedModel, write_atomically
@@ -152,26 +152,23 @@ def predict_documents(
                 "truncated": len(tokens) > model.seq_len,
             }
             if evidence:
-                prediction["evidence"] = _evidence(model, document.text, indices, layout, tokens_per_batch, device)
+                prediction["evidence"] = _evidence(model, document.text, indices, layout, tokens_per_batch)
             yield prediction
 
 
 def _evidence(
-    model: SavedModel, text: str, labels: list[int], layout: BlockLayout | None, tokens_per_batch: int, device: str
+    model: SavedModel, text: str, labels: list[int], layout: BlockLayout | None, tokens_per_batch: int
 ) -> dict[str, list[dict]]:
     """For each label its passages as characters `start` to `end`, `drop`, and their `text`."""
-    tokens, spans = model.tokenizer.encode_with_spans(text)
-    read = torch.tensor(tokens[: model.seq_len], dtype=torch.int64, device=device)
-    first = 0 if model.tokenizer.cls_id is None else 1
-    evidence = {}
-    for label in labels:
-        passages = find_evidence(model.encoder, read, label, layout, model.task, tokens_per_batch, first)
-        evidence[model.labels[label]] = [
-            {"start": start, "end": end, "drop": passage.drop, "text": text[start:end]}
-            for passage in passages
-            for start, end in [(spans[passage.start][0], spans[passage.stop - 1][1])]
+    found = find_passages(
+        model.encoder, model.tokenizer, text, labels, layout, model.task, model.seq_len, tokens_per_batch
+    )
+    return {
+        model.labels[label]: [
+            {"start": start, "end": stop, "drop": drop, "text": text[start:stop]} for start, stop, drop in passages
         ]
-    return evidence
+        for label, passages in found.items()
+    }
 
 
 def _batches(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
