@@ -20,9 +20,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from flash_sparse import BlockLayout
 from flash_sparse_apps.run_folder import write_atomically
 
-BLUE, ORANGE, GREY, GREEN, VIOLET = "#2463a8", "#c4571b", "#6b7280", "#2f7d4f", "#7c4d9e"
+BLUE, ORANGE, GREY, GREEN, VIOLET, GOLD = "#2463a8", "#c4571b", "#6b7280", "#2f7d4f", "#7c4d9e", "#a8860b"
 _LINES = {"dense": BLUE, "sparse": ORANGE, "linear model": GREY, "PyTorch's": GREEN, "textbook": VIOLET,
-          "chunked": GREEN}  # fmt: skip
+          "chunked": GOLD}  # fmt: skip
 MAX_CELLS = 256  # blocks along a side of the layout's picture; more are drawn as shares
 
 _STYLE = {

@@ -145,11 +145,10 @@ def _pictures(found: dict, folder: Path) -> dict[str, str]:
     for row in found["rows"]:
         scores.setdefault(row["kind"], []).append((row["length"], row["micro_f1"], *row["micro_f1_interval"]))
         if row["peers"] is not None:
-            for name, key in (
-                (row["kind"], "own_seconds"),
-                ("PyTorch's", "pytorch_seconds"),
-                ("textbook", "textbook_seconds"),
-            ):
+            names = {row["kind"]: "own_seconds"}
+            if row["kind"] != "chunked":  # whose peers see windows alone
+                names |= {"PyTorch's": "pytorch_seconds", "textbook": "textbook_seconds"}
+            for name, key in names.items():
                 seconds = row["peers"][key]
                 if seconds is not None and row["length"] not in [point[0] for point in steps.get(name, ())]:
                     steps.setdefault(name, []).append((row["length"], *[seconds] * 3))
@@ -203,7 +202,7 @@ def _page(found: dict, about: dict, pictures: dict[str, str]) -> str:
         "<h2>Costs</h2>",
         '<p class="soft">The last columns: one training step on the longest test document, cut as the row says, and '
         "how many times as long it takes with PyTorch's scaled_dot_product_attention and with textbook attention, "
-        "both dense, on the same weights.</p>",
+        "both dense (within the same windows, where the row is chunked), on the same weights.</p>",
         shown(_cost_columns(found)),
         "<h2>How to repeat it</h2>",
         f"<pre>{escape(about['command'])}</pre>",
