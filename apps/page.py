@@ -83,6 +83,18 @@ def size(count: float) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
+def document(title: str, parts: Sequence[str]) -> str:
+    """The whole page; empty parts are left out, and the title is text."""
+    head = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title>",
+        f"<style>{STYLE}</style></head><body>",
+    ]
+    return "\n".join(part for part in (*head, *parts, "</body></html>") if part) + "\n"
+
+
 def tile(name: str, value: str, below: str, kind: str = "") -> str:
     """A headline in a box; all but the kind are HTML already."""
     return f'<div class="tile {kind}">{name}<b>{value}</b><span class="soft">{below}</span></div>'

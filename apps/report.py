@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from html import escape
 
 from flash_sparse_apps.examples import Example
-from flash_sparse_apps.page import STYLE, duration, interval, percent, picture, score, size, table, tile
+from flash_sparse_apps.page import document, duration, interval, percent, picture, score, size, table, tile
 
 MAX_LABELS = 200  # rows of the table of labels; metrics.json has all
 
@@ -134,11 +134,6 @@ def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] =
     method = "" if baseline is None else " The linear baseline: for each label an SVM on TF-IDF of the same tokens."
     notes = "".join(f"<li>{escape(note)}</li>" for note in data["notes"])
     parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(data['name'])}: test micro-F1 {score(test['micro_f1'])}</title>",
-        f"<style>{STYLE}</style></head><body>",
         f"<h1>{escape(data['name'])}</h1>",
         f'<p class="soft">{escape(data["task"])}, {data["num_labels"]:,} labels; up to '
         f"{metrics['settings']['seq-len']:,} tokens of a document; {escape(attention_line(metrics))}; "
@@ -193,9 +188,9 @@ def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] =
         table(
             ("flag", "value"), [(f"--{escape(k)}", escape(str(v))) for k, v in metrics["settings"].items()], ["", ""]
         ),
-        "</details></body></html>",
+        "</details>",
     ]
-    return "\n".join(part for part in parts if part) + "\n"
+    return document(f"{data['name']}: test micro-F1 {score(test['micro_f1'])}", parts)
 
 
 def _examples(examples: Sequence[Example]) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 
 from flash_sparse_apps import figures
 from flash_sparse_apps.machine import describe_machine, describe_versions
-from flash_sparse_apps.page import STYLE, duration, interval, percent, picture, score, size, table
+from flash_sparse_apps.page import document, duration, interval, percent, picture, score, size, table
 from flash_sparse_apps.run_folder import to_json, write_atomically
 from flash_sparse_apps.sweep_cells import Cell
 from flash_sparse_apps.sweep_table import collect, read_metrics
@@ -172,11 +172,6 @@ def _page(found: dict, about: dict, pictures: dict[str, str]) -> str:
 
     together = ", the seeds together" if any(len(row["seeds"]) > 1 for row in found["rows"]) else ""
     parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(about['dataset'])} over sequence length</title>",
-        f"<style>{STYLE}</style></head><body>",
         f"<h1>{escape(about['dataset'])} over sequence length</h1>",
         '<p class="soft">Does reading more of a document pay, and what does it cost?</p>',
         f'<ul class="notes"><li>Not finished: {escape(", ".join(found["unfinished"]))}.</li></ul>'
@@ -213,6 +208,5 @@ def _page(found: dict, about: dict, pictures: dict[str, str]) -> str:
             [(escape(str(k)), escape(str(v))) for k, v in (*about["machine"].items(), *about["versions"].items())],
             ["", ""],
         ),
-        "</body></html>",
     ]
-    return "\n".join(part for part in parts if part) + "\n"
+    return document(f"{about['dataset']} over sequence length", parts)
