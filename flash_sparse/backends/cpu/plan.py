@@ -39,15 +39,20 @@ class Workspace(threading.local):
 
     def __init__(self):
         self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._latest: dict[str, Tensor] = {}  # most pieces have the shape of the one before
 
     def buffer(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Uninitialised memory of this shape, the same for each call with this name and dtype."""
+        latest = self._latest.get(name)
+        if latest is not None and latest.shape == shape and latest.dtype == dtype:
+            return latest
         elements = math.prod(shape)
         kept = self._buffers.get((name, dtype))
         if kept is None or kept.numel() < elements:
             with torch.inference_mode(False):  # else nothing outside of inference mode could write to it later
                 kept = self._buffers[name, dtype] = torch.empty(elements, dtype=dtype)
-        return kept[:elements].view(shape)
+        self._latest[name] = kept[:elements].view(shape)
+        return self._latest[name]
 
 
 WORK = Workspace()
@@ -191,17 +196,17 @@ class SparsePlan:
             part[kept] for part in (item, column, first_query, last_query, first_key)
         )
         low, high = self._key_bounds(last_query, first_query)
-        self.partial = (first_key < low) | (first_key + block > high)  # (tiles,)
-        self.any_partial = bool(self.partial.any())
-        self.item, self.column = item, column  # (tiles,)
-        key_head = item // self.query_blocks // (heads // key_heads)
-        self.key_block = key_head * self.key_blocks + column  # (tiles,), into the arranged keys
+        partial = (first_key < low) | (first_key + block > high)  # (tiles,)
+        self.any_partial = bool(partial.any())
 
         # Rows by descending number of tiles, so that equal ones stand together and the longest come first.
         counts = torch.bincount(item, minlength=counts.numel())  # (H * Qb,)
-        self.first_tile = counts.cumsum(0) - counts  # (H * Qb,)
         self.order = counts.argsort(descending=True, stable=True)  # (H * Qb,)
         self.lengths, self.repeats = torch.unique_consecutive(counts[self.order], return_counts=True)
+        by_row = self.order.argsort()[item].argsort(stable=True)  # (tiles,): a group's tiles follow each other
+        self.item, self.column, self.partial = item[by_row], column[by_row], partial[by_row]  # (tiles,) each
+        key_head = self.item // self.query_blocks // (heads // key_heads)
+        self.key_block = key_head * self.key_blocks + self.column  # (tiles,), into the arranged keys
 
     def _key_bounds(self, first_query: Tensor, last_query: Tensor) -> tuple[Tensor, Tensor]:
         """`Mask.seen_by` for many tiles; with the queries exchanged it is `Mask.seen_by_all`."""
@@ -227,43 +232,63 @@ class SparsePlan:
         return rows.reshape(-1, self.block, rows.shape[2])
 
     def groups(self) -> Iterator[SparseGroup]:
-        first = 0
+        row = tile = 0
         for length, repeats in zip(self.lengths.tolist(), self.repeats.tolist(), strict=True):
             if length == 0:
                 return  # the rest see nothing
             keys = min(length * self.block, PIECE_KEYS)
-            tiles = max(1, PIECE_ELEMENTS // (keys * self.block))
-            for start in range(first, first + repeats, tiles):
-                yield SparseGroup(self, self.order[start : min(start + tiles, first + repeats)], length)
-            first += repeats
+            most = max(1, PIECE_ELEMENTS // (keys * self.block))
+            for start in range(row, row + repeats, most):
+                items = self.order[start : min(start + most, row + repeats)]
+                yield SparseGroup(self, items, slice(tile, tile + items.numel() * length))
+                tile += items.numel() * length
+            row += repeats
 
 
 class SparseGroup:
-    """The query blocks `items` (C,), each with `length` key blocks of its own: C tiles of M = S queries."""
+    """The query blocks `items` (C,), each with equally many key blocks of its own: C tiles of M = S queries.
 
-    def __init__(self, plan: SparsePlan, items: Tensor, length: int):
-        self.plan, self.items, self.length = plan, items, length
-        self.tiles = plan.first_tile[items][:, None] + torch.arange(length)  # (C, n)
+    Args:
+        tiles: where the plan has those n key blocks of each, (C * n,).
+    """
+
+    def __init__(self, plan: SparsePlan, items: Tensor, tiles: slice):
+        self.plan, self.items, self.tiles = plan, items, tiles
+        first, last = items[0].item(), items[-1].item()  # ascending, as the order is stable
+        self.neighbours = slice(first, last + 1) if last - first + 1 == items.numel() else None
 
     def load(self, arranged: Tensor) -> Tensor:
+        if self.neighbours is not None:
+            return arranged[self.neighbours]  # (C, M, D), nothing copied
         return arranged.index_select(0, self.items)  # (C, M, D)
 
     def store(self, arranged: Tensor, tiles: Tensor) -> None:
-        arranged.index_copy_(0, self.items, tiles)
+        if self.neighbours is not None:
+            arranged[self.neighbours] = tiles
+        else:
+            arranged.index_copy_(0, self.items, tiles)
 
     def pieces(self) -> Iterator[SparsePiece]:
+        tiles = self.items.numel()
+        length = (self.tiles.stop - self.tiles.start) // tiles
         step = max(1, PIECE_KEYS // self.plan.block)
-        for start in range(0, self.length, step):
-            yield SparsePiece(self.plan, self.tiles[:, start : start + step])
+        for start in range(0, length, step):
+            yield SparsePiece(self, slice(start, min(start + step, length)))
 
 
 class SparsePiece:
-    """Equally many key blocks beside each query block of a `SparseGroup`: `tiles` (C, K // S) of the plan."""
+    """The key blocks `slots` out of the n beside each query block of a `SparseGroup`."""
 
-    def __init__(self, plan: SparsePlan, tiles: Tensor):
-        self.plan, self.tiles = plan, tiles.flatten()  # (C * K // S,)
-        self.index = plan.key_block[self.tiles]  # (C * K // S,)
-        self.shape = (tiles.shape[0], tiles.shape[1] * plan.block, plan.block)  # (C, K, M)
+    def __init__(self, group: SparseGroup, slots: slice):
+        self.plan, self.group, self.slots = group.plan, group, slots
+        tiles = group.items.numel()
+        self.index = self._of_tiles(self.plan.key_block)  # (C * K // S,)
+        self.shape = (tiles, self.index.numel() // tiles * self.plan.block, self.plan.block)  # (C, K, M)
+
+    def _of_tiles(self, facts: Tensor) -> Tensor:
+        """What the plan knows of this piece's tiles: (tiles,) to (C * K // S,)."""
+        group = self.group
+        return facts[group.tiles].view(group.items.numel(), -1)[:, self.slots].flatten()
 
     def load(self, arranged: Tensor, name: str) -> Tensor:
         tiles = WORK.buffer(name, (*self.shape[:2], arranged.shape[2]), arranged.dtype)  # (C, K, D)
@@ -278,13 +303,13 @@ class SparsePiece:
         plan = self.plan
         if not plan.any_partial:
             return False
-        partial = plan.partial[self.tiles].nonzero().flatten()  # (p,)
+        partial = self._of_tiles(plan.partial).nonzero().flatten()  # (p,)
         if partial.numel() == 0:
             return False
-        tiles = self.tiles[partial]  # (p,)
+        items, columns = (self._of_tiles(facts)[partial] for facts in (plan.item, plan.column))  # (p,) each
         offset = torch.arange(plan.block)
-        queries = (plan.item[tiles] % plan.query_blocks * plan.block)[:, None, None] + offset  # (p, 1, S)
-        keys = (plan.column[tiles] * plan.block)[:, None, None] + offset[:, None]  # (p, S, 1)
+        queries = (items % plan.query_blocks * plan.block)[:, None, None] + offset  # (p, 1, S)
+        keys = (columns * plan.block)[:, None, None] + offset[:, None]  # (p, S, 1)
         blocks = scores.view(-1, plan.block, plan.block)  # (C * K // S, S, S)
         hidden = ~plan.mask.visible(queries, keys)  # (p, S, S)
         blocks[partial] = blocks[partial].masked_fill_(hidden, -torch.inf)
