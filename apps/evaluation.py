@@ -24,10 +24,22 @@ def predict_labels(probabilities: np.ndarray, thresholds: np.ndarray | None, tas
     return (probabilities >= (0.5 if thresholds is None else thresholds)).astype(np.uint8)
 
 
+def count_none(decisions: np.ndarray) -> np.ndarray:
+    """Decisions (N, L) of a multi-label task with one more column, 1 for documents without a label: (N, L + 1)."""
+    return np.hstack([decisions, decisions.sum(1, keepdims=True) == 0]).astype(np.uint8)
+
+
 def evaluate(
-    probabilities: np.ndarray, targets: np.ndarray, thresholds: np.ndarray | None, task: str
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    thresholds: np.ndarray | None,
+    task: str,
+    none_counts: bool = False,
 ) -> dict[str, Any]:
     """Score probabilities (N, L) against targets.
+
+    Args:
+        none_counts: score a multi-label task with a further label, the last, as `count_none` gives it.
 
     Returns:
         micro_f1: over all decisions of all labels. For a single-label task it equals accuracy, since each wrong
@@ -41,7 +53,9 @@ def evaluate(
         All as plain Python values.
     """
     predictions = predict_labels(probabilities, thresholds, task)
-    num_labels = probabilities.shape[1]
+    if none_counts:
+        predictions, targets = count_none(predictions), count_none(targets)
+    num_labels = probabilities.shape[1] + none_counts
     right, wrong, missed = (
         kind.sum(0) for kind in _outcomes(_one_hot(predictions, num_labels), _one_hot(targets, num_labels))
     )  # (L,)

@@ -37,6 +37,7 @@ class Classifier(L.LightningModule):
         layer_decay: of a pretrained encoder: the learning rate of a layer as a share of that of the one above it.
         weight_decay: of the weight matrices; norms, biases and embeddings have none.
         gradient_clip: largest norm of the gradient of a step.
+        none_counts: whether validation counts documents without labels as one more label, as `evaluate` does.
         seed: of dropout, together with the step, so that a resumed run draws what one never stopped would.
 
     Attributes:
@@ -54,6 +55,7 @@ class Classifier(L.LightningModule):
         weight_decay: float,
         warmup_share: float,
         gradient_clip: float,
+        none_counts: bool = False,
         seed: int,
     ):
         super().__init__()
@@ -66,6 +68,7 @@ class Classifier(L.LightningModule):
         self.weight_decay = weight_decay
         self.warmup_share = warmup_share
         self.gradient_clip = gradient_clip
+        self.none_counts = none_counts
         self.seed = seed
         self.planned_steps = 0
         self._scored: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -116,7 +119,8 @@ class Classifier(L.LightningModule):
         probabilities = to_probabilities(logits, self.task).numpy()  # (N, C)
         thresholds = tune_thresholds(probabilities, targets.numpy()) if self.task == "multi-label" else None
         self.log("validation/loss", document_losses(logits, targets, self.task).mean())
-        self.log(MONITOR, evaluate(probabilities, targets.numpy(), thresholds, self.task)["micro_f1"])
+        scores = evaluate(probabilities, targets.numpy(), thresholds, self.task, self.none_counts)
+        self.log(MONITOR, scores["micro_f1"])
 
     def configure_optimizers(self):
         embeddings = {id(m.weight) for m in self.encoder.modules() if isinstance(m, nn.Embedding)}

@@ -31,8 +31,10 @@ def attention_line(metrics: dict) -> str:
 def result_rows(metrics: dict) -> list[tuple[str, str, str]]:
     """The test results as (what, value, 95% interval), for the console and the page."""
     test, baseline = metrics["test"], metrics["linear_baseline"]
-    rows = [("micro-F1", score(test["micro_f1"]), interval(test["micro_f1_interval"]))]
-    rows.append(("macro-F1", score(test["macro_f1"]), interval(test["macro_f1_interval"])))
+    none = metrics["data"]["none_label"]
+    counted = "" if none is None else f' ("{none}" counted)'  # figures of the two conventions must not be compared
+    rows = [(f"micro-F1{counted}", score(test["micro_f1"]), interval(test["micro_f1_interval"]))]
+    rows.append((f"macro-F1{counted}", score(test["macro_f1"]), interval(test["macro_f1_interval"])))
     if metrics["data"]["task"] == "multi-label":  # else it is micro-F1 again
         rows.append(("documents with exactly the right labels", percent(test["accuracy"]), ""))
     if baseline is not None:
@@ -268,7 +270,9 @@ def _label_table(metrics: dict) -> str:
         bar = f'<div><i style="width:{100 * entry["f1"]:.1f}%"></i></div>'
         row = [escape(entry["label"]), f"{entry['support']:,}", score(entry["f1"]), bar]
         row += [score(entry["precision"]), score(entry["recall"])]
-        rows.append([*row, score(entry["threshold"])] if multi else row)
+        if multi:  # what is counted as none of the others has no threshold
+            row.append("" if entry["threshold"] is None else score(entry["threshold"]))
+        rows.append(row)
     head = ["label", "test documents", "F1", "", "precision", "recall", *(["threshold"] if multi else [])]
     more = (
         f"The {MAX_LABELS} most frequent of {len(labels):,}; metrics.json has all. " if len(labels) > MAX_LABELS else ""
@@ -287,7 +291,8 @@ def model_card(metrics: dict) -> str:
     data = metrics["data"]
     rows = "\n".join(f"| {what} | {value} | {bounds} |" for what, value, bounds in result_rows(metrics))
     labels = "\n".join(
-        "    " + entry["label"].replace("\n", " ") for entry in metrics["test"]["per_label"][:MAX_LABELS]
+        "    " + entry["label"].replace("\n", " ")
+        for entry in metrics["test"]["per_label"][: min(MAX_LABELS, data["num_labels"])]
     )
     return f"""\
 ---

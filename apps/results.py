@@ -19,7 +19,7 @@ from flash_sparse import BlockLayout
 from flash_sparse_apps.batching import PackedBatch
 from flash_sparse_apps.callbacks import History
 from flash_sparse_apps.data_module import TextDataModule
-from flash_sparse_apps.evaluation import bootstrap_interval, evaluate, paired_bootstrap, predict_labels
+from flash_sparse_apps.evaluation import bootstrap_interval, count_none, evaluate, paired_bootstrap, predict_labels
 from flash_sparse_apps.examples import Example, find_examples
 from flash_sparse_apps.lightning_module import predict
 from flash_sparse_apps.linear_baseline import linear_baseline
@@ -70,15 +70,21 @@ def collect(
     test_probabilities = _in_order(predict(encoder, data.all_batches(stores["test"]), layout, task, device))  # (N, L)
     thresholds = tune_thresholds(validation_probabilities, truth["validation"]) if task == "multi-label" else None
     predictions = predict_labels(test_probabilities, thresholds, task)
+    none_counts = dataset.none_label is not None
+
+    def scored(decisions: np.ndarray) -> np.ndarray:
+        return count_none(decisions) if none_counts else decisions
 
     def scores(probabilities: np.ndarray, cuts: np.ndarray | None, predicted: np.ndarray) -> dict:
-        found = evaluate(probabilities, truth["test"], cuts, task)
+        found = evaluate(probabilities, truth["test"], cuts, task, none_counts)
+        draws = settings.bootstrap_samples, settings.seed
         for metric in ("micro_f1", "macro_f1"):
-            bounds = bootstrap_interval(predicted, truth["test"], metric, settings.bootstrap_samples, settings.seed)
-            found[f"{metric}_interval"] = list(bounds)
-        columns = found["per_label"] | {"label": dataset.labels}
+            found[f"{metric}_interval"] = list(
+                bootstrap_interval(scored(predicted), scored(truth["test"]), metric, *draws)
+            )
+        columns = found["per_label"] | {"label": [*dataset.labels, *([dataset.none_label] if none_counts else [])]}
         if cuts is not None:
-            columns["threshold"] = cuts.tolist()
+            columns["threshold"] = cuts.tolist() + [None] * none_counts
         found["per_label"] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return found
 
@@ -91,7 +97,9 @@ def collect(
     test = scores(test_probabilities, thresholds, predictions)
     if baseline is not None:
         bounds = paired_bootstrap(
-            predictions, linear.test_predictions, truth["test"], "micro_f1", settings.bootstrap_samples, settings.seed
+            *(scored(decisions) for decisions in (predictions, linear.test_predictions, truth["test"])),
+            samples=settings.bootstrap_samples,
+            seed=settings.seed,
         )
         baseline["difference"] = {
             "micro_f1": test["micro_f1"] - baseline["micro_f1"],
@@ -119,7 +127,7 @@ def collect(
             max_seconds=max(COMPARE_SECONDS, COMPARE_SHARE * history.seconds),
         )
 
-    validation = evaluate(validation_probabilities, truth["validation"], thresholds, task)
+    validation = evaluate(validation_probabilities, truth["validation"], thresholds, task, none_counts)
     best = max(history.epochs, key=lambda entry: entry["validation_micro_f1"])
     metrics = {
         "test": test | {"documents": len(stores["test"]), "bootstrap_samples": settings.bootstrap_samples},
@@ -150,6 +158,7 @@ def collect(
             "name": dataset.name,
             "task": task,
             "num_labels": len(dataset.labels),
+            "none_label": dataset.none_label,
             "fingerprint": dataset.fingerprint,
             "description": dataset.description,
             "notes": list(dataset.notes),

@@ -23,17 +23,19 @@ def write_table(cells: Sequence[Cell], folder: Path, command: str):
     found = collect(cells)
     if not found["rows"]:
         return
-    first = next(cell for cell in cells if cell.finished)
+    data = read_metrics(next(cell for cell in cells if cell.finished))["data"]
     about = {
         "command": command,
-        "dataset": read_metrics(first)["data"]["name"],
+        "dataset": data["name"],
+        "description": data["description"],
+        "notes": data["notes"],
         "machine": describe_machine(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "versions": describe_versions(),
     }
     pictures = _pictures(found, folder)
     write_atomically(folder / "sweep.json", to_json(about | found))
     write_atomically(folder / "sweep.csv", _csv(found).encode())
-    write_atomically(folder / "sweep.md", _markdown(found).encode())
+    write_atomically(folder / "sweep.md", _markdown(found, about).encode(errors="backslashreplace"))
     write_atomically(folder / "report.html", _page(found, about, pictures).encode(errors="backslashreplace"))
 
 
@@ -108,8 +110,8 @@ def _speedup(peers: dict | None, key: str) -> str:
     return "does not fit" if peers[key] is None else f"{peers[key] / peers['own_seconds']:.2f}x"
 
 
-def _markdown(found: dict) -> str:
-    parts = []
+def _markdown(found: dict, about: dict) -> str:
+    parts = ["\n".join(f"- {note}" for note in about["notes"])] if about["notes"] else []
     for columns in (_result_columns(found), _longer_columns(found), _cost_columns(found)):
         if columns:
             lines = [[head for head, _ in columns], ["---"] * len(columns)]
@@ -170,13 +172,15 @@ def _page(found: dict, about: dict, pictures: dict[str, str]) -> str:
         rows = [[escape(cell(row)) for _, cell in columns] for row in found["rows"]]
         return table([escape(head) for head, _ in columns], rows, ["n", "", *"n" * (len(columns) - 2)])
 
+    notes = list(about["notes"])
+    if found["unfinished"]:
+        notes.append(f"Not finished: {', '.join(found['unfinished'])}.")
     together = ", the seeds together" if any(len(row["seeds"]) > 1 for row in found["rows"]) else ""
     parts = [
         f"<h1>{escape(about['dataset'])} over sequence length</h1>",
         '<p class="soft">Does reading more of a document pay, and what does it cost?</p>',
-        f'<ul class="notes"><li>Not finished: {escape(", ".join(found["unfinished"]))}.</li></ul>'
-        if found["unfinished"]
-        else "",
+        f"<p>{escape(about['description'])}</p>",
+        f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>' if notes else "",
         '<div class="pair">',
         picture(pictures["score"], "Test micro-F1; shaded: 95% intervals."),
         picture(pictures["step"], "One training step on the longest test document.") if "step" in pictures else "",

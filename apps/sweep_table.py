@@ -81,6 +81,9 @@ def _tested(cell: Cell, result: dict) -> tuple[np.ndarray, np.ndarray, np.ndarra
         for row, entry in enumerate(entries):
             predictions[row, [position[label] for label in entry["predicted"]]] = 1
             targets[row, [position[label] for label in entry["labels"]]] = 1
+        if (none := result["data"]["none_label"]) is not None:
+            for decisions in (predictions, targets):
+                decisions[:, position[none]] = ~decisions.any(1)
         return predictions, targets, np.array([entry["tokens"] for entry in entries])
     except (KeyError, TypeError, ValueError):
         raise ValueError(_damaged(cell, cell.run.predictions)) from None

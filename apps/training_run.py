@@ -299,6 +299,7 @@ def train(settings: Settings, prepared: Prepared, run: RunFolder) -> tuple[Class
         weight_decay=settings.weight_decay,
         warmup_share=settings.warmup_share,
         gradient_clip=settings.gradient_clip,
+        none_counts=prepared.dataset.none_label is not None,
         seed=settings.seed,
     )
     history = History()

@@ -12,7 +12,8 @@ Any of the releases is read; where the folder holds several, `release` says whic
 
 The labels are LexGLUE's ten articles; a case loses others and stays, even if none is left. Published F1 scores follow
 two conventions, which are not comparable, and `convention` says which one this is: "10" counts the ten labels, "10+1"
-an eleventh as well, "none", of the cases that have none of the ten.
+counts an eleventh beside them, "none": a case that has none of the ten has it, and a case for which none of the ten is
+predicted is given it (LexGLUE's own scores; Chalkidis et al., ACL 2022).
 
     python datasets/ecthr.py --root data/ecthr --task b      # checks the files and prints their statistics
 """
@@ -81,11 +82,6 @@ def load(
 
     which = "violated" if task == "a" else "allegedly violated"
     notes = [f"labels and F1 scores follow the convention {convention}: compare them with such figures alone"]
-    if convention == "10+1":
-        notes.append(
-            f"the label {NO_ARTICLE!r} is learned like any other; LexGLUE's own code gives it, when scoring, to "
-            "exactly the cases that are predicted to have none of the ten"
-        )
     if release == "2019" and task == "b":
         notes.append("task b: the release of 2019 has no allegations; its violated and non-violated articles are taken")
     return published_set(
@@ -94,10 +90,14 @@ def load(
         found[release](),
         f"Facts of cases of the European Court of Human Rights with the {which} articles of the Convention (ECtHR task "
         f"{task.upper()}, release {release}{', anonymised' if anonymised else ''}); metric convention {convention}: "
-        + ("the ten articles of LexGLUE" if convention == "10" else "LexGLUE's ten articles and one label for none")
+        + (
+            "the ten articles of LexGLUE"
+            if convention == "10"
+            else "LexGLUE's ten articles, and none of them an eleventh"
+        )
         + ".",
         labels=ARTICLES,
-        empty_label=NO_ARTICLE if convention == "10+1" else None,
+        none_label=NO_ARTICLE if convention == "10+1" else None,
         sizes=None if release == "2019" else SIZES,
         notes=notes,
     )

@@ -61,6 +61,8 @@ class Dataset:
         vocabulary: All words, separated by white space in the texts, of a language that is generated; None if the texts
             are bytes or have words to be learned from the training split.
         grid: Rows and columns, if every text is the pixels of an image of this size.
+        none_label: What scores call one more label, that of all documents without any, in the truth and in what is
+            predicted; nothing learns it. None if they count the labels alone.
     """
 
     name: str
@@ -74,3 +76,4 @@ class Dataset:
     notes: tuple[str, ...] = ()
     vocabulary: tuple[str, ...] | None = None
     grid: tuple[int, int] | None = None
+    none_label: str | None = None

@@ -21,7 +21,7 @@ def published_set(
     about: str,
     *,
     labels: Sequence[str] | None = None,
-    empty_label: str | None = None,
+    none_label: str | None = None,
     sizes: Mapping[str, int] | None = None,
     notes: Sequence[str] = (),
     split_seed: int = 0,
@@ -38,7 +38,7 @@ def published_set(
             "train" takes `wanted` where splits are drawn from it: a byte for each document, 0 to skip it.
         about: One or two sentences for the description.
         labels: The classes of the published task; None for those of the training documents. Documents lose others.
-        empty_label: A further label, for documents that have no other.
+        none_label: As of `Dataset`.
         sizes: How many documents the release has in each of its parts.
         notes: What else the user should hear.
         split_seed, validation_share, test_share: For the splits that the release does not have.
@@ -99,13 +99,12 @@ def published_set(
         if task == "multi-label":
             empty = len(table.keys) - len(set(row_of_label[~unknown]))
             if empty:
-                what = "no label" if empty_label is None else f"no label but {empty_label!r}"
-                notes.append(f"{split}: {empty:,} of {len(table.keys):,} documents have {what}")
+                notes.append(f"{split}: {empty:,} of {len(table.keys):,} documents have no label")
         if split != "train" and (shared := np.isin(table.keys, train.keys[in_training]).sum()):
             notes.append(f"{split}: {shared:,} of {len(table.keys):,} documents have a text that is also in training")
 
-    all_labels = tuple(sorted(labels if empty_label is None else (*labels, empty_label)))
-    digest = hashlib.sha256(repr((task, all_labels, empty_label)).encode())
+    all_labels = tuple(sorted(labels))
+    digest = hashlib.sha256(repr((task, all_labels)).encode())
     for split in tables:
         digest.update(tables[split].digest + assigned[split].tobytes())
 
@@ -116,7 +115,7 @@ def published_set(
         else:
             wanted = (assigned["train"] == number).tobytes()
             read, length = partial(readers["train"], wanted=wanted), sum(wanted)
-        splits[split] = Documents(partial(_labelled, read, known, empty_label), length)
+        splits[split] = Documents(partial(_labelled, read, known), length)
     counts = " / ".join(f"{len(documents):,}" for documents in splits.values())
     how = "as released"
     if drawn:
@@ -131,6 +130,7 @@ def published_set(
         fingerprint=digest.hexdigest(),
         description=f"{about} {len(all_labels):,} labels; {counts} documents for training, validation and test, {how}.",
         notes=tuple(notes),
+        none_label=none_label,
     )
 
 
@@ -151,9 +151,7 @@ def _draw(table: DocumentTable, task: str, validation_share: float, test_share: 
     return assigned
 
 
-def _labelled(read, known: frozenset[str], empty_label: str | None) -> Iterator[Document]:
+def _labelled(read, known: frozenset[str]) -> Iterator[Document]:
     for document in read():
         labels = tuple(label for label in document.labels if label in known)
-        if not labels and empty_label is not None:
-            labels = (empty_label,)
         yield Document(document.id, document.text, labels)

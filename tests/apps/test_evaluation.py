@@ -11,6 +11,7 @@ from flash_sparse_apps.evaluation import (
     METRICS,
     agreement,
     bootstrap_interval,
+    count_none,
     evaluate,
     micro_f1,
     paired_bootstrap,
@@ -72,6 +73,24 @@ def test_values_are_plain_python():
     found = evaluate(*multi_label(), None, "multi-label")
     assert {type(found[name]) for name in METRICS} == {float}
     assert {type(v) for values in found["per_label"].values() for v in values} == {float, int}
+
+
+def test_documents_without_labels_count_as_lexglue_counts_them():
+    probabilities, targets = multi_label()
+    targets[::3] = 0
+    thresholds = np.full(targets.shape[1], 0.6)
+    found = evaluate(probabilities, targets, thresholds, "multi-label", none_counts=True)
+    wanted, given = (np.zeros((len(targets), targets.shape[1] + 1), int) for _ in range(2))
+    for rows, decisions in ((wanted, targets), (given, probabilities >= 0.6)):
+        rows[:, :-1] = decisions
+        rows[:, -1] = (decisions.sum(1) == 0).astype(int)
+    assert 0 < (wanted[:, -1] != given[:, -1]).sum() < len(wanted)
+    for average in ("micro", "macro"):
+        expected = f1_score(wanted, given, average=average, zero_division=0)
+        assert found[f"{average}_f1"] == pytest.approx(expected, abs=1e-12)
+    assert found["accuracy"] == pytest.approx(accuracy_score(wanted, given))
+    assert len(found["per_label"]["f1"]) == wanted.shape[1]
+    np.testing.assert_array_equal(count_none(targets), wanted)
 
 
 def test_one_label_and_nothing_present():

@@ -65,6 +65,37 @@ def flags(planted_files, cache_folder, tmp_path):
     return make
 
 
+def test_the_convention_of_eleven_labels(in_this_process, flags, tmp_path, capsys):
+    root = tmp_path / "ecthr"
+    root.mkdir()
+    articles = ([], ["3"], ["6"], ["3", "6"], ["8"], [])
+    for part, count in (("train", 60), ("dev", 24), ("test", 24)):
+        cases = []
+        for index in range(count):
+            given = articles[index % len(articles)]
+            facts = [" ".join(f"article {article} " * 8 for article in given), f"nothing else in {part} {index}"]
+            cases.append({"case_id": str(index), "facts": facts, "allegedly_violated_articles": given})
+        (root / f"{part}.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
+    options = flags(dataset="ecthr-b", root=str(root), dataset_options="{convention: 10+1}")
+    assert sweep.main([*options, "--seq-lens", "64", "--kinds", "dense"]) == 0
+    cell = tmp_path / "sweep" / "cells" / "64-dense-0"
+    metrics = json.loads((cell / "metrics.json").read_text())
+    assert [entry["label"] for entry in metrics["test"]["per_label"]][-1] == "none"
+    assert metrics["test"]["per_label"][-1]["support"] == 8
+    assert (metrics["data"]["num_labels"], metrics["data"]["none_label"]) == (10, "none")
+    rows = [json.loads(line) for line in (cell / "predictions.jsonl").read_text().splitlines()]
+    truth, found = ([set(row[key] or ["none"]) for row in rows] for key in ("labels", "predicted"))
+    shared = sum(len(one & other) for one, other in zip(truth, found, strict=True))
+    expected = 2 * shared / sum(len(one) + len(other) for one, other in zip(truth, found, strict=True))
+    assert metrics["test"]["micro_f1"] == pytest.approx(expected)
+    swept = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert swept["rows"][0]["micro_f1"] == pytest.approx(expected)
+    assert 'micro-F1 ("none" counted)' in capsys.readouterr().out
+    for page in (cell / "report.html", cell / "model" / "README.md", tmp_path / "sweep" / "report.html"):
+        assert "metric convention 10+1" in " ".join(page.read_text().split())
+    assert "convention 10+1" in (tmp_path / "sweep" / "sweep.md").read_text()
+
+
 @pytest.mark.parametrize("task", ["multi-label", "single-label"])
 def test_the_table_says_what_the_cells_say(task, flags, in_this_process, tmp_path, capsys):
     folder = tmp_path / "sweep"
