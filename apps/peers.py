@@ -1,6 +1,6 @@
 """Attention as others compute it, dense, for packed sequences: to be timed beside ours in the same model.
 
-Letters: total tokens of all sequences, H heads, Hkv key heads, D head dimension, N tokens of one sequence.
+Letters: B sequences, total tokens of all sequences, H heads, Hkv key heads, D head dimension, N tokens of one sequence.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def attending(encoder: nn.Module, attend: Callable[..., Tensor]) -> Iterator[Non
 
 
 def sdpa(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, *unused, dropout_p: float, **masks) -> Tensor:
-    """PyTorch's `scaled_dot_product_attention`, one sequence after the other: (total, H, D)."""
+    """PyTorch's `scaled_dot_product_attention`, a batch where lengths are equal, else one by one: (total, H, D)."""
     return _each(
         lambda query, key, value: scaled_dot_product_attention(
             query, key, value, dropout_p=dropout_p, enable_gqa=query.shape[1] != key.shape[1]
@@ -91,8 +91,12 @@ def _find_pretrained(encoder: nn.Module) -> nn.Module | None:
 def _each(attend: Callable[..., Tensor], rows: tuple[Tensor, ...], cu_seqlens: Tensor, masks: dict) -> Tensor:
     if masks.get("is_causal") or masks.get("window") is not None:
         raise ValueError(f"masks are {masks}; expected none: peers are timed dense")
+    bounds = list(itertools.pairwise(cu_seqlens.tolist()))
+    if len({stop - start for start, stop in bounds}) == 1:  # sequences of one length are a batch
+        batch = (tensor.unflatten(0, (len(bounds), -1)).transpose(1, 2) for tensor in rows)  # (B, H, N, D)
+        return attend(*batch).transpose(1, 2).flatten(0, 1)  # (total, H, D)
     outputs = []
-    for start, stop in itertools.pairwise(cu_seqlens.tolist()):
+    for start, stop in bounds:
         part = (tensor[start:stop].transpose(0, 1)[None] for tensor in rows)  # (1, H, N, D)
         outputs.append(attend(*part)[0].transpose(0, 1))  # (N, H, D)
     return torch.cat(outputs)

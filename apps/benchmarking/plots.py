@@ -32,6 +32,21 @@ def draw(rows: Sequence[dict]) -> dict[str, bytes]:
     return pictures
 
 
+def draw_steps(rows: Sequence[dict]) -> bytes:
+    """Time and memory of a training step over length, a line for each attention."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    for axes, key in zip(figure.subplots(1, 2), ("ms", "MiB"), strict=True):
+        for name in dict.fromkeys(row["attention"] for row in rows):
+            points = [(row["length"], row[key]) for row in rows if row["attention"] == name and row.get(key)]
+            _line(axes, points, label=name)
+        axes.set(title="a training step", xlabel="tokens of a sequence", ylabel=key)
+        axes.set_xscale("log", base=2)
+        if axes.lines:
+            axes.set_yscale("log")
+            axes.legend(fontsize=8)
+    return _png(figure)
+
+
 def _speed_over_length(rows: Sequence[dict]) -> bytes:
     """TFLOP/s of dense attention: a row for each pass, a column for each head dimension."""
     head_dims = sorted({row["head_dim"] for row in rows})
