@@ -20,12 +20,14 @@ from flash_sparse.backends.triton.shared import (
     dropout_words,
     hide,
     load_rows,
+    load_tile,
     place,
     product,
     sequence,
     steps,
     store_rows,
     tile_positions,
+    tile_source,
     tile_step,
 )
 
@@ -77,7 +79,7 @@ def _load_sums(logsumexp, delta, queries, limit, MASKED: tl.constexpr):
 @triton.jit
 def _walk_keys(
     part, part_tail, query, query_tail, grad, grad_tail, shift, delta,
-    key, value, key_row_stride, value_row_stride,
+    key, key_tail, value, value_tail, key_row_stride, value_row_stride,
     queries, diagonal, left, right, key_length, blocks, begin, full_begin, full_end, end, scale,
     query_word, query_word_2, seed_value, stream, threshold, keep_scale,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE_N: tl.constexpr,
@@ -88,13 +90,17 @@ def _walk_keys(
     STEP: tl.constexpr = TILE_N // BLOCK_SIZE if BLOCK_SIZE and TILE_N > BLOCK_SIZE else 1
     for index in tl.range(0, count_tiles(begin, full_begin, full_end, end, STEP, MASKED)):
         step, stop = tile_step(index, begin, full_begin, full_end, end, STEP, MASKED)
-        keys = tile_positions(blocks, step, stop, BLOCK_SIZE, TILE_N)  # (N,)
-        tile_key = load_rows(key, keys, key_row_stride, key_length, 0, MAIN, HEAD_DIM, MASKED, WIDE)  # (N, D)
-        tile_value = load_rows(value, keys, value_row_stride, key_length, 0, MAIN, HEAD_DIM, MASKED, WIDE)  # (N, D)
+        first, keys = tile_positions(blocks, step, stop, BLOCK_SIZE, TILE_N)  # (), (N,)
+        tile_key = load_tile(key, first, keys, key_row_stride, key_length, 0, MAIN, HEAD_DIM, MASKED, WIDE)
+        tile_value = load_tile(value, first, keys, value_row_stride, key_length, 0, MAIN, HEAD_DIM, MASKED, WIDE)
         tile_key_tail, tile_value_tail = tile_key, tile_value
         if TAIL:
-            tile_key_tail = load_rows(key, keys, key_row_stride, key_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE)
-            tile_value_tail = load_rows(value, keys, value_row_stride, key_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE)
+            tile_key_tail = load_tile(
+                key_tail, first, keys, key_row_stride, key_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE
+            )
+            tile_value_tail = load_tile(
+                value_tail, first, keys, value_row_stride, key_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE
+            )
         scores = product(query, query_tail, tile_key, tile_key_tail, TAIL, PRECISION)  # (M, N)
         if MASKED:
             scores = hide(scores, queries, keys, diagonal, left, right, key_length, LEFT, RIGHT)
@@ -123,7 +129,7 @@ def query_kernel(
     heads, group, query_length, key_length, tiles, left, right, scale, result_scale, threshold, keep_scale,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, NEGATIVE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
-    TILE_M: tl.constexpr, TILE_N: tl.constexpr,
+    TILE_M: tl.constexpr, TILE_N: tl.constexpr, DESCRIPTORS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of one tile of queries."""
     tile, head, entry = place(
@@ -165,6 +171,10 @@ def query_kernel(
     if NEGATIVE:
         tile_query = -tile_query
         tile_query_tail = -tile_query_tail
+    key_tail = tile_source(key, key_length, key_row_stride, TAIL, HEAD_DIM, TILE_N, DESCRIPTORS)
+    key = tile_source(key, key_length, key_row_stride, MAIN, HEAD_DIM, TILE_N, DESCRIPTORS)
+    value_tail = tile_source(value, key_length, value_row_stride, TAIL, HEAD_DIM, TILE_N, DESCRIPTORS)
+    value = tile_source(value, key_length, value_row_stride, MAIN, HEAD_DIM, TILE_N, DESCRIPTORS)
     shift, tile_delta = _load_sums(logsumexp, delta, queries, query_length, True)  # (M,)
     seed_value, stream = 0, 0
     query_word, query_word_2 = queries, queries
@@ -177,14 +187,14 @@ def query_kernel(
     part_tail = tl.zeros((TILE_M, TAIL if TAIL else 1), tl.float32)
     part, part_tail = _walk_keys(
         part, part_tail, tile_query, tile_query_tail, tile_grad, tile_grad_tail, shift, tile_delta,
-        key, value, key_row_stride, value_row_stride,
+        key, key_tail, value, value_tail, key_row_stride, value_row_stride,
         queries, diagonal, left, right, key_length, row_blocks, begin, full_begin, full_end, end, scale,
         query_word, query_word_2, seed_value, stream, threshold, keep_scale,
         LEFT, RIGHT, DROPOUT, BLOCK_SIZE, TILE_N, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, False,
     )  # fmt: skip
     part, part_tail = _walk_keys(
         part, part_tail, tile_query, tile_query_tail, tile_grad, tile_grad_tail, shift, tile_delta,
-        key, value, key_row_stride, value_row_stride,
+        key, key_tail, value, value_tail, key_row_stride, value_row_stride,
         queries, diagonal, left, right, key_length, row_blocks, begin, full_begin, full_end, end, scale,
         query_word, query_word_2, seed_value, stream, threshold, keep_scale,
         LEFT, RIGHT, DROPOUT, BLOCK_SIZE, TILE_N, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, True,
@@ -199,7 +209,7 @@ def query_kernel(
 @triton.jit
 def _walk_queries(
     key_part, key_part_tail, value_part, value_part_tail, key, key_tail, value, value_tail,
-    query, grad_output, logsumexp, delta, query_row_stride, grad_row_stride,
+    query, query_tail, grad_output, grad_output_tail, logsumexp, delta, query_row_stride, grad_row_stride,
     keys, diagonal, left, right, query_length, blocks, begin, full_begin, full_end, end, scale,
     key_word, key_word_2, seed_value, stream, threshold, keep_scale,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, NEGATIVE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
@@ -213,17 +223,19 @@ def _walk_queries(
     STEP: tl.constexpr = TILE_M // BLOCK_SIZE if BLOCK_SIZE and TILE_M > BLOCK_SIZE else 1
     for index in tl.range(0, count_tiles(begin, full_begin, full_end, end, STEP, MASKED)):
         step, stop = tile_step(index, begin, full_begin, full_end, end, STEP, MASKED)
-        queries = tile_positions(blocks, step, stop, BLOCK_SIZE, TILE_M)  # (M,)
-        tile_query = load_rows(query, queries, query_row_stride, query_length, 0, MAIN, HEAD_DIM, MASKED, WIDE)
+        first, queries = tile_positions(blocks, step, stop, BLOCK_SIZE, TILE_M)  # (), (M,)
+        tile_query = load_tile(query, first, queries, query_row_stride, query_length, 0, MAIN, HEAD_DIM, MASKED, WIDE)
         shift, tile_delta = _load_sums(logsumexp, delta, queries, query_length, MASKED)  # (M,)
-        tile_grad = load_rows(grad_output, queries, grad_row_stride, query_length, 0, MAIN, HEAD_DIM, MASKED, WIDE)
+        tile_grad = load_tile(
+            grad_output, first, queries, grad_row_stride, query_length, 0, MAIN, HEAD_DIM, MASKED, WIDE
+        )
         tile_query_tail, tile_grad_tail = tile_query, tile_grad
         if TAIL:
-            tile_query_tail = load_rows(
-                query, queries, query_row_stride, query_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE
+            tile_query_tail = load_tile(
+                query_tail, first, queries, query_row_stride, query_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE
             )
-            tile_grad_tail = load_rows(
-                grad_output, queries, grad_row_stride, query_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE
+            tile_grad_tail = load_tile(
+                grad_output_tail, first, queries, grad_row_stride, query_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE
             )
         scores = product(key, key_tail, tile_query, tile_query_tail, TAIL, PRECISION)  # (N, M)
         if NEGATIVE:
@@ -262,7 +274,7 @@ def keys_kernel(
     heads, group, query_length, key_length, tiles, left, right, scale, result_scale, threshold, keep_scale,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, NEGATIVE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
-    TILE_M: tl.constexpr, TILE_N: tl.constexpr,
+    TILE_M: tl.constexpr, TILE_N: tl.constexpr, DESCRIPTORS: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one tile of keys and values, summed over the query heads that share them."""
     # The columns of a group of heads are walked one head after the other, in the order of the first.
@@ -312,6 +324,12 @@ def keys_kernel(
         wide_head = head.to(tl.int64)
         member_query = query + wide_head * query_head_stride
         member_grad = grad_output + wide_head * grad_head_stride
+        member_query_tail = tile_source(
+            member_query, query_length, query_row_stride, TAIL, HEAD_DIM, TILE_M, DESCRIPTORS
+        )
+        member_query = tile_source(member_query, query_length, query_row_stride, MAIN, HEAD_DIM, TILE_M, DESCRIPTORS)
+        member_grad_tail = tile_source(member_grad, query_length, grad_row_stride, TAIL, HEAD_DIM, TILE_M, DESCRIPTORS)
+        member_grad = tile_source(member_grad, query_length, grad_row_stride, MAIN, HEAD_DIM, TILE_M, DESCRIPTORS)
         member_logsumexp = logsumexp + wide_head * all_queries
         member_delta = delta + wide_head * all_queries
         offsets = column_offsets
@@ -329,7 +347,8 @@ def keys_kernel(
         key_part, key_part_tail, value_part, value_part_tail = _walk_queries(
             key_part, key_part_tail, value_part, value_part_tail,
             tile_key, tile_key_tail, tile_value, tile_value_tail,
-            member_query, member_grad, member_logsumexp, member_delta, query_row_stride, grad_row_stride,
+            member_query, member_query_tail, member_grad, member_grad_tail, member_logsumexp, member_delta,
+            query_row_stride, grad_row_stride,
             keys, diagonal, left, right, query_length, column_blocks, begin, full_begin, full_end, end, scale,
             key_word, key_word_2, seed_value, stream, threshold, keep_scale,
             LEFT, RIGHT, DROPOUT, NEGATIVE, BLOCK_SIZE, TILE_M, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, False,
@@ -337,7 +356,8 @@ def keys_kernel(
         key_part, key_part_tail, value_part, value_part_tail = _walk_queries(
             key_part, key_part_tail, value_part, value_part_tail,
             tile_key, tile_key_tail, tile_value, tile_value_tail,
-            member_query, member_grad, member_logsumexp, member_delta, query_row_stride, grad_row_stride,
+            member_query, member_query_tail, member_grad, member_grad_tail, member_logsumexp, member_delta,
+            query_row_stride, grad_row_stride,
             keys, diagonal, left, right, query_length, column_blocks, begin, full_begin, full_end, end, scale,
             key_word, key_word_2, seed_value, stream, threshold, keep_scale,
             LEFT, RIGHT, DROPOUT, NEGATIVE, BLOCK_SIZE, TILE_M, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, True,

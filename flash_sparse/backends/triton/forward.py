@@ -12,6 +12,7 @@ from flash_sparse.backends.triton.shared import (
     dropout_words,
     hide,
     load_rows,
+    load_tile,
     place,
     product,
     sequence,
@@ -19,6 +20,7 @@ from flash_sparse.backends.triton.shared import (
     steps,
     store_rows,
     tile_positions,
+    tile_source,
     tile_step,
 )
 
@@ -29,7 +31,8 @@ LENGTHS = ("heads", "query_length", "key_length", "tiles", "left", "right", "thr
 
 @triton.jit
 def _walk(
-    part, part_tail, maximum, total, query, query_tail, key, value, key_row_stride, value_row_stride,
+    part, part_tail, maximum, total, query, query_tail, key, key_tail, value, value_tail,
+    key_row_stride, value_row_stride,
     queries, diagonal, left, right, key_length, blocks, begin, full_begin, full_end, end, scale,
     query_word, query_word_2, seed_value, stream, threshold,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE_N: tl.constexpr,
@@ -40,11 +43,13 @@ def _walk(
     STEP: tl.constexpr = TILE_N // BLOCK_SIZE if BLOCK_SIZE and TILE_N > BLOCK_SIZE else 1
     for index in tl.range(0, count_tiles(begin, full_begin, full_end, end, STEP, MASKED)):
         step, stop = tile_step(index, begin, full_begin, full_end, end, STEP, MASKED)
-        keys = tile_positions(blocks, step, stop, BLOCK_SIZE, TILE_N)  # (N,)
-        tile_key = load_rows(key, keys, key_row_stride, key_length, 0, MAIN, HEAD_DIM, MASKED, WIDE)  # (N, D)
+        first, keys = tile_positions(blocks, step, stop, BLOCK_SIZE, TILE_N)  # (), (N,)
+        tile_key = load_tile(key, first, keys, key_row_stride, key_length, 0, MAIN, HEAD_DIM, MASKED, WIDE)
         tile_key_tail = tile_key
         if TAIL:
-            tile_key_tail = load_rows(key, keys, key_row_stride, key_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE)
+            tile_key_tail = load_tile(
+                key_tail, first, keys, key_row_stride, key_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE
+            )
         scores = product(query, query_tail, tile_key, tile_key_tail, TAIL, PRECISION)  # (M, N)
         if MASKED:
             scores = hide(scores, queries, keys, diagonal, left, right, key_length, LEFT, RIGHT)
@@ -55,11 +60,13 @@ def _walk(
                 query_word[:, None], query_word_2[:, None], key_word[None, :], key_word_2[None, :], threshold
             )
             probabilities = tl.where(keep, probabilities, 0.0)
-        tile_value = load_rows(value, keys, value_row_stride, key_length, 0, MAIN, HEAD_DIM, MASKED, WIDE)  # (N, D)
+        tile_value = load_tile(value, first, keys, value_row_stride, key_length, 0, MAIN, HEAD_DIM, MASKED, WIDE)
         probabilities = probabilities.to(tile_value.dtype)
         part = tl.dot(probabilities, tile_value, part * rescale[:, None], input_precision=PRECISION)
         if TAIL:
-            tile_value = load_rows(value, keys, value_row_stride, key_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE)
+            tile_value = load_tile(
+                value_tail, first, keys, value_row_stride, key_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE
+            )
             part_tail = tl.dot(probabilities, tile_value, part_tail * rescale[:, None], input_precision=PRECISION)
     return part, part_tail, maximum, total
 
@@ -73,7 +80,7 @@ def forward_kernel(
     scale, threshold, keep_scale,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, NEGATIVE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
-    TILE_M: tl.constexpr, TILE_N: tl.constexpr,
+    TILE_M: tl.constexpr, TILE_N: tl.constexpr, DESCRIPTORS: tl.constexpr,
 ):  # fmt: skip
     tile, head, entry = place(
         tiles, heads, row_order, layout_batch_stride, layout_head_stride, RIGHT, BLOCK_SIZE, TILE_M
@@ -108,6 +115,10 @@ def forward_kernel(
     if NEGATIVE:  # the softmax's steps are made for a scale above 0
         tile_query = -tile_query
         tile_query_tail = -tile_query_tail
+    key_tail = tile_source(key, key_length, key_row_stride, TAIL, HEAD_DIM, TILE_N, DESCRIPTORS)
+    key = tile_source(key, key_length, key_row_stride, MAIN, HEAD_DIM, TILE_N, DESCRIPTORS)
+    value_tail = tile_source(value, key_length, value_row_stride, TAIL, HEAD_DIM, TILE_N, DESCRIPTORS)
+    value = tile_source(value, key_length, value_row_stride, MAIN, HEAD_DIM, TILE_N, DESCRIPTORS)
     seed_value, stream = 0, 0
     query_word, query_word_2 = queries, queries
     if DROPOUT:
@@ -120,13 +131,15 @@ def forward_kernel(
     maximum = tl.full((TILE_M,), float("-inf"), tl.float32)
     total = tl.zeros((TILE_M,), tl.float32)
     part, part_tail, maximum, total = _walk(
-        part, part_tail, maximum, total, tile_query, tile_query_tail, key, value, key_row_stride, value_row_stride,
+        part, part_tail, maximum, total, tile_query, tile_query_tail, key, key_tail, value, value_tail,
+        key_row_stride, value_row_stride,
         queries, diagonal, left, right, key_length, row_blocks, begin, full_begin, full_end, end, scale,
         query_word, query_word_2, seed_value, stream, threshold,
         LEFT, RIGHT, DROPOUT, BLOCK_SIZE, TILE_N, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, False,
     )  # fmt: skip
     part, part_tail, maximum, total = _walk(
-        part, part_tail, maximum, total, tile_query, tile_query_tail, key, value, key_row_stride, value_row_stride,
+        part, part_tail, maximum, total, tile_query, tile_query_tail, key, key_tail, value, value_tail,
+        key_row_stride, value_row_stride,
         queries, diagonal, left, right, key_length, row_blocks, begin, full_begin, full_end, end, scale,
         query_word, query_word_2, seed_value, stream, threshold,
         LEFT, RIGHT, DROPOUT, BLOCK_SIZE, TILE_N, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, True,

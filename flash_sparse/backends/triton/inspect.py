@@ -37,6 +37,7 @@ TARGETS = {
 # KiB for one program. sm_80 has 163, but its entries also serve sm_86, sm_89 and sm_120, which have 99.
 SHARED_LIMITS = {"sm_80": 99, "sm_90": 227, "sm_100": 227, "gfx942": 64}
 MATRIX_INSTRUCTIONS = {"sm_80": "mma.sync", "sm_90": "wgmma", "sm_100": "tcgen05.mma", "gfx942": "v_mfma"}
+TENSOR_COPIES = {"sm_90": "cp.async.bulk.tensor", "sm_100": "cp.async.bulk.tensor"}  # what descriptors are for
 KERNELS = {"forward": forward_kernel, "query": query_kernel, "keys": keys_kernel}
 LAYOUT = ("row_offsets", "row_blocks", "row_order", "column_offsets", "column_blocks", "column_order")
 TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -97,6 +98,7 @@ def compile_variant(variant: Variant, tile: Tile | None = None) -> Usage:
         "PRECISION": variant.precision,
         own: tile.own,
         other: tile.other,
+        "DESCRIPTORS": tile.descriptors,
         "key_lengths": None,
         "group": 1,
     }
@@ -212,6 +214,8 @@ def problems(variant: Variant, usage: Usage) -> list[str]:
         found.append(f"needs {usage.shared} bytes of shared memory of {limit}")
     if not has_matrix_instructions(variant, usage):
         found.append("has no matrix instructions")
+    if variant.tile.descriptors and TENSOR_COPIES.get(variant.architecture, "") not in usage.instructions:
+        found.append("has no tensor copies")
     return found
 
 
@@ -234,6 +238,7 @@ class Row(NamedTuple):
     other: int
     warps: int
     stages: int
+    descriptors: bool
     registers: int
     stack: int  # bytes per thread
     shared: int  # bytes per program
@@ -248,7 +253,7 @@ def inspect_variant(variant: Variant) -> Row:
 
 
 def format_line(row: Row | Iterable[str]) -> str:
-    widths = (-60, 4, 5, 5, 6, 9, 6, 7, -1)
+    widths = (-60, 4, 5, 5, 6, 11, 9, 6, 7, -1)
     return " ".join(
         f"{cell!s:{'<' if width < 0 else '>'}{abs(width)}}" for cell, width in zip(row, widths, strict=True)
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 import math
 
 import torch
+import triton
 from torch import Tensor
 
 from flash_sparse.backends.triton.backward import delta_kernel, keys_kernel, query_kernel
@@ -152,8 +154,13 @@ def launch(
     # The chance to stay, in steps of 2 ** -24; probabilities are divided by exactly that chance.
     threshold = max(1, round((1 - dropout_p) * 2**24))
     grid = (tiles * heads * entries,)
+    # Triton asks whoever is set in the present context for memory that descriptors stand in: set in a copy of it, since
+    # the backward pass runs in a thread, hence a context, of its own, and the caller may have set another.
+    context = contextvars.copy_context()
+    context.run(triton.set_allocator, scratch)
     with torch.cuda.device_of(query):
-        kernel[grid](
+        context.run(
+            kernel[grid],
             *matrices, *vectors, *lines, cu_seqlens, key_lengths, seed,
             *(stride for matrix in matrices for stride in matrix.stride()[:3]), *layout_strides,
             query.shape[1], query.shape[1] // key.shape[1], query.shape[2], key.shape[2], tiles,
@@ -163,6 +170,7 @@ def launch(
             LEFT=left >= 0, RIGHT=right >= 0, DROPOUT=dropout_p > 0, NEGATIVE=scale < 0, BLOCK_SIZE=block_size,
             HEAD_DIM=query.shape[3], MAIN=main, TAIL=tail, WIDE=any(map(is_wide, matrices)),
             PRECISION="ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
+            DESCRIPTORS=tile.descriptors and all(map(fits_descriptor, matrices)),
             **more, num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
 
@@ -170,6 +178,19 @@ def launch(
 def dense_rows(tensor: Tensor) -> Tensor:
     """The tensor itself if its last dimension is contiguous, as the kernels want it, else a copy."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+def scratch(size: int, alignment: int, stream: int | None) -> Tensor:
+    """Memory of `size` bytes for a kernel on the current device, aligned as all of PyTorch's."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+def fits_descriptor(matrix: Tensor) -> bool:
+    """Whether a tensor descriptor can stand for the rows of any head: all of them begin at multiples of 16 bytes."""
+    strides = [stride for stride, size in zip(matrix.stride()[:2], matrix.shape[:2], strict=True) if size > 1]
+    strides.append(matrix.stride(2))
+    aligned = all(stride * matrix.itemsize % 16 == 0 for stride in strides) and matrix.data_ptr() % 16 == 0
+    return aligned and matrix.stride(2) >= matrix.shape[3]  # nor do they overlap
 
 
 def is_wide(matrix: Tensor) -> bool:

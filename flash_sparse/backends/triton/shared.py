@@ -147,18 +147,24 @@ def tile_step(index, begin, full_begin, full_end, end, STEP: tl.constexpr, MASKE
 
 @triton.jit
 def tile_positions(blocks, step, stop, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr):
-    """The positions of the tile at `step`, (TILE,); past any limit where it reaches over `stop`."""
+    """The first position of the tile at `step`, and all of them, (TILE,); past any limit where it reaches over `stop`.
+
+    A tile of several blocks does not go on from its first position: 0 stands there.
+    """
     lanes = tl.arange(0, TILE)
     if BLOCK_SIZE == 0:
-        positions = step * TILE + lanes
+        first = step * TILE
+        positions = first + lanes
     elif TILE <= BLOCK_SIZE:
         block = tl.load(blocks + step // (BLOCK_SIZE // TILE))
-        positions = block * BLOCK_SIZE + step % (BLOCK_SIZE // TILE) * TILE + lanes
+        first = block * BLOCK_SIZE + step % (BLOCK_SIZE // TILE) * TILE
+        positions = first + lanes
     else:
+        first = 0
         slots = step + lanes // BLOCK_SIZE
         block = tl.load(blocks + slots, mask=slots < stop, other=(1 << 30) // BLOCK_SIZE)
         positions = block * BLOCK_SIZE + lanes % BLOCK_SIZE
-    return positions
+    return first, positions
 
 
 @triton.jit
@@ -185,6 +191,34 @@ def load_rows(
         tile = tl.load(pointers, mask=(FIRST + tl.arange(0, WIDTH) < HEAD_DIM)[None, :], other=0.0)
     else:
         tile = tl.load(pointers)
+    return tile
+
+
+@triton.jit
+def tile_source(
+    base, limit, stride, WIDTH: tl.constexpr, HEAD_DIM: tl.constexpr, TILE: tl.constexpr, DESCRIPTORS: tl.constexpr
+):
+    """Where `load_tile` takes tiles (TILE, WIDTH) from: the pointer `base`, or a tensor descriptor of `limit` rows."""
+    source = base
+    if DESCRIPTORS and WIDTH:
+        # None may be empty, though a tile of none is never loaded.
+        source = tl.make_tensor_descriptor(base, [tl.maximum(limit, 1), HEAD_DIM], [stride, 1], [TILE, WIDTH])
+    return source
+
+
+@triton.jit
+def load_tile(
+    source, first, rows, stride, limit,
+    FIRST: tl.constexpr, WIDTH: tl.constexpr, HEAD_DIM: tl.constexpr, MASKED: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Elements FIRST.. of `rows`, as `load_rows` gives them; by a descriptor those from `first` on, zeros past `limit`.
+
+    The descriptor ends with the sequence: of what lies behind it, as of what lies past HEAD_DIM, nothing is read.
+    """
+    if isinstance(source, tl.tensor_descriptor):
+        tile = source.load([first, FIRST])
+    else:
+        tile = load_rows(source, rows, stride, limit, FIRST, WIDTH, HEAD_DIM, MASKED, WIDE)
     return tile
 
 

@@ -65,15 +65,16 @@ class Result(NamedTuple):
     milliseconds_found: list[float]
 
 
-def candidates(dtype: torch.dtype, width: int) -> list[Tile]:
-    """Tiles worth a try for rows of `width` elements."""
+def candidates(architecture: str, dtype: torch.dtype, width: int) -> list[Tile]:
+    """Tiles worth a try for rows of `width` elements; where the chip copies tensors by itself, with descriptors too."""
     if dtype.itemsize == 4:
         own, other, stages = (16, 32, 64), (16, 32, 64), (1, 2)
     elif width > 128:
         own, other, stages = (32, 64, 128), (32, 64), (1, 2, 3)
     else:
         own, other, stages = (64, 128), (32, 64, 128), (2, 3, 4, 5)
-    return [Tile(*shape) for shape in product(own, other, (4, 8), stages)]
+    descriptors = (False, True) if architecture in inspect.TENSOR_COPIES and dtype.itemsize == 2 else (False,)
+    return [Tile(*shape) for shape in product(own, other, (4, 8), stages, descriptors)]
 
 
 @contextmanager
@@ -108,7 +109,7 @@ def tune(
                 return measure(kernel, head_dim, dtype, workload)
 
         bar.set_postfix_str(f"{kernel}: compiling")
-        tiles = [tile for tile in candidates(dtype, key[1]) if tile != present]
+        tiles = [tile for tile in candidates(architecture, dtype, key[1]) if tile != present]
         plain = inspect.Variant(architecture, kernel, dtype, head_dim, precision=precision)
         fit = screen([(plain, tile) for tile in tiles])
         tiles = [tile for tile, fits in zip(tiles, fit, strict=True) if fits]

@@ -18,12 +18,16 @@ import torch
 
 
 class Tile(NamedTuple):
-    """How one kernel is cut: `own` positions of a program's tile, `other` positions of the tiles it walks over."""
+    """How one kernel is cut: `own` positions of a program's tile, `other` positions of the tiles it walks over.
+
+    With `descriptors`, the latter are loaded through tensor descriptors where the tensors allow it.
+    """
 
     own: int
     other: int
     warps: int
     stages: int
+    descriptors: bool = False
 
 
 class Kernels(NamedTuple):
@@ -36,7 +40,11 @@ class Kernels(NamedTuple):
 
 # What a file's tiles may be made of: whole matrix instructions, and walks that a program can hold.
 ALLOWED = Tile(
-    own=(16, 32, 64, 128, 256), other=(16, 32, 64, 128, 256), warps=(1, 2, 4, 8, 16), stages=(1, 2, 3, 4, 5, 6)
+    own=(16, 32, 64, 128, 256),
+    other=(16, 32, 64, 128, 256),
+    warps=(1, 2, 4, 8, 16),
+    stages=(1, 2, 3, 4, 5, 6),
+    descriptors=(False, True),
 )
 
 # Stages, as the compiled code for sm_90 shows them: with 2, a walk waits at each step for all that it has begun to
@@ -170,7 +178,7 @@ def _parse(entry: object) -> tuple[str, tuple[int, int], Kernels]:
             found = sorted(tile) if isinstance(tile, dict) else type(tile).__name__
             raise ValueError(f"{kernel} has {found}; expected {sorted(Tile._fields)}")
         for name, allowed in ALLOWED._asdict().items():
-            if type(tile[name]) is not int or tile[name] not in allowed:
+            if type(tile[name]) is not type(allowed[0]) or tile[name] not in allowed:
                 raise ValueError(f"{kernel}.{name} is {tile[name]!r}; expected one of {', '.join(map(str, allowed))}")
         tiles.append(Tile(**tile))
     return architecture, key, Kernels(*tiles)
@@ -191,7 +199,9 @@ def choose(name: str, head_dim: int, dtype: torch.dtype, block_size: int) -> Ker
     # Rows of `width` sums kept in registers for each position of the own axis: of the output, of the query's gradient,
     # of both others.
     sums = Kernels(1, 1, 2)
-    return Kernels(*(within_block(tile, block_size, width, rows) for tile, rows in zip(kernels, sums, strict=True)))
+    tiles = (within_block(tile, block_size, width, rows) for tile, rows in zip(kernels, sums, strict=True))
+    # One descriptor loads rows that follow each other: not those of several blocks.
+    return Kernels(*(tile._replace(descriptors=tile.descriptors and tile.other <= block_size) for tile in tiles))
 
 
 def within_block(tile: Tile, block_size: int, width: int, rows: int) -> Tile:
@@ -210,4 +220,4 @@ def within_block(tile: Tile, block_size: int, width: int, rows: int) -> Tile:
     # Few warps have few registers, and pointers into several blocks take some: longer walks or pipelines would spill.
     other = 64 if width <= 64 or block_size > 32 else 32
     stages = min(tile.stages, 2)
-    return Tile(block_size, min(tile.other, other), min(warps, tile.warps), stages)
+    return tile._replace(own=block_size, other=min(tile.other, other), warps=min(warps, tile.warps), stages=stages)
