@@ -31,6 +31,39 @@ def test_spills_are_noticed():
     assert any("spills" in problem for problem in inspect.problems(variant, usage))
 
 
+def with_descriptors(variant):
+    return inspect.compile_variant(variant, variant.tile._replace(descriptors=True))
+
+
+@pytest.mark.parametrize("architecture", tuning.TABLE)
+def test_descriptors_are_copies_where_the_chip_has_them_and_pointers_elsewhere(architecture):
+    variant = inspect.Variant(architecture, "forward", torch.bfloat16, 128)
+    usage = with_descriptors(variant)
+    assert inspect.has_matrix_instructions(variant, usage)
+    assert ("cp.async.bulk.tensor" in usage.instructions) == (architecture in inspect.TENSOR_COPIES)
+
+
+@pytest.mark.parametrize("kernel", ["query", "keys"])
+@pytest.mark.parametrize("head_dim", [80, 128])
+def test_descriptors_in_the_backward_pass(kernel, head_dim):
+    variant = inspect.Variant("sm_90", kernel, torch.bfloat16, head_dim, 128, is_causal=True, dropout=True)
+    usage = with_descriptors(variant)
+    assert inspect.problems(variant, usage) == []
+    assert "cp.async.bulk.tensor" in usage.instructions
+
+
+def test_missing_copies_are_noticed(monkeypatch):
+    variant = inspect.Variant("sm_90", "forward", torch.bfloat16, 128)
+    kernels = tuning.TABLE["sm_90"][2, 128]
+    described = kernels._replace(forward=kernels.forward._replace(descriptors=True))
+    by_pointers = inspect.compile_variant(variant)
+    monkeypatch.setitem(tuning.TABLE["sm_90"], (2, 128), described)
+    assert inspect.problems(variant, by_pointers) == ["has no tensor copies"]
+    usage = inspect.compile_variant(variant)
+    assert inspect.problems(variant, usage) == []
+    assert usage.registers < by_pointers.registers  # what they are for
+
+
 def test_head_dimension_is_split_without_doubling():
     assert tuning.split_head_dim(64) == (64, 0)
     assert tuning.split_head_dim(80) == (64, 16)

@@ -63,6 +63,23 @@ def test_full_layout_is_dense(block_size):
     checks.check_full_layout(block_size, "cuda")
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("head_dim", [59, 64, 80, 128, 256])
+@pytest.mark.parametrize("block_size", [0, 64, 128])
+def test_descriptors(dtype, head_dim, block_size):
+    """From sm_90 on, these are copies by the chip's own unit."""
+    case = Case(
+        seed=head_dim, dtype=dtype, batch=2, heads=4, key_heads=2, query_length=1000, key_length=1100,
+        head_dim=head_dim, block_size=block_size, density=0.5 if block_size else 1.0, is_causal=True,
+        key_lengths=(1100, 713), strides="transposed",
+    )  # fmt: skip
+    checks.check_descriptors_on_gpu(case)
+
+
+def test_descriptors_end_with_their_sequence():
+    checks.check_descriptor_packed("cuda")
+
+
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_heavy_lines(is_causal):
     checks.check_heavy_lines(is_causal, "cuda")

@@ -55,6 +55,35 @@ def test_wide_offsets(interpreter):
     interpreter(checks.check_wide_offsets, "cpu")
 
 
+LONG = {"dtype": "float16", "heads": 2, "key_heads": 1, "query_length": 50, "key_length": 140, "head_dim": 32}
+
+
+@pytest.mark.parametrize(
+    ("options", "loads"),
+    [
+        ({"is_causal": True}, True),
+        ({"window": (40, 20), "key_lengths": (101,)}, True),
+        ({"key_lengths": (0,)}, False),  # no tile at all
+        ({"head_dim": 80}, True),  # in two parts
+        ({"head_dim": 59, "strides": "fused"}, False),  # rows that begin anywhere
+        ({"head_dim": 24, "strides": "transposed"}, True),  # zeros up to 32
+        ({"strides": "fused"}, True),
+        ({"strides": "sliced"}, False),
+        ({"dtype": "float32", "scale": -0.3}, True),
+        ({"block_size": 128, "density": 0.7, "is_causal": True}, True),
+        ({"block_size": 64, "density": 0.5, "leading": (2,), "head_dim": 80}, True),
+        ({"block_size": 16, "query_length": 20, "key_length": 40}, False),  # tiles of several blocks
+    ],
+    ids=str,
+)
+def test_descriptors(interpreter, options, loads):
+    interpreter(checks.check_descriptors, Case(seed=3, **(LONG | options)), loads)
+
+
+def test_descriptors_end_with_their_sequence(interpreter):
+    interpreter(checks.check_descriptor_packed, "cpu")
+
+
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_heavy_lines(interpreter, is_causal):
     interpreter(checks.check_heavy_lines, is_causal, "cpu")

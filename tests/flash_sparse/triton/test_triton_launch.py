@@ -1,10 +1,12 @@
 """The launcher, with kernels that do nothing: what it asks of the tensors on its way to the GPU."""
 
+import concurrent.futures
 import os
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from triton.runtime import _allocation
 
 if os.environ.get("TRITON_INTERPRET"):
     pytest.skip("kernels are interpreted in this process (TRITON_INTERPRET)", allow_module_level=True)
@@ -13,7 +15,7 @@ from attention_cases import generator
 
 import flash_sparse
 from flash_sparse.attention import _layout_arguments
-from flash_sparse.backends.triton import launch
+from flash_sparse.backends.triton import launch, tuning
 
 
 class Recorder(TorchDispatchMode):
@@ -66,6 +68,54 @@ def test_allocates_and_launches_and_reads_nothing_back(kernels, packed, sparse):
     """Neither a value nor a copy comes back from the device, so that a CUDA graph can record the launches."""
     assert launched(packed, sparse) <= {"empty", "empty_like", "new_empty", "empty_strided"}
     assert all(len(kernel.grids) == 1 for kernel in kernels.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "fits"),
+    [
+        (lambda rows: rows, True),
+        (lambda rows: rows[..., :59], True),  # the chip puts zeros behind the end of a row
+        (lambda rows: rows[..., :59].contiguous(), False),
+        (lambda rows: rows[..., 1:], False),
+        (lambda rows: rows[..., 8:], True),
+        (lambda rows: rows[:, :, 3:], True),
+        (lambda rows: rows.transpose(1, 2).contiguous().transpose(1, 2), True),
+        (lambda rows: rows[:1].expand(2, -1, -1, -1), True),
+        (lambda rows: rows[:, :, :1].expand(-1, -1, 20, -1), False),
+        (lambda rows: rows.as_strided((1, 1, 20, 64), (1, 1, 64, 1)), True),  # the only entry and the only head
+        (lambda rows: rows.as_strided((2, 1, 20, 64), (1, 1, 64, 1)), False),
+        (lambda rows: rows.as_strided((1, 1, 20, 64), (1, 1, 8, 1)), False),
+        (lambda rows: rows.float()[..., :20].contiguous(), True),
+        (lambda rows: rows[..., :20].contiguous(), False),
+    ],
+)
+def test_what_a_descriptor_can_stand_for(change, fits):
+    assert launch.fits_descriptor(change(torch.zeros(2, 3, 20, 64, dtype=torch.bfloat16))) == fits
+
+
+@pytest.mark.parametrize("own_thread", [False, True])
+def test_kernels_get_scratch_memory_and_the_caller_keeps_its_allocator(kernels, own_thread):
+    seen = []
+
+    class Launch(Kernel):
+        def __getitem__(self, grid):
+            return lambda *arguments, **constants: seen.append(_allocation._allocator.get())
+
+    def call():
+        launch.launch(
+            Launch(), tuning.Tile(64, 64, 4, 2), 8, 1, (rows, rows, rows), (), (None, None, None), rows, rows, 0,
+            None, 0, None, -1, -1, 0.0, None, 1.0,
+        )  # fmt: skip
+        return _allocation._allocator.get()
+
+    rows = torch.zeros(1, 1, 8, 16)
+    before = _allocation._allocator.get()
+    if own_thread:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            pool.submit(call).result()
+    else:
+        assert call() is before
+    assert seen == [launch.scratch]
 
 
 def test_the_recorder_sees_what_would_wait():

@@ -104,7 +104,7 @@ def test_without_a_gpu_one_line_and_exit_code_2(capsys, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that PyTorch reaches")
 def test_on_a_gpu(tmp_path, monkeypatch):
     path = tmp_path / "tiles.json"
-    monkeypatch.setattr(tune, "candidates", lambda dtype, width: [Tile(64, 64, 4, 2), Tile(128, 64, 8, 2)])
+    monkeypatch.setattr(tune, "candidates", lambda *place: [Tile(64, 64, 4, 2), Tile(128, 64, 8, 2)])
     assert tune.main(["--head-dims", "64", "--dtypes", "bf16", "--output", str(path)]) == 0
     monkeypatch.setenv("FLASH_SPARSE_TILES", str(path))
     assert tuning.table()[tuning.architecture(torch.device("cuda"))][KEY].forward.own in (64, 128)
@@ -125,7 +125,25 @@ def test_a_file_of_tiles_stands_in_for_the_table(tmp_path, monkeypatch):
     assert tuning.choose("sm_90", 64, torch.bfloat16, 0) == tuning.TABLE["sm_90"][KEY]
 
 
-GOOD = {"own": 64, "other": 32, "warps": 4, "stages": 3}
+def test_descriptors_are_tried_where_the_chip_has_copies_for_them():
+    def tried(architecture, dtype):
+        return {tile.descriptors for tile in tune.candidates(architecture, dtype, 64)}
+
+    assert tried("sm_90", torch.bfloat16) == tried("sm_100", torch.float16) == {False, True}
+    assert tried("sm_80", torch.bfloat16) == tried("sm_90", torch.float32) == {False}
+
+
+def test_a_file_can_ask_for_descriptors(tmp_path, monkeypatch):
+    path = tmp_path / "tiles.json"
+    tile = Tile(128, 64, 8, 2, descriptors=True)
+    tuning.write_table(path, {("sm_90", KEY): Kernels(tile, tile, tile)})
+    monkeypatch.setenv("FLASH_SPARSE_TILES", str(path))
+    assert tuning.choose("sm_90", 64, torch.bfloat16, 0).forward == tile
+    assert tuning.choose("sm_90", 64, torch.bfloat16, 64).forward == Tile(64, 64, 4, 2, descriptors=True)
+    assert not tuning.choose("sm_90", 64, torch.bfloat16, 32).forward.descriptors  # tiles of several blocks
+
+
+GOOD = {"own": 64, "other": 32, "warps": 4, "stages": 3, "descriptors": False}
 ENTRY = {"architecture": "sm_90", "element_bytes": 2, "head_dim": 64, "forward": GOOD, "query": GOOD, "keys": GOOD}
 
 
@@ -141,6 +159,10 @@ ENTRY = {"architecture": "sm_90", "element_bytes": 2, "head_dim": 64, "forward":
         (json.dumps([ENTRY | {"head_dim": [64]}]), r"entry 1: \(element_bytes, head_dim\) is"),
         (json.dumps([ENTRY | {"query": GOOD | {"own": 100}}]), "entry 1: query.own is 100; expected one of 16, 32"),
         (json.dumps([ENTRY | {"keys": GOOD | {"warps": True}}]), "entry 1: keys.warps is True"),
+        (
+            json.dumps([ENTRY | {"keys": GOOD | {"descriptors": 1}}]),
+            "entry 1: keys.descriptors is 1; expected one of F",
+        ),
         (json.dumps([ENTRY | {"keys": {"own": 64}}]), r"entry 1: keys has \['own'\]"),
         (json.dumps([ENTRY | {"more": 1}]), "entry 1: has"),
     ],

@@ -7,6 +7,8 @@ each takes and returns plain values. bfloat16 products are wrong there, silently
 import dataclasses
 import random
 import warnings
+from contextlib import contextmanager
+from unittest import mock
 
 import torch
 from attention_cases import Case, check_errors, draw_case, error, generator, run, run_exactly, strided
@@ -250,6 +252,68 @@ def check_wide_offsets(device):
         launch.is_wide = before
     for name, result in narrow.items():
         assert torch.equal(result, wide[name]), name
+
+
+@contextmanager
+def descriptors(counted):
+    """Every tile of the table with tensor descriptors; in the interpreter `counted` takes each load through one."""
+    from triton.runtime import interpreter
+
+    from flash_sparse.backends.triton import tuning
+
+    def with_descriptors(kernels):
+        return tuning.Kernels(*(tile._replace(descriptors=True) for tile in kernels))
+
+    load = interpreter.InterpreterBuilder.create_descriptor_load
+
+    def load_and_count(self, descriptor, *arguments):
+        counted.append(descriptor.block_shape)
+        return load(self, descriptor, *arguments)
+
+    table = {
+        name: {key: with_descriptors(kernels) for key, kernels in own.items()} for name, own in tuning.TABLE.items()
+    }
+    with (
+        mock.patch.dict(tuning.TABLE, table),
+        mock.patch.object(interpreter.InterpreterBuilder, "create_descriptor_load", load_and_count),
+    ):
+        yield
+
+
+def check_descriptors(case, loads):
+    """Tiles loaded through tensor descriptors give the bits that pointers give; `loads`: whether any can be."""
+    *rows, grad_output = case.tensors("cpu")
+    expected = run(rows, grad_output, "triton", case.options())
+    counted = []
+    with descriptors(counted):
+        found = run(rows, grad_output, "triton", case.options())
+    assert bool(counted) == loads, case
+    for name, result in expected.items():
+        assert torch.equal(result, found[name]), (name, case)
+
+
+def check_descriptors_on_gpu(case):
+    with descriptors([]):
+        check_case(case, "cuda")
+
+
+def check_descriptor_packed(device):
+    """A descriptor ends with its sequence: a NaN in the next one, which the same tile would reach, gets nowhere."""
+    torch.manual_seed(4)
+    rows = [torch.randn(90, 2, 16).half().to(device) for _ in range(4)]
+    cu_seqlens = torch.tensor([0, 30, 30, 61, 90], dtype=torch.int32, device=device)
+    options = {"cu_seqlens": cu_seqlens, "max_seqlen": 31}
+    counted = []
+    with descriptors(counted):
+        expected = run(rows[:3], rows[3], "triton", options, function=flash_sparse.attention_varlen)
+        for which in range(4):
+            dirty = [part.clone() for part in rows]
+            dirty[which][30:61] = torch.nan
+            found = run(dirty[:3], dirty[3], "triton", options, function=flash_sparse.attention_varlen)
+            for name in ("output", "grad_query", "grad_key", "grad_value"):
+                for own in (slice(30), slice(61, 90)):
+                    assert torch.equal(found[name][own], expected[name][own]), (which, name)
+    assert device != "cpu" or counted
 
 
 def check_heavy_lines(is_causal, device):
