@@ -61,17 +61,16 @@ LONG = {"dtype": "float16", "heads": 2, "key_heads": 1, "query_length": 50, "key
 @pytest.mark.parametrize(
     ("options", "loads"),
     [
-        ({"is_causal": True}, True),
         ({"window": (40, 20), "key_lengths": (101,)}, True),
         ({"key_lengths": (0,)}, False),  # no tile at all
         ({"head_dim": 80}, True),  # in two parts
         ({"head_dim": 59, "strides": "fused"}, False),  # rows that begin anywhere
         ({"head_dim": 24, "strides": "transposed"}, True),  # zeros up to 32
-        ({"strides": "fused"}, True),
+        ({"strides": "fused", "is_causal": True}, True),
         ({"strides": "sliced"}, False),
         ({"dtype": "float32", "scale": -0.3}, True),
-        ({"block_size": 128, "density": 0.7, "is_causal": True}, True),
-        ({"block_size": 64, "density": 0.5, "leading": (2,), "head_dim": 80}, True),
+        ({"block_size": 128, "density": 0.8, "query_length": 150, "is_causal": True}, True),
+        ({"block_size": 64, "density": 0.7, "query_length": 100, "leading": (2,), "head_dim": 80}, True),
         ({"block_size": 16, "query_length": 20, "key_length": 40}, False),  # tiles of several blocks
     ],
     ids=str,
