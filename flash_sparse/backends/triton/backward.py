@@ -209,7 +209,7 @@ def query_kernel(
 @triton.jit
 def _walk_queries(
     key_part, key_part_tail, value_part, value_part_tail, key, key_tail, value, value_tail,
-    query, query_tail, grad_output, grad_output_tail, logsumexp, delta, query_row_stride, grad_row_stride,
+    query, grad_output, logsumexp, delta, query_row_stride, grad_row_stride,
     keys, diagonal, left, right, query_length, blocks, begin, full_begin, full_end, end, scale,
     key_word, key_word_2, seed_value, stream, threshold, keep_scale,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, NEGATIVE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
@@ -223,19 +223,17 @@ def _walk_queries(
     STEP: tl.constexpr = TILE_M // BLOCK_SIZE if BLOCK_SIZE and TILE_M > BLOCK_SIZE else 1
     for index in tl.range(0, count_tiles(begin, full_begin, full_end, end, STEP, MASKED)):
         step, stop = tile_step(index, begin, full_begin, full_end, end, STEP, MASKED)
-        first, queries = tile_positions(blocks, step, stop, BLOCK_SIZE, TILE_M)  # (), (M,)
-        tile_query = load_tile(query, first, queries, query_row_stride, query_length, 0, MAIN, HEAD_DIM, MASKED, WIDE)
+        _, queries = tile_positions(blocks, step, stop, BLOCK_SIZE, TILE_M)  # (M,)
+        tile_query = load_rows(query, queries, query_row_stride, query_length, 0, MAIN, HEAD_DIM, MASKED, WIDE)
         shift, tile_delta = _load_sums(logsumexp, delta, queries, query_length, MASKED)  # (M,)
-        tile_grad = load_tile(
-            grad_output, first, queries, grad_row_stride, query_length, 0, MAIN, HEAD_DIM, MASKED, WIDE
-        )
+        tile_grad = load_rows(grad_output, queries, grad_row_stride, query_length, 0, MAIN, HEAD_DIM, MASKED, WIDE)
         tile_query_tail, tile_grad_tail = tile_query, tile_grad
         if TAIL:
-            tile_query_tail = load_tile(
-                query_tail, first, queries, query_row_stride, query_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE
+            tile_query_tail = load_rows(
+                query, queries, query_row_stride, query_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE
             )
-            tile_grad_tail = load_tile(
-                grad_output_tail, first, queries, grad_row_stride, query_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE
+            tile_grad_tail = load_rows(
+                grad_output, queries, grad_row_stride, query_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE
             )
         scores = product(key, key_tail, tile_query, tile_query_tail, TAIL, PRECISION)  # (N, M)
         if NEGATIVE:
@@ -274,7 +272,7 @@ def keys_kernel(
     heads, group, query_length, key_length, tiles, left, right, scale, result_scale, threshold, keep_scale,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, NEGATIVE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
-    TILE_M: tl.constexpr, TILE_N: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    TILE_M: tl.constexpr, TILE_N: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one tile of keys and values, summed over the query heads that share them."""
     # The columns of a group of heads are walked one head after the other, in the order of the first.
@@ -324,12 +322,6 @@ def keys_kernel(
         wide_head = head.to(tl.int64)
         member_query = query + wide_head * query_head_stride
         member_grad = grad_output + wide_head * grad_head_stride
-        member_query_tail = tile_source(
-            member_query, query_length, query_row_stride, TAIL, HEAD_DIM, TILE_M, DESCRIPTORS
-        )
-        member_query = tile_source(member_query, query_length, query_row_stride, MAIN, HEAD_DIM, TILE_M, DESCRIPTORS)
-        member_grad_tail = tile_source(member_grad, query_length, grad_row_stride, TAIL, HEAD_DIM, TILE_M, DESCRIPTORS)
-        member_grad = tile_source(member_grad, query_length, grad_row_stride, MAIN, HEAD_DIM, TILE_M, DESCRIPTORS)
         member_logsumexp = logsumexp + wide_head * all_queries
         member_delta = delta + wide_head * all_queries
         offsets = column_offsets
@@ -347,8 +339,7 @@ def keys_kernel(
         key_part, key_part_tail, value_part, value_part_tail = _walk_queries(
             key_part, key_part_tail, value_part, value_part_tail,
             tile_key, tile_key_tail, tile_value, tile_value_tail,
-            member_query, member_query_tail, member_grad, member_grad_tail, member_logsumexp, member_delta,
-            query_row_stride, grad_row_stride,
+            member_query, member_grad, member_logsumexp, member_delta, query_row_stride, grad_row_stride,
             keys, diagonal, left, right, query_length, column_blocks, begin, full_begin, full_end, end, scale,
             key_word, key_word_2, seed_value, stream, threshold, keep_scale,
             LEFT, RIGHT, DROPOUT, NEGATIVE, BLOCK_SIZE, TILE_M, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, False,
@@ -356,8 +347,7 @@ def keys_kernel(
         key_part, key_part_tail, value_part, value_part_tail = _walk_queries(
             key_part, key_part_tail, value_part, value_part_tail,
             tile_key, tile_key_tail, tile_value, tile_value_tail,
-            member_query, member_query_tail, member_grad, member_grad_tail, member_logsumexp, member_delta,
-            query_row_stride, grad_row_stride,
+            member_query, member_grad, member_logsumexp, member_delta, query_row_stride, grad_row_stride,
             keys, diagonal, left, right, query_length, column_blocks, begin, full_begin, full_end, end, scale,
             key_word, key_word_2, seed_value, stream, threshold, keep_scale,
             LEFT, RIGHT, DROPOUT, NEGATIVE, BLOCK_SIZE, TILE_M, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, True,

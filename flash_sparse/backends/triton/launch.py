@@ -46,6 +46,7 @@ def forward(
         forward_kernel, tile, query.shape[2], query.shape[1], (query, key, value, rows), (logsumexp,),
         (row_offsets, row_blocks, row_order), query, key, block_size, cu_seqlens, max_seqlen, key_lengths, left, right,
         dropout_p, seed, scale, TILE_M=tile.own, TILE_N=tile.other,
+        DESCRIPTORS=tile.descriptors and fits_descriptor(key) and fits_descriptor(value),
     )  # fmt: skip
     if rows is not output:
         output.copy_(rows)
@@ -106,6 +107,7 @@ def backward(
         query_kernel, kernels.query, length, heads, (query, key, value, grad_output, grad_query),
         (logsumexp, delta), (row_offsets, row_blocks, row_order), *common,
         TILE_M=kernels.query.own, TILE_N=kernels.query.other, result_scale=scale,
+        DESCRIPTORS=kernels.query.descriptors and fits_descriptor(key) and fits_descriptor(value),
     )  # fmt: skip
     for gradient, rows in zip(gradients, (grad_query, grad_key, grad_value), strict=True):
         if rows is not gradient:
@@ -170,7 +172,6 @@ def launch(
             LEFT=left >= 0, RIGHT=right >= 0, DROPOUT=dropout_p > 0, NEGATIVE=scale < 0, BLOCK_SIZE=block_size,
             HEAD_DIM=query.shape[3], MAIN=main, TAIL=tail, WIDE=any(map(is_wide, matrices)),
             PRECISION="ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
-            DESCRIPTORS=tile.descriptors and all(map(fits_descriptor, matrices)),
             **more, num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
 

@@ -65,7 +65,7 @@ class Result(NamedTuple):
     milliseconds_found: list[float]
 
 
-def candidates(architecture: str, dtype: torch.dtype, width: int) -> list[Tile]:
+def candidates(architecture: str, kernel: str, dtype: torch.dtype, width: int) -> list[Tile]:
     """Tiles worth a try for rows of `width` elements; where the chip copies tensors by itself, with descriptors too."""
     if dtype.itemsize == 4:
         own, other, stages = (16, 32, 64), (16, 32, 64), (1, 2)
@@ -73,7 +73,8 @@ def candidates(architecture: str, dtype: torch.dtype, width: int) -> list[Tile]:
         own, other, stages = (32, 64, 128), (32, 64), (1, 2, 3)
     else:
         own, other, stages = (64, 128), (32, 64, 128), (2, 3, 4, 5)
-    descriptors = (False, True) if architecture in inspect.TENSOR_COPIES and dtype.itemsize == 2 else (False,)
+    described = architecture in inspect.TENSOR_COPIES and kernel != "keys" and dtype.itemsize == 2
+    descriptors = (False, True) if described else (False,)
     return [Tile(*shape) for shape in product(own, other, (4, 8), stages, descriptors)]
 
 
@@ -109,7 +110,7 @@ def tune(
                 return measure(kernel, head_dim, dtype, workload)
 
         bar.set_postfix_str(f"{kernel}: compiling")
-        tiles = [tile for tile in candidates(architecture, dtype, key[1]) if tile != present]
+        tiles = [tile for tile in candidates(architecture, kernel, dtype, key[1]) if tile != present]
         plain = inspect.Variant(architecture, kernel, dtype, head_dim, precision=precision)
         fit = screen([(plain, tile) for tile in tiles])
         tiles = [tile for tile, fits in zip(tiles, fit, strict=True) if fits]

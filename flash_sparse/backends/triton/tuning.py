@@ -20,7 +20,8 @@ import torch
 class Tile(NamedTuple):
     """How one kernel is cut: `own` positions of a program's tile, `other` positions of the tiles it walks over.
 
-    With `descriptors`, the latter are loaded through tensor descriptors where the tensors allow it.
+    With `descriptors`, the latter are loaded through tensor descriptors where the tensors allow it; the kernel for the
+    gradients of key and value has no such way.
     """
 
     own: int
@@ -177,9 +178,10 @@ def _parse(entry: object) -> tuple[str, tuple[int, int], Kernels]:
         if not isinstance(tile, dict) or set(tile) != set(Tile._fields):
             found = sorted(tile) if isinstance(tile, dict) else type(tile).__name__
             raise ValueError(f"{kernel} has {found}; expected {sorted(Tile._fields)}")
-        for name, allowed in ALLOWED._asdict().items():
-            if type(tile[name]) is not type(allowed[0]) or tile[name] not in allowed:
-                raise ValueError(f"{kernel}.{name} is {tile[name]!r}; expected one of {', '.join(map(str, allowed))}")
+        allowed = ALLOWED._replace(descriptors=(False,)) if kernel == "keys" else ALLOWED
+        for name, values in allowed._asdict().items():
+            if type(tile[name]) is not type(values[0]) or tile[name] not in values:
+                raise ValueError(f"{kernel}.{name} is {tile[name]!r}; expected one of {', '.join(map(str, values))}")
         tiles.append(Tile(**tile))
     return architecture, key, Kernels(*tiles)
 

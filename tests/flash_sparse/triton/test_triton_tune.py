@@ -125,18 +125,24 @@ def test_a_file_of_tiles_stands_in_for_the_table(tmp_path, monkeypatch):
     assert tuning.choose("sm_90", 64, torch.bfloat16, 0) == tuning.TABLE["sm_90"][KEY]
 
 
-def test_descriptors_are_tried_where_the_chip_has_copies_for_them():
-    def tried(architecture, dtype):
-        return {tile.descriptors for tile in tune.candidates(architecture, dtype, 64)}
-
-    assert tried("sm_90", torch.bfloat16) == tried("sm_100", torch.float16) == {False, True}
-    assert tried("sm_80", torch.bfloat16) == tried("sm_90", torch.float32) == {False}
+@pytest.mark.parametrize(
+    ("architecture", "kernel", "dtype", "tried"),
+    [
+        ("sm_90", "forward", torch.bfloat16, {False, True}),
+        ("sm_100", "query", torch.float16, {False, True}),
+        ("sm_90", "keys", torch.bfloat16, {False}),
+        ("sm_90", "forward", torch.float32, {False}),
+        ("sm_80", "forward", torch.bfloat16, {False}),
+    ],
+)
+def test_descriptors_are_tried_where_the_chip_has_copies_for_them(architecture, kernel, dtype, tried):
+    assert {tile.descriptors for tile in tune.candidates(architecture, kernel, dtype, 64)} == tried
 
 
 def test_a_file_can_ask_for_descriptors(tmp_path, monkeypatch):
     path = tmp_path / "tiles.json"
     tile = Tile(128, 64, 8, 2, descriptors=True)
-    tuning.write_table(path, {("sm_90", KEY): Kernels(tile, tile, tile)})
+    tuning.write_table(path, {("sm_90", KEY): Kernels(tile, tile, tile._replace(descriptors=False))})
     monkeypatch.setenv("FLASH_SPARSE_TILES", str(path))
     assert tuning.choose("sm_90", 64, torch.bfloat16, 0).forward == tile
     assert tuning.choose("sm_90", 64, torch.bfloat16, 64).forward == Tile(64, 64, 4, 2, descriptors=True)
@@ -160,8 +166,12 @@ ENTRY = {"architecture": "sm_90", "element_bytes": 2, "head_dim": 64, "forward":
         (json.dumps([ENTRY | {"query": GOOD | {"own": 100}}]), "entry 1: query.own is 100; expected one of 16, 32"),
         (json.dumps([ENTRY | {"keys": GOOD | {"warps": True}}]), "entry 1: keys.warps is True"),
         (
-            json.dumps([ENTRY | {"keys": GOOD | {"descriptors": 1}}]),
-            "entry 1: keys.descriptors is 1; expected one of F",
+            json.dumps([ENTRY | {"query": GOOD | {"descriptors": 1}}]),
+            "query.descriptors is 1; expected one of False, T",
+        ),
+        (
+            json.dumps([ENTRY | {"keys": GOOD | {"descriptors": True}}]),
+            "keys.descriptors is True; expected one of False$",
         ),
         (json.dumps([ENTRY | {"keys": {"own": 64}}]), r"entry 1: keys has \['own'\]"),
         (json.dumps([ENTRY | {"more": 1}]), "entry 1: has"),

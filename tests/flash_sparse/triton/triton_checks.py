@@ -256,13 +256,14 @@ def check_wide_offsets(device):
 
 @contextmanager
 def descriptors(counted):
-    """Every tile of the table with tensor descriptors; in the interpreter `counted` takes each load through one."""
+    """Tensor descriptors wherever they can be; in the interpreter `counted` takes each load through one."""
     from triton.runtime import interpreter
 
     from flash_sparse.backends.triton import tuning
 
     def with_descriptors(kernels):
-        return tuning.Kernels(*(tile._replace(descriptors=True) for tile in kernels))
+        forward, query = (tile._replace(descriptors=True) for tile in (kernels.forward, kernels.query))
+        return kernels._replace(forward=forward, query=query)
 
     load = interpreter.InterpreterBuilder.create_descriptor_load
 
