@@ -76,8 +76,8 @@ ALLOWED = Tile(
 
 # Stages, as the compiled code for sm_90 shows them: with 2, a walk waits at each step for all that it has begun to
 # load; with 3, one tile of keys and values stays on its way. With a layout, the tile's place must be loaded first,
-# which takes the pipeline two stages more: there one tile stays on its way from 5 on. `tl.range` can give loads warps of
-# their own: on sm_90 that does nothing with 8 warps, and with 4 it cannot compile kernels that return early.
+# which takes the pipeline two stages more: there one tile stays on its way from 5 on. `tl.range` can give loads warps
+# of their own: on sm_90 that does nothing with 8 warps, and with 4 it cannot compile kernels that return early.
 
 # By architecture (sm_80 also serves sm_86, sm_89 and sm_120), then by the dtype's size in bytes and the largest padded
 # head dimension that the entry serves.
