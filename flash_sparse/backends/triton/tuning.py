@@ -29,7 +29,8 @@ to a fifth more instructions with them, and at 128, where grouped heads have one
 A descriptor holds 64-bit strides and zeros behind the last row and the last element. So it serves offsets past 2**31,
 head dimensions such as 59 in longer rows, and sequences of a pack that end inside a tile. Pointers stay where rows,
 heads or batch entries begin elsewhere than at multiples of 16 bytes, where rows overlap, and for tiles of several
-blocks.
+blocks. Descriptors made before the launch would spare each program its own (forward on sm_90 at 128: 197 registers, 493
+instructions), but end with the tensor: a NaN behind a sequence's own end would get into its last tile.
 """
 
 from __future__ import annotations
