@@ -358,7 +358,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
         namespace, given, files = read_arguments(parser, arguments)
         if namespace.resume is None:
             settings = _to_settings(namespace)
-            check_typed(given, [settings], "--sparse", "--chunked")
+            check_typed(given, [settings], "--chunked")
             return settings, None
         run = Path(namespace.resume)
         stored = run / "config.yaml"
@@ -375,19 +375,19 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
         parser.error(str(error))
 
 
-def check_typed(given: dict, runs: Sequence[Settings], sparse: str, chunked: str):
+def check_typed(given: dict, runs: Sequence[Settings], chunked: str):
     """Raise ValueError for a flag that was typed and that none of the runs reads.
 
     Args:
         given: the flags that were typed, and their values.
-        sparse, chunked: what asks for sparse attention, and for windows.
+        chunked: what asks for windows.
     """
+    chosen = "sparse" in given or "kinds" in given  # who types --dense knows what it turns off
     for name, value in given.items():
         expected = None
-        # who types --dense knows what it turns off
-        if name in _SPARSE_ALONE and "sparse" not in given and not any(run.sparse for run in runs):
-            expected = f"{sparse} beside it"
-        elif name == "chunk_tokens" and not any(run.chunked for run in runs):
+        if name in _SPARSE_ALONE and not chosen and not any(run.sparse for run in runs):
+            expected = "--sparse beside it"
+        elif name == "chunk_tokens" and "kinds" not in given and not any(run.chunked for run in runs):
             expected = f"{chunked} beside it"
         elif name in _SCRATCH_ALONE and runs[0].pretrained is not None:
             expected = f"it without --pretrained {runs[0].pretrained}, which decides that"
