@@ -243,7 +243,9 @@ def _check_padding(body: PreTrainedModel):
         among = body(input_ids=padded, attention_mask=(padded != padding).long()).last_hidden_state  # (1, 2 n, W)
     except Exception as error:  # whatever else its code wants
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{type(body).__name__} cannot be called with tokens and their mask alone: {reason}") from error
+        raise ValueError(
+            f"{type(body).__name__} cannot be called with tokens and their mask alone: {reason}"
+        ) from error
     if not torch.allclose(alone, among[:, : ids.shape[1]], rtol=1e-3, atol=1e-3):
         raise ValueError(f"{type(body).__name__} mixes texts with their padding; expected attention that leaves it out")
 

@@ -171,9 +171,7 @@ def _run(
         process = subprocess.Popen(command, env=environment, pass_fds=[lock])
     else:
         with open(cell.log, "ab") as log:
-            process = subprocess.Popen(
-                command, env=environment, pass_fds=[lock], stdout=log, stderr=subprocess.STDOUT
-            )
+            process = subprocess.Popen(command, env=environment, pass_fds=[lock], stdout=log, stderr=subprocess.STDOUT)
     processes.add(process)
     try:
         return process.wait()

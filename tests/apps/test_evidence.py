@@ -95,7 +95,7 @@ def test_a_drop_is_what_taking_the_passage_out_does(monkeypatch):
     encoder = Encoder(50, 16, 1, 2, num_outputs=4, pooling="mean").eval()
     tokens = torch.randint(50, (200,))
     probabilities = encoder(tokens, torch.tensor([0, 200], dtype=torch.int32), 200)[0].sigmoid().detach()
-    found = {label: find_evidence(encoder, tokens, label, None, "multi-label", 400, first=1) for label in range(4)}
+    found = find_evidence(encoder, tokens, range(4), None, "multi-label", 400, borders=range(1, 201))
     for label, passages in found.items():
         for start, stop, drop in passages:
             assert 1 <= start < stop <= 200
@@ -113,7 +113,8 @@ def test_a_drop_is_what_taking_the_passage_out_does(monkeypatch):
 def test_the_shortest_texts(length):
     encoder = Encoder(50, 16, 1, 2, num_outputs=2).eval()
     for first in (0, 1):
-        found = find_evidence(encoder, torch.randint(50, (length,)), 1, None, "single-label", 16, first=first)
+        tokens = torch.randint(50, (length,))
+        (found,) = find_evidence(encoder, tokens, [1], None, "single-label", 16, range(first, length + 1)).values()
         assert all(first <= start < stop <= length and stop - start < length for start, stop, _ in found)
 
 
