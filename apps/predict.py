@@ -7,8 +7,9 @@
 
 One JSON object for each document on stdout: its id, the labels whose probability reaches their threshold (single-label:
 the most probable one), the probabilities, its tokens and whether it was longer than the model reads. With --evidence,
-for each label given also the passages that carry it: characters `start` to `end` of the text, and `drop`, how far the
-label's probability falls without them. The training data is not needed, and the run folder may be anywhere.
+for each label given also the passages that carry it: characters `start` to `end` of the text (a byte-order mark before
+it is not counted; paragraphs of a list are two line breaks apart), and `drop`, how far the label's probability falls
+without them. The training data is not needed, and the run folder may be anywhere.
 
 Exit codes: 0 done, 2 something the user can mend (one line on stderr), 130 after Ctrl-C.
 """
