@@ -118,8 +118,11 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
         )
         raise UserError(message) from error
     stores = {"train": data.train_store, "validation": data.validation_store, "test": data.test_store}
-    unlabelled = [split for split, store in stores.items() if not store.label_matrix().nnz]
-    notes = [f"no {split} document has a label, so that its scores say nothing" for split in unlabelled]
+    notes = [
+        f"no {split} document has a label, so that its scores say nothing"
+        for split, store in stores.items()
+        if dataset.none_label is None and not store.label_matrix().nnz
+    ]
     return Prepared(
         dataset=replace(dataset, notes=(*dataset.notes, *notes)),
         tokenizer=tokenizer,
