@@ -80,12 +80,12 @@ def run_cells(cells: Sequence[Cell], parallel: int | None, after_each: Callable[
     """Run what is not finished, and return the names of the cells that failed, each with where to see why.
 
     Args:
-        parallel: cells at a time, each with one of the GPUs in turn; None is the number of GPUs, or 1.
+        parallel: cells at a time, each with as many GPUs as it asks for; None is as many as there are GPUs for, or 1.
 
     Raises:
         FileExistsError: another sweep is at these cells.
     """
-    gpus = _visible_gpus()
+    gpus = _visible_gpus(cells[0].settings)
     parallel = parallel or max(1, len(gpus))
     with _alone(cells[0].run.path.parent) as lock:
         return _run_waiting(cells, parallel, gpus, lock, after_each)
@@ -184,11 +184,14 @@ def _begun(cell: Cell) -> bool:
     return cell.run.config.is_file() and cell.run.config.stat().st_size > 0
 
 
-def _visible_gpus() -> list[str]:
-    """The GPUs by the names that CUDA_VISIBLE_DEVICES takes."""
+def _visible_gpus(settings: Settings) -> list[str]:
+    """For each cell that can run at the same time its GPUs, as CUDA_VISIBLE_DEVICES takes them."""
+    if settings.accelerator == "cpu":
+        return []
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = torch.cuda.device_count()
-    return given.split(",")[:count] if given else [str(index) for index in range(count)]
+    count, each = torch.cuda.device_count(), settings.devices
+    names = given.split(",")[:count] if given else [str(index) for index in range(count)]
+    return [",".join(names[first : first + each]) for first in range(0, count - each + 1, each)]
 
 
 def _end(processes: set[subprocess.Popen]):

@@ -339,7 +339,16 @@ def test_data_that_was_changed_between_cells_is_noticed(flags, in_this_process, 
     assert f"{folder / 'cells' / '32-dense-0'}: trained on other data than {folder / 'cells' / '16-dense-0'}" in err
 
 
-def test_cells_at_a_time_each_have_a_gpu(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ({}, ["3"] * 3 + ["5"] * 3),
+        ({"devices": 2}, ["3,5"] * 6),
+        ({"devices": 4, "batch_size": 4}, ["3,5"] * 6),  # which is too few, and the cell says so
+        ({"accelerator": "cpu"}, ["3,5"] * 6),
+    ],
+)
+def test_cells_at_a_time_each_have_a_gpu(asked, given, monkeypatch, tmp_path):
     """Which GPU a cell is given, with processes that only say so."""
     seen = []
 
@@ -357,11 +366,11 @@ def test_cells_at_a_time_each_have_a_gpu(monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     (tmp_path / "cells").mkdir()
     cells = [
-        sweep_cells.Cell(f"{n}", n, "dense", 0, Settings(seq_len=n, output=str(tmp_path / "cells" / f"{n}")))
+        sweep_cells.Cell(f"{n}", n, "dense", 0, Settings(seq_len=n, output=str(tmp_path / "cells" / f"{n}"), **asked))
         for n in range(1, 7)
     ]
     assert sweep_cells.run_cells(cells, None, lambda: None) == []
-    assert sorted(seen) == ["3"] * 3 + ["5"] * 3
+    assert sorted(seen) == given
 
 
 def test_nothing_is_written_before_a_cell_is_finished(tmp_path):
