@@ -79,7 +79,7 @@ def find_evidence(
             such as [CLS], and the last one is N.
     """
     first, length = borders[0], borders[-1]
-    if length == first or (first == 0 and len(borders) == 2):
+    if not labels or length == first or (first == 0 and len(borders) == 2):
         return {label: [] for label in labels}  # nothing to take out, or nothing that would be left
     size = max(1, min(PASSAGE_TOKENS, (length - first) // 8))  # finer in a short text
     known: dict[tuple[int, int], Tensor] = {}

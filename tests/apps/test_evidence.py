@@ -119,6 +119,8 @@ def test_labels_share_what_is_read_for_each(monkeypatch):
     together = find_evidence(encoder, tokens, range(4), *arguments)
     texts = {tuple(text.tolist()) for text in read}
     assert len(read) == len(texts)  # none twice
+    assert find_evidence(encoder, tokens, [], *arguments) == {}
+    assert len(read) == len(texts)
     alone = {}
     for label in range(4):
         alone |= find_evidence(encoder, tokens, [label], *arguments)
