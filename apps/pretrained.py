@@ -71,6 +71,7 @@ class PretrainedEncoder(nn.Module):
             name = "activation_checkpointing_enable"  # the other is deprecated where this is there
             switch = getattr(body, name, None) or body.gradient_checkpointing_enable
             switch({"use_reentrant": False})
+            body.config.use_cache = False  # which nothing here has, and of which transformers would warn
 
     @property
     def body(self) -> PreTrainedModel:
