@@ -1,14 +1,17 @@
 """Which passages of a text carry a label: taken out of it, they leave the model less sure (Li et al. 2016).
 
 To take out each passage in turn would cost hundreds of readings of a long text. So quarters are taken out first, then
-quarters of those that mattered most, down to passages: some forty readings for a label, whatever the length.
+quarters of those that mattered most, down to passages: some forty readings for a label, whatever the length. A reading
+tells of all labels at once, and what several labels follow is read once.
 
 Letters: N tokens of a text, C labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 
 from flash_sparse import BlockLayout
 from flash_sparse_apps.byte_tokenizer import ByteTokenizer
+from flash_sparse_apps.logits import compute_logits
 from flash_sparse_apps.tokenization import Tokenizer
 
 PASSAGE_TOKENS = 64  # of a passage, about
@@ -45,79 +49,76 @@ def find_passages(
 ) -> dict[int, list[Passage]]:
     """For each label the passages that carry it, in characters of the text; arguments as of `find_evidence`."""
     tokens, spans = tokenizer.encode_with_spans(text)
-    device = next(encoder.parameters()).device
-    read = torch.tensor(tokens[:seq_len], dtype=torch.int64, device=device)
+    read = torch.tensor(tokens[:seq_len], dtype=torch.int64)  # (N,)
     first = 0 if tokenizer.cls_id is None else 1
-    found = {}
-    for label in labels:
-        passages = find_evidence(encoder, read, label, layout, task, tokens_per_batch, first)
-        found[label] = [
-            Passage(spans[passage.start][0], spans[passage.stop - 1][1], passage.drop) for passage in passages
-        ]
-    return found
+    # a character that several tokens make up is not cut in two
+    borders = [first, *(at for at in range(first + 1, len(read)) if spans[at][0] >= spans[at - 1][1]), len(read)]
+    found = find_evidence(encoder, read, labels, layout, task, tokens_per_batch, borders)
+    return {
+        label: [Passage(spans[start][0], spans[stop - 1][1], drop) for start, stop, drop in passages]
+        for label, passages in found.items()
+    }
 
 
-@torch.no_grad()
 def find_evidence(
     encoder: nn.Module,
     tokens: Tensor,
-    label: int,
+    labels: Sequence[int],
     layout: BlockLayout | None,
     task: str,
     tokens_per_batch: int,
-    first: int,
-) -> list[Passage]:
-    """The passages that carry the label, the weightiest first; none where no passage alone does.
+    borders: Sequence[int],
+) -> dict[int, list[Passage]]:
+    """For each label the passages that carry it, the weightiest first; none where no passage alone does.
 
     Args:
         encoder: in evaluation mode.
         tokens: (N,) int64, as the model reads them.
         tokens_per_batch: tokens that go through the model at once.
-        first: tokens at the beginning that belong to no passage, such as [CLS].
+        borders: where a passage may begin or end, ascending; before the first one stands what belongs to no passage,
+            such as [CLS], and the last one is N.
     """
-
-    def log_probabilities(texts: Sequence[Tensor]) -> Tensor:
-        """(texts,); logarithms tell apart what is near certain."""
-        logits = torch.cat([_logits(encoder, batch, layout) for batch in _batches(texts, tokens_per_batch)])
-        return (F.log_softmax(logits, 1) if task == "single-label" else F.logsigmoid(logits))[:, label].cpu()
-
-    length = tokens.shape[0]
+    first, length = borders[0], borders[-1]
+    if not labels or length == first or (first == 0 and len(borders) == 2):
+        return {label: [] for label in labels}  # nothing to take out, or nothing that would be left
     size = max(1, min(PASSAGE_TOKENS, (length - first) // 8))  # finer in a short text
-    before = log_probabilities([tokens])[0]
-    stretches, drops = [(first, length)], []
-    while not drops or any(_parts(*stretch, size) > 1 for stretch in stretches):
-        stretches = [part for stretch in stretches for part in _cut(*stretch, size)]
-        rest = [torch.cat([tokens[:start], tokens[stop:]]) for start, stop in stretches]
-        if not all(text.shape[0] for text in rest):
-            return []  # a text of one token
-        after = log_probabilities(rest)  # (stretches,)
-        order = after.argsort()[:FOLLOWED].tolist()
-        stretches = [stretches[index] for index in order]
-        drops = [float(before.exp() - after[index].exp()) for index in order]
-    return [Passage(*stretch, drop) for stretch, drop in zip(stretches, drops, strict=False) if drop >= LEAST_DROP]
+    known: dict[tuple[int, int], Tensor] = {}
+
+    def read_without(stretches: Iterable[tuple[int, int]]):
+        """Put into `known` what the model says of the text without each stretch, (C,): logarithms of probabilities,
+        which tell apart what is near certain."""
+        new = [stretch for stretch in dict.fromkeys(stretches) if stretch not in known]
+        if new:
+            rest = [torch.cat([tokens[:start], tokens[stop:]]) for start, stop in new]
+            logits = compute_logits(encoder, rest, layout, tokens_per_batch)  # (stretches, C)
+            logarithms = F.log_softmax(logits, 1) if task == "single-label" else F.logsigmoid(logits)
+            known.update(zip(new, logarithms, strict=True))
+
+    nothing = (first, first)
+    read_without([nothing])
+    before, followed = {}, {label: [(first, length)] for label in labels}
+    while followed != before:
+        parts = {
+            label: [part for stretch in stretches for part in _cut(*stretch, size, borders)]
+            for label, stretches in followed.items()
+        }
+        read_without(part for stretches in parts.values() for part in stretches)
+        before = followed
+        followed = {
+            label: sorted(stretches, key=lambda stretch, label=label: float(known[stretch][label]))[:FOLLOWED]
+            for label, stretches in parts.items()
+        }
+    found = {}
+    for label, stretches in followed.items():
+        drops = [float(known[nothing][label].exp() - known[stretch][label].exp()) for stretch in stretches]
+        found[label] = [
+            Passage(*stretch, drop) for stretch, drop in zip(stretches, drops, strict=True) if drop >= LEAST_DROP
+        ]
+    return found
 
 
-def _parts(start: int, stop: int, size: int) -> int:
-    """How many parts a stretch is cut into: at most `PARTS`, not much shorter than `size`."""
-    return min(PARTS, max(1, round((stop - start) / size)))
-
-
-def _cut(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
-    """The stretch in parts of nearly equal length."""
-    parts = _parts(start, stop, size)
-    for part in range(parts):
-        yield start + (stop - start) * part // parts, start + (stop - start) * (part + 1) // parts
-
-
-def _batches(texts: Sequence[Tensor], tokens_per_batch: int) -> Iterator[Sequence[Tensor]]:
-    """Texts of nearly the same length, as many together as may be, at least one."""
-    together = max(1, tokens_per_batch // max(text.shape[0] for text in texts))
-    for start in range(0, len(texts), together):
-        yield texts[start : start + together]
-
-
-def _logits(encoder: nn.Module, texts: Sequence[Tensor], layout: BlockLayout | None) -> Tensor:
-    """(texts, C)"""
-    lengths = torch.tensor([0] + [text.shape[0] for text in texts])
-    starts = lengths.cumsum(0).int().to(texts[0].device)  # (texts + 1,)
-    return encoder(torch.cat(list(texts)), starts, int(lengths.max()), layout)
+def _cut(start: int, stop: int, size: int, borders: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The stretch in at most `PARTS` parts of nearly equal length, not much shorter than `size`, if the borders let."""
+    parts = min(PARTS, max(1, round((stop - start) / size)))
+    wanted = [start + (stop - start) * part // parts for part in range(parts + 1)]
+    return pairwise(sorted({borders[bisect_left(borders, place)] for place in wanted}))

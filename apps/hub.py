@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+SECONDS = 10.0  # in which the hub must answer
+
 
 def fetch(load: Callable[..., Any], what: str, name_or_folder: str, **options) -> Any:
     """Call a `from_pretrained`; no code that comes with the files is run, and the hub is asked last.
@@ -32,6 +34,7 @@ def fetch(load: Callable[..., Any], what: str, name_or_folder: str, **options) -
             except Exception:
                 if os.path.isdir(name_or_folder) or os.path.isabs(name_or_folder):
                     raise
+                _check_connection()
                 return load(name_or_folder, **options)
     except pickle.UnpicklingError as error:  # what it says is advice to run what is in the file
         raise ValueError(
@@ -42,6 +45,17 @@ def fetch(load: Callable[..., Any], what: str, name_or_folder: str, **options) -
         raise ValueError(
             f"{what} {name_or_folder!r} cannot be loaded; expected a folder or a name on the hub: {reason}"
         ) from error
+
+
+def _check_connection():
+    """Raise OSError where the hub cannot be reached: the libraries would try again and again for half a minute."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=SECONDS)
+    except Exception as error:  # of whichever library the session is
+        raise OSError(f"no connection to {constants.ENDPOINT}") from error
 
 
 @contextlib.contextmanager

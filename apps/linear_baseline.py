@@ -18,6 +18,7 @@ from scipy.special import expit, softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.svm import LinearSVC
+from tqdm import tqdm
 
 from flash_sparse_apps.evaluation import predict_labels
 from flash_sparse_apps.thresholds import tune_thresholds
@@ -47,16 +48,27 @@ class LinearResult:
 
 
 def linear_baseline(
-    train: TokenStore, validation: TokenStore, test: TokenStore, seq_len: int, num_labels: int, task: str, seed: int = 0
+    train: TokenStore,
+    validation: TokenStore,
+    test: TokenStore,
+    seq_len: int,
+    num_labels: int,
+    task: str,
+    seed: int = 0,
+    *,
+    progress: bool = False,
 ) -> LinearResult:
     """Fit on `train`, tune thresholds on `validation`, predict both held-out splits.
 
     Features are the tokens and the pairs of neighbouring tokens among a document's first `seq_len`, those that two
     training documents or more have, as TF-IDF with 1 + log of the counts and unit length. Each label has an SVM of its
     own (squared hinge loss, C = 10). The same stores and seed give the same result.
+
+    Args:
+        progress: show progress bars.
     """
     began = time.monotonic()
-    counts = [_count(store, seq_len) for store in (train, validation, test)]
+    counts = [_count(store, seq_len, progress) for store in (train, validation, test)]
     width = max(part.shape[1] for part in counts)
     for part in counts:
         part.resize(part.shape[0], width)
@@ -66,7 +78,7 @@ def linear_baseline(
 
     wanted = train.label_matrix().tocsc()  # (N, L)
     margins = [np.empty((part.shape[0], num_labels)) for part in held_out]
-    for label in range(num_labels):
+    for label in tqdm(range(num_labels), "linear model", unit=" labels", leave=False, disable=not progress):
         present = wanted[:, [label]].toarray().ravel()  # (N,)
         if present.all() or not present.any():
             for scores in margins:
@@ -93,10 +105,10 @@ def linear_baseline(
     )
 
 
-def _count(store: TokenStore, seq_len: int) -> csr_matrix:
+def _count(store: TokenStore, seq_len: int, progress: bool = False) -> csr_matrix:
     """How often each document has each pair of tokens (the first 2**20 columns, hashed) and each token."""
     columns, counts, ends = [], [], [0]
-    for index in range(len(store)):
+    for index in tqdm(range(len(store)), "counting tokens", unit=" documents", leave=False, disable=not progress):
         tokens = store.tokens(index, seq_len).astype(np.uint64)
         pairs = (tokens[:-1] << np.uint64(32) | tokens[1:]) * np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing
         both = np.concatenate([pairs >> np.uint64(64 - _PAIR_BITS), tokens + np.uint64(1 << _PAIR_BITS)])

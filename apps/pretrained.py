@@ -54,7 +54,7 @@ class PretrainedEncoder(nn.Module):
     ):
         super().__init__()
         self._prefix = body.base_model_prefix
-        self.add_module(self._prefix, body)
+        self.add_module(self._prefix, body.train())  # transformers gives it without dropout, and Lightning keeps that
         self._layout: BlockLayout | None = None  # which `body` is switched to
         self.pooling = pooling
         self.dropout = Dropout(dropout)
@@ -71,6 +71,7 @@ class PretrainedEncoder(nn.Module):
             name = "activation_checkpointing_enable"  # the other is deprecated where this is there
             switch = getattr(body, name, None) or body.gradient_checkpointing_enable
             switch({"use_reentrant": False})
+            body.config.use_cache = False  # which nothing here has, and of which transformers would warn
 
     @property
     def body(self) -> PreTrainedModel:
@@ -178,9 +179,11 @@ def load_body(name_or_folder: str, max_length: int) -> PreTrainedModel:
     try:
         if max_length > count_positions(body):
             extend_positions(body, max_length)
-        return enable(body)
+        enable(body)
+        _check_padding(body)
     except ValueError as error:
         raise ValueError(f"model {name_or_folder!r}: {error}") from error
+    return body
 
 
 def make_body(folder: Path, max_length: int) -> PreTrainedModel:
@@ -224,6 +227,28 @@ def _check_kind(config: PreTrainedConfig, name: str):
         )
     if getattr(config, "is_decoder", False):
         raise ValueError(f"model {name!r} has is_decoder True; expected an encoder")
+
+
+@torch.no_grad()
+def _check_padding(body: PreTrainedModel):
+    """Raise ValueError for a model that tokens and a mask are not enough for, or that mixes texts with their padding.
+
+    Some of the models that pass for switched compute no attention at all, or make masks of their own.
+    """
+    padding = body.config.pad_token_id or 0
+    ids = torch.arange(5) % body.config.vocab_size  # (5,)
+    ids = ids[ids != padding][None]  # (1, n)
+    padded = torch.cat([ids, torch.full_like(ids, padding)], 1)  # (1, 2 n)
+    try:
+        alone = body(input_ids=ids).last_hidden_state  # (1, n, W)
+        among = body(input_ids=padded, attention_mask=(padded != padding).long()).last_hidden_state  # (1, 2 n, W)
+    except Exception as error:  # whatever else its code wants
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{type(body).__name__} cannot be called with tokens and their mask alone: {reason}"
+        ) from error
+    if not torch.allclose(alone, among[:, : ids.shape[1]], rtol=1e-3, atol=1e-3):
+        raise ValueError(f"{type(body).__name__} mixes texts with their padding; expected attention that leaves it out")
 
 
 def _without_pooler(body: PreTrainedModel):

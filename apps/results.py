@@ -14,11 +14,12 @@ import numpy as np
 import torch
 import yaml
 from torch import nn
+from tqdm import tqdm
 
 from flash_sparse import BlockLayout
 from flash_sparse_apps.batching import PackedBatch
 from flash_sparse_apps.callbacks import History
-from flash_sparse_apps.data_module import TextDataModule
+from flash_sparse_apps.data_module import EvaluationLoader, TextDataModule
 from flash_sparse_apps.evaluation import bootstrap_interval, count_none, evaluate, paired_bootstrap, predict_labels
 from flash_sparse_apps.examples import Example, find_examples
 from flash_sparse_apps.lightning_module import predict
@@ -64,10 +65,10 @@ def collect(
 
     say("testing")
     truth = {split: _targets(stores[split], task) for split in ("validation", "test")}
-    validation_probabilities = _in_order(
-        predict(encoder, data.all_batches(stores["validation"]), layout, task, device)
+    validation_probabilities, test_probabilities = (
+        _in_order(predict(encoder, _bar(data.all_batches(stores[split]), split), layout, task, device))
+        for split in ("validation", "test")
     )  # (N, L)
-    test_probabilities = _in_order(predict(encoder, data.all_batches(stores["test"]), layout, task, device))  # (N, L)
     thresholds = tune_thresholds(validation_probabilities, truth["validation"]) if task == "multi-label" else None
     predictions = predict_labels(test_probabilities, thresholds, task)
     none_counts = dataset.none_label is not None
@@ -91,7 +92,9 @@ def collect(
     baseline = None
     if settings.linear_baseline:
         say("fitting the linear baseline")
-        linear = linear_baseline(*stores.values(), settings.seq_len, len(dataset.labels), task, settings.seed)
+        linear = linear_baseline(
+            *stores.values(), settings.seq_len, len(dataset.labels), task, settings.seed, progress=sys.stderr.isatty()
+        )
         baseline = scores(linear.test_probabilities, linear.thresholds, linear.test_predictions)
 
     test = scores(test_probabilities, thresholds, predictions)
@@ -176,6 +179,11 @@ def collect(
         say("looking for passages that carry labels")
         examples = find_examples(settings, prepared, encoder, layout, test_probabilities, predictions)
     return metrics, thresholds, lines, examples
+
+
+def _bar(batches: EvaluationLoader, split: str) -> tqdm:
+    """The batches with a progress bar, where stderr is a terminal."""
+    return tqdm(batches, f"{split} documents", unit=" batches", leave=False, disable=not sys.stderr.isatty())
 
 
 def _in_order(scored: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

@@ -16,6 +16,7 @@ import yaml
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from flash_sparse.layout import BLOCK_SIZES
+from flash_sparse_apps.shares import parse_share
 
 # What may be another when a run is resumed: how long it may take, and where files are.
 MAY_CHANGE = frozenset({"max_time", "dataset", "root", "validation", "test", "cache_dir"})
@@ -80,7 +81,7 @@ class Settings:
     )
     global_blocks: int = _flag(1, "first blocks that see all and that all see (longformer, bigbird, butterfly)")
     random_blocks: int = _flag(2, "random blocks in each row of blocks (bigbird)")
-    density: float = _flag(0.125, "share of the blocks that is kept (random)")
+    density: float | str = _flag(0.125, "share of the blocks that is kept, such as 1/8 (random)")
     stride_blocks: int | None = _flag(None, "blocks between far blocks (strided); null takes the root of their number")
 
     # model
@@ -185,9 +186,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"--{_dashed(name)} is {value}; expected a number above 0")
-        for name in ("density", "layer_decay"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"--{_dashed(name)} is {getattr(self, name)}; expected more than 0 and at most 1")
+        object.__setattr__(self, "density", parse_share("--density", str(self.density)))
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"--layer-decay is {self.layer_decay}; expected more than 0 and at most 1")
         if self.layer_decay != 1 and self.pretrained is None:
             raise ValueError(f"--layer-decay is {self.layer_decay}; expected --pretrained beside it")
         for name, value in (("sparse", True), ("rotary", "2d")):
@@ -287,8 +288,11 @@ class OneLineParser(ArgumentParser):
 
 class _SettingsParser(OneLineParser):
     def dump(self, cfg, **unused) -> str:
-        """What `--print-config` prints."""
-        return _to_settings(cfg).to_yaml()
+        """What `--print-config` prints: the settings, and the flags that a command has beside them."""
+        settings = _to_settings(cfg)
+        others = {"config", "resume", *vars(settings)}
+        own = {_dashed(name): value for name, value in vars(cfg).items() if name not in others}
+        return (yaml.safe_dump(own, sort_keys=False) if own else "") + settings.to_yaml()
 
 
 def make_parser(
@@ -332,7 +336,7 @@ def read_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Na
     """
     files, flags = _split_config(arguments)
     for file in files:
-        _read_config(Path(file))  # for an error that names the file
+        _read_config(Path(file), parser)  # for an error that names the file
     namespace = parser.parse_args([*(f"--config={file}" for file in files), *flags])
     return namespace, vars(parser.parse_args(flags, defaults=False)), files
 
@@ -354,17 +358,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
         namespace, given, files = read_arguments(parser, arguments)
         if namespace.resume is None:
             settings = _to_settings(namespace)
-            unused = [name for name in _SPARSE_ALONE if name in given]
-            if unused and not settings.sparse and "sparse" not in given:  # who types --dense knows what it turns off
-                raise ValueError(f"--{_dashed(unused[0])} is {given[unused[0]]}; expected --sparse beside it")
-            if "chunk_tokens" in given and not settings.chunked:
-                raise ValueError(f"--chunk-tokens is {settings.chunk_tokens}; expected --chunked beside it")
-            unused = [name for name in _SCRATCH_ALONE if name in given]
-            if unused and settings.pretrained is not None:
-                raise ValueError(
-                    f"--{_dashed(unused[0])} is {given[unused[0]]}; expected it without --pretrained "
-                    f"{settings.pretrained}, which decides that"
-                )
+            check_typed(given, [settings], "--chunked")
             return settings, None
         run = Path(namespace.resume)
         stored = run / "config.yaml"
@@ -381,6 +375,26 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
         parser.error(str(error))
 
 
+def check_typed(given: dict, runs: Sequence[Settings], chunked: str):
+    """Raise ValueError for a flag that was typed and that none of the runs reads.
+
+    Args:
+        given: the flags that were typed, and their values.
+        chunked: what asks for windows.
+    """
+    chosen = "sparse" in given or "kinds" in given  # who types --dense knows what it turns off
+    for name, value in given.items():
+        expected = None
+        if name in _SPARSE_ALONE and not chosen and not any(run.sparse for run in runs):
+            expected = "--sparse beside it"
+        elif name == "chunk_tokens" and "kinds" not in given and not any(run.chunked for run in runs):
+            expected = f"{chunked} beside it"
+        elif name in _SCRATCH_ALONE and runs[0].pretrained is not None:
+            expected = f"it without --pretrained {runs[0].pretrained}, which decides that"
+        if expected is not None:
+            raise ValueError(f"--{_dashed(name)} is {value}; expected {expected}")
+
+
 def load_settings(path: Path) -> Settings:
     """The settings in a YAML file that `Settings.to_yaml` wrote.
 
@@ -388,20 +402,21 @@ def load_settings(path: Path) -> Settings:
         ValueError: not such a file.
     """
     try:
-        return _to_settings(_read_config(path))
+        return _to_settings(_read_config(path, make_parser()))
     except ValueError as error:
         raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
 
 
-def _read_config(path: Path):
-    parser = make_parser()
-    parser.exit_on_error = False
+def _read_config(path: Path, parser: ArgumentParser) -> Namespace:
+    exits, parser.exit_on_error = parser.exit_on_error, False
     try:
         return parser.parse_string(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}; expected a YAML file of flags") from None
     except Exception as error:  # jsonargparse, PyYAML and the decoder raise many kinds
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+    finally:
+        parser.exit_on_error = exits
 
 
 def _split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

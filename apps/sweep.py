@@ -39,7 +39,7 @@ OWN = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     with plain_interrupt():
-        from flash_sparse_apps.settings import make_parser, read_arguments
+        from flash_sparse_apps.settings import check_typed, make_parser, read_arguments
         from flash_sparse_apps.sweep_cells import check_folder, run_cells
         from flash_sparse_apps.sweep_report import write_table
 
@@ -70,16 +70,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"--parallel is {options.parallel}; expected at least 1")
         folder = Path(options.output or f"runs/sweep-{datetime.now():%Y%m%d-%H%M%S}")
         cells = make_cells(options, folder)
+        check_typed(typed, [cell.settings for cell in cells], "--kinds chunked")
     except ValueError as error:
         parser.error(str(error))
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    command = shlex.join(["python", "apps/sweep.py", *arguments])
     try:
         check_folder(folder, cells)
-        command = shlex.join(["python", "apps/sweep.py", *arguments])
         failed = run_cells(cells, options.parallel, lambda: write_table(cells, folder, command))
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        if options.output is None:  # a folder named by the time of day
+            command += f" --output {shlex.quote(str(folder))}"
+        print(f"interrupted; to continue: {command}", file=sys.stderr)
+        return 130
     finally:
         signal.signal(signal.SIGTERM, before)
     if (folder / "sweep.md").is_file():

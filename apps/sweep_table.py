@@ -31,6 +31,8 @@ def collect(cells: Sequence[Cell]) -> dict:
     """
     finished = [cell for cell in cells if cell.finished]
     lengths = sorted({cell.length for cell in cells})
+    metrics = {cell: read_metrics(cell) for cell in finished}
+    _check_same_data(metrics)
     rows, linear = [], []
     for kind in dict.fromkeys(cell.kind for cell in cells):
         shorter = None
@@ -38,7 +40,7 @@ def collect(cells: Sequence[Cell]) -> dict:
             group = [cell for cell in finished if (cell.kind, cell.length) == (kind, length)]
             if not group:
                 continue
-            results = [read_metrics(cell) for cell in group]
+            results = [metrics[cell] for cell in group]
             tested = [_tested(cell, result) for cell, result in zip(group, results, strict=True)]
             settings = group[0].settings
             row = {"length": length, "kind": kind, "seeds": [cell.seed for cell in group]}
@@ -66,9 +68,24 @@ def read_metrics(cell: Cell) -> dict:
         ValueError: it is damaged.
     """
     try:
-        return dict(json.loads(cell.run.metrics.read_text(encoding="utf-8")))
+        metrics = dict(json.loads(cell.run.metrics.read_text(encoding="utf-8")))
     except (TypeError, ValueError, RecursionError):
         raise ValueError(_damaged(cell, cell.run.metrics)) from None
+    if not metrics.keys() >= {"test", "linear_baseline", "peers", "speed", "training", "model", "data"}:
+        raise ValueError(_damaged(cell, cell.run.metrics))
+    return metrics
+
+
+def _check_same_data(metrics: dict[Cell, dict]):
+    """Raise ValueError where cells were trained on different data: the file was changed between them."""
+    prints = {cell: result["data"]["fingerprint"] for cell, result in metrics.items()}
+    for cell, fingerprint in prints.items():
+        first = next(iter(prints))
+        if fingerprint != prints[first]:
+            raise ValueError(
+                f"{cell.run.path}: trained on other data than {first.run.path}; expected the same: remove the one "
+                "whose data is no longer meant, to run that cell again"
+            )
 
 
 def _tested(cell: Cell, result: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -77,6 +94,8 @@ def _tested(cell: Cell, result: dict) -> tuple[np.ndarray, np.ndarray, np.ndarra
         position = {entry["label"]: index for index, entry in enumerate(result["test"]["per_label"])}
         with open(cell.run.predictions, encoding="utf-8") as lines:
             entries = [json.loads(line) for line in lines]
+        if len(entries) != result["test"]["documents"]:
+            raise ValueError
         predictions, targets = np.zeros((2, len(entries), len(position)), np.uint8)
         for row, entry in enumerate(entries):
             predictions[row, [position[label] for label in entry["predicted"]]] = 1
@@ -85,7 +104,7 @@ def _tested(cell: Cell, result: dict) -> tuple[np.ndarray, np.ndarray, np.ndarra
             for decisions in (predictions, targets):
                 decisions[:, position[none]] = ~decisions.any(1)
         return predictions, targets, np.array([entry["tokens"] for entry in entries])
-    except (KeyError, TypeError, ValueError):
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
         raise ValueError(_damaged(cell, cell.run.predictions)) from None
 
 

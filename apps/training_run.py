@@ -12,7 +12,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,8 +118,13 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
         )
         raise UserError(message) from error
     stores = {"train": data.train_store, "validation": data.validation_store, "test": data.test_store}
+    notes = [
+        f"no {split} document has a label, so that its scores say nothing"
+        for split, store in stores.items()
+        if dataset.none_label is None and not store.label_matrix().nnz
+    ]
     return Prepared(
-        dataset=dataset,
+        dataset=replace(dataset, notes=(*dataset.notes, *notes)),
         tokenizer=tokenizer,
         data=data,
         stores=stores,

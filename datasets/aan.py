@@ -8,7 +8,6 @@ published results read them so, escapes and all; so does this.
     python datasets/aan.py --root data/lra_release      # checks the files and prints their statistics
 """
 
-import argparse
 import hashlib
 import os
 import sys
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from flash_sparse_datasets.documents import DataError, Dataset, Document, Documents
 from flash_sparse_datasets.official_files import LRA_RELEASE, official_folder
+from flash_sparse_datasets.one_line_parser import OneLineParser
 from flash_sparse_datasets.statistics_table import print_statistics
 from flash_sparse_datasets.text_files import file_stamp, reading, shortened
 
@@ -106,7 +106,7 @@ def _row(line: bytes) -> tuple[str, bytes, bytes]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("--root", help="folder of the official files, or one above it as the release has them")
     parser.add_argument("--level", default="bytes", choices=("bytes", "text"))
     sys.exit(print_statistics(partial(load, **vars(parser.parse_args()))))

@@ -8,7 +8,6 @@ together.
     python datasets/arxiv11.py --root data/arxiv11      # checks the files and prints their statistics
 """
 
-import argparse
 import os
 import sys
 from functools import partial
@@ -16,6 +15,7 @@ from functools import partial
 from flash_sparse_datasets.documents import DataError, Dataset
 from flash_sparse_datasets.file_per_document import FilePerDocument, files_of_classes, text_of_class
 from flash_sparse_datasets.official_files import official_folder
+from flash_sparse_datasets.one_line_parser import OneLineParser
 from flash_sparse_datasets.published_set import published_set
 from flash_sparse_datasets.statistics_table import print_statistics
 
@@ -65,7 +65,7 @@ def load(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("--root", help="the folder of the subjects' folders")
     parser.add_argument("--validation-share", type=float, default=0.1)
     parser.add_argument("--test-share", type=float, default=0.1)

@@ -8,7 +8,6 @@ is pickles, which can run code when they are opened; it holds the same images.) 
     python datasets/cifar10.py --root data/cifar-10-batches-bin      # checks the files and prints their statistics
 """
 
-import argparse
 import hashlib
 import os
 import sys
@@ -20,6 +19,7 @@ import numpy as np
 
 from flash_sparse_datasets.documents import DataError, Dataset, Document, Documents
 from flash_sparse_datasets.official_files import official_folder
+from flash_sparse_datasets.one_line_parser import OneLineParser
 from flash_sparse_datasets.statistics_table import print_statistics
 from flash_sparse_datasets.text_files import file_stamp, reading
 
@@ -126,6 +126,6 @@ def _documents(folder: Path, stamps: dict[str, tuple[int, int]], begin: int, end
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("--root", help="the folder cifar-10-batches-bin, or the one above it")
     sys.exit(print_statistics(partial(load, parser.parse_args().root)))

@@ -7,7 +7,6 @@ concepts are dropped and counted in the notes.
     python datasets/eurlex57k.py --root data/eurlex57k      # checks the files and prints their statistics
 """
 
-import argparse
 import os
 import sys
 from functools import partial
@@ -17,6 +16,7 @@ from flash_sparse_datasets.documents import DataError, Dataset, Document
 from flash_sparse_datasets.file_per_document import FilePerDocument, read_json_object, string_of, strings_of
 from flash_sparse_datasets.labelled_sources import visible
 from flash_sparse_datasets.official_files import official_folder
+from flash_sparse_datasets.one_line_parser import OneLineParser
 from flash_sparse_datasets.published_set import published_set
 from flash_sparse_datasets.statistics_table import print_statistics
 
@@ -67,6 +67,6 @@ def _law(root: Path, name: str) -> Document:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("--root", help="the folder of train, dev and test, or the one above it")
     sys.exit(print_statistics(partial(load, **vars(parser.parse_args()))))

@@ -8,7 +8,6 @@ of Longformer's release is not used: 51 of its 65 test articles are also in its 
     python datasets/hyperpartisan.py --root data/hyperpartisan      # checks the files and prints their statistics
 """
 
-import argparse
 import os
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from flash_sparse_datasets.documents import DataError, Dataset, Document
 from flash_sparse_datasets.official_files import official_folder
+from flash_sparse_datasets.one_line_parser import OneLineParser
 from flash_sparse_datasets.published_set import published_set
 from flash_sparse_datasets.statistics_table import print_statistics
 from flash_sparse_datasets.text_files import file_stamp, reading, shortened
@@ -118,7 +118,7 @@ def _text(article: ElementTree.Element) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("--root", help="the folder of the two files")
     parser.add_argument("--validation-share", type=float, default=0.1)
     parser.add_argument("--test-share", type=float, default=0.1)

@@ -8,7 +8,6 @@ test alone.
     python datasets/imdb.py --root data/aclImdb      # checks the files and prints their statistics
 """
 
-import argparse
 import hashlib
 import os
 import sys
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from flash_sparse_datasets.documents import DataError, Dataset, Document, Documents
 from flash_sparse_datasets.labelled_sources import visible
 from flash_sparse_datasets.official_files import official_folder
+from flash_sparse_datasets.one_line_parser import OneLineParser
 from flash_sparse_datasets.seeded_split import TRAIN, VALIDATION, row_key, seeded_split
 from flash_sparse_datasets.statistics_table import print_statistics
 from flash_sparse_datasets.text_files import reading
@@ -132,7 +132,7 @@ def _documents(root: Path, files: list[tuple[str, str]], level: str) -> Iterator
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("--root", help="the folder aclImdb, or the one above it")
     parser.add_argument("--validation-share", type=float, default=0.1)
     parser.add_argument("--split-seed", type=int, default=0)

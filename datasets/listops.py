@@ -15,7 +15,6 @@ The official files are basic_train.tsv, basic_val.tsv and basic_test.tsv, with a
 each application of a function to one argument, which carry no information and are dropped.
 """
 
-import argparse
 import hashlib
 import os
 import re
@@ -37,6 +36,7 @@ from tqdm import tqdm
 from flash_sparse_datasets.cache_folder import cache_folder
 from flash_sparse_datasets.documents import DataError, Dataset, Document, Documents
 from flash_sparse_datasets.official_files import LRA_RELEASE, official_folder
+from flash_sparse_datasets.one_line_parser import OneLineParser
 from flash_sparse_datasets.row_files import RowFile, open_rows
 from flash_sparse_datasets.statistics_table import print_statistics
 from flash_sparse_datasets.text_files import file_stamp, shortened
@@ -569,7 +569,7 @@ def _print_details(dataset: Dataset) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--output", help="folder to write basic_train.tsv, basic_val.tsv and basic_test.tsv into")
     where.add_argument("--root", help="folder of files to check instead")

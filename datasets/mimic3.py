@@ -21,7 +21,6 @@ never show a note's text.
     python datasets/mimic3.py --root data/mimic3 --codes 50      # checks the files and prints their statistics
 """
 
-import argparse
 import os
 import re
 import sys
@@ -33,6 +32,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from flash_sparse_datasets.documents import DataError, Dataset, Document
+from flash_sparse_datasets.one_line_parser import OneLineParser
 from flash_sparse_datasets.published_set import published_set
 from flash_sparse_datasets.row_files import RowFile, open_rows
 from flash_sparse_datasets.statistics_table import print_statistics
@@ -285,7 +285,7 @@ class _Admissions:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("--root", help="the folder of the official tables")
     parser.add_argument("--codes", default="50", choices=tuple(SIZES))
     parser.add_argument("--caml-compat", action="store_true", help="read procedures' codes as integers, as CAML did")

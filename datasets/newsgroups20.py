@@ -7,7 +7,6 @@ are lower.) There is no validation part: one is drawn from the training messages
     python datasets/newsgroups20.py --root data/20news-bydate      # checks the files and prints their statistics
 """
 
-import argparse
 import os
 import sys
 from functools import partial
@@ -16,6 +15,7 @@ from flash_sparse_datasets.documents import DataError, Dataset
 from flash_sparse_datasets.file_per_document import FilePerDocument, files_of_classes, text_of_class
 from flash_sparse_datasets.labelled_sources import visible
 from flash_sparse_datasets.official_files import official_folder
+from flash_sparse_datasets.one_line_parser import OneLineParser
 from flash_sparse_datasets.published_set import published_set
 from flash_sparse_datasets.statistics_table import print_statistics
 
@@ -64,7 +64,7 @@ def load(root: str | os.PathLike | None = None, validation_share: float = 0.1, s
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("--root", help="the folder of 20news-bydate-train and 20news-bydate-test, or the one above it")
     parser.add_argument("--validation-share", type=float, default=0.1)
     parser.add_argument("--split-seed", type=int, default=0)

@@ -14,7 +14,6 @@ never all in memory: the files are read once for their labels and hashes, and ag
     python datasets/own_files.py my.csv --text-field body --label-field topics --label-separator ";"
 """
 
-import argparse
 import hashlib
 import os
 import sys
@@ -28,6 +27,7 @@ import numpy as np
 from flash_sparse_datasets.document_table import DocumentTable
 from flash_sparse_datasets.documents import DataError, Dataset, Document, Documents
 from flash_sparse_datasets.labelled_sources import Fields, FolderSource, Source, TableSource, visible
+from flash_sparse_datasets.one_line_parser import OneLineParser
 from flash_sparse_datasets.row_files import FORMATS, format_of
 from flash_sparse_datasets.seeded_split import TEST, TRAIN, VALIDATION, seeded_split
 from flash_sparse_datasets.statistics_table import print_statistics
@@ -268,7 +268,7 @@ def _read(source: Source, wanted: bytes, known: frozenset[str]) -> Iterator[Docu
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("path", help="file or folder")
     parser.add_argument("--text-field", default="text", help="field of the text (default: text)")
     parser.add_argument("--label-field", help="field of the labels (default: labels or label)")

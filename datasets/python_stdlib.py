@@ -8,7 +8,6 @@ labels. Comments, docstrings and all uses of the modules stay, so the answer has
     python datasets/python_stdlib.py        # prints documents, words and labels of each split
 """
 
-import argparse
 import ast
 import hashlib
 import os
@@ -22,6 +21,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from flash_sparse_datasets.documents import DataError, Dataset, Document, Documents
+from flash_sparse_datasets.one_line_parser import OneLineParser
 from flash_sparse_datasets.statistics_table import print_statistics
 
 MIN_WORDS = 100  # shorter files are mostly empty packages and lists of names
@@ -199,6 +199,6 @@ def _documents(root: Path, labelled: list[tuple[str, tuple[str, ...]]]) -> Itera
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("--root", help="folder of a standard library (default: the running Python's)")
     sys.exit(print_statistics(partial(load, parser.parse_args().root)))

@@ -7,7 +7,6 @@ validation and test. The labels are the Supreme Court Database's numbers of issu
     python datasets/scotus.py --root data/scotus      # checks the files and prints their statistics
 """
 
-import argparse
 import os
 import sys
 from functools import partial
@@ -16,6 +15,7 @@ from pathlib import Path
 from flash_sparse_datasets.documents import DataError, Dataset
 from flash_sparse_datasets.lexglue import SOURCE, hub_files, hub_readers, one_file
 from flash_sparse_datasets.official_files import official_folder
+from flash_sparse_datasets.one_line_parser import OneLineParser
 from flash_sparse_datasets.published_set import published_set
 from flash_sparse_datasets.statistics_table import print_statistics
 
@@ -52,6 +52,6 @@ def load(root: str | os.PathLike | None = None) -> Dataset:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("--root", help="the folder of scotus.jsonl or of the hub's files, or the one above it")
     sys.exit(print_statistics(partial(load, **vars(parser.parse_args()))))

@@ -24,13 +24,13 @@ from tqdm import tqdm
 from flash_sparse import BlockLayout, attention, patterns
 from flash_sparse_apps.benchmarking.check import WrongResultError, check
 from flash_sparse_apps.benchmarking.contenders import Attention, compiled_flex, layout_to_block_mask
-from flash_sparse_apps.benchmarking.densities import parse_density
 from flash_sparse_apps.benchmarking.problem import Case, Problem
 from flash_sparse_apps.benchmarking.stopwatch import MEBIBYTE, in_turn, spread
 from flash_sparse_apps.benchmarking.tables import text_table
 from flash_sparse_apps.machine import describe_machine, describe_versions
 from flash_sparse_apps.run_folder import to_json, write_atomically
 from flash_sparse_apps.settings import OneLineParser
+from flash_sparse_apps.shares import parse_share
 
 DEVICE = torch.device("cpu")
 Contest = tuple[Attention, Case]
@@ -70,8 +70,8 @@ class Benchmark:
         for name in ("heads", "head_dim", "length", "block_size", "repeats"):
             if options[name] < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {options[name]}; expected at least 1")
-        self.density = parse_density("--density", options.density)
-        self.densities = [parse_density("--densities", text) for text in options.densities]
+        self.density = parse_share("--density", options.density)
+        self.densities = [parse_share("--densities", text) for text in options.densities]
 
     def run(self) -> dict:
         options = self.options

@@ -3,21 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
 
 from flash_sparse import BlockLayout, patterns
 from flash_sparse.layout import count_blocks
-
-
-def parse_density(flag: str, text: str) -> float:
-    """A share written as 1/16 or 0.0625."""
-    try:
-        density = float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
-        density = 0.0
-    if not 0 < density <= 1:
-        raise ValueError(f"{flag} is {text}; expected a share such as 1/16 or 0.0625, above 0 and at most 1")
-    return density
 
 
 def layout_of_density(pattern: str, length: int, block_size: int, density: float, heads: int) -> BlockLayout:

@@ -16,7 +16,6 @@ from tqdm import tqdm
 from flash_sparse.layout import count_blocks
 from flash_sparse_apps.benchmarking.cell import BrokenDeviceError, Cell
 from flash_sparse_apps.benchmarking.contenders import CONTENDERS
-from flash_sparse_apps.benchmarking.densities import parse_density
 from flash_sparse_apps.benchmarking.grid import Sizes, make_cells
 from flash_sparse_apps.benchmarking.plots import draw
 from flash_sparse_apps.benchmarking.records import Records
@@ -26,6 +25,7 @@ from flash_sparse_apps.benchmarking.tables import markdown_table, text_table
 from flash_sparse_apps.machine import describe_machine, describe_versions
 from flash_sparse_apps.run_folder import write_atomically
 from flash_sparse_apps.settings import OneLineParser
+from flash_sparse_apps.shares import parse_share
 
 TIME_IS_UP, GPU_BROKE_DOWN = "the time is up", "the GPU refuses all further work of this process"
 EXPLANATION = """# Attention on a GPU
@@ -109,7 +109,7 @@ def _sizes(options) -> Sizes:
         head_dims=tuple(options.head_dims),
         width=options.width,
         tokens=options.tokens,
-        densities=tuple(parse_density("--densities", text) for text in options.densities),
+        densities=tuple(parse_share("--densities", text) for text in options.densities),
         block_size=options.block_size,
         dtype=options.dtype,
     )

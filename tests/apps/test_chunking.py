@@ -105,6 +105,15 @@ def test_a_damaged_window_is_one_line(chunked_run, tmp_path, capsys):
     assert "chunk_tokens is 1; expected null or an integer of at least 2" in capsys.readouterr().err
 
 
+def test_passages_of_documents_in_windows(chunked_run, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("word1 keyword2 " * 200)
+    capsys.readouterr()
+    assert predict.main([str(chunked_run), str(tmp_path / "a.txt"), "--evidence"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["truncated"]
+    assert row["evidence"].keys() == set(row["labels"])
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flash_sparse_apps import classify, training_run
-from flash_sparse_apps.settings import load_settings
+from flash_sparse_apps.settings import Settings, load_settings
 
 from .conftest import LABELS, SPARSE, TINY, write_planted
 
@@ -33,6 +33,15 @@ def run_tiny(planted_files, cache_folder, tmp_path, capsys):
         return code, *capsys.readouterr(), output
 
     return run
+
+
+def test_a_test_split_without_any_label_is_noted(planted_files, cache_folder, tmp_path):
+    (tmp_path / "test.jsonl").write_text('{"text": "word1", "labels": []}\n' * 3)
+    settings = Settings(
+        dataset=str(planted_files["multi-label"]), test=str(tmp_path / "test.jsonl"), cache_dir=str(cache_folder)
+    )
+    notes = training_run.prepare(settings, None).dataset.notes
+    assert "no test document has a label, so that its scores say nothing" in notes
 
 
 def test_a_finished_run_has_everything(multi_label_run):

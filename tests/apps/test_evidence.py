@@ -13,7 +13,7 @@ import torch
 from flash_sparse.nn import Encoder
 from flash_sparse_apps import evidence, predict
 from flash_sparse_apps.byte_tokenizer import ByteTokenizer
-from flash_sparse_apps.evidence import find_evidence
+from flash_sparse_apps.evidence import find_evidence, find_passages
 from flash_sparse_apps.run_folder import SavedModel
 from flash_sparse_apps.tokenization import word_tokenizer
 
@@ -95,7 +95,7 @@ def test_a_drop_is_what_taking_the_passage_out_does(monkeypatch):
     encoder = Encoder(50, 16, 1, 2, num_outputs=4, pooling="mean").eval()
     tokens = torch.randint(50, (200,))
     probabilities = encoder(tokens, torch.tensor([0, 200], dtype=torch.int32), 200)[0].sigmoid().detach()
-    found = {label: find_evidence(encoder, tokens, label, None, "multi-label", 400, first=1) for label in range(4)}
+    found = find_evidence(encoder, tokens, range(4), None, "multi-label", 400, borders=range(1, 201))
     for label, passages in found.items():
         for start, stop, drop in passages:
             assert 1 <= start < stop <= 200
@@ -109,11 +109,53 @@ def test_a_drop_is_what_taking_the_passage_out_does(monkeypatch):
     assert sum(map(len, found.values())) > 0
 
 
+def test_labels_share_what_is_read_for_each(monkeypatch):
+    read, compute = [], evidence.compute_logits
+    monkeypatch.setattr(evidence, "compute_logits", lambda *given: read.extend(given[1]) or compute(*given))
+    torch.manual_seed(3)
+    encoder = Encoder(50, 16, 1, 2, num_outputs=4, pooling="mean").eval()
+    tokens = torch.randint(50, (600,))
+    arguments = (None, "multi-label", 10_000, range(601))
+    together = find_evidence(encoder, tokens, range(4), *arguments)
+    texts = {tuple(text.tolist()) for text in read}
+    assert len(read) == len(texts)  # none twice
+    assert find_evidence(encoder, tokens, [], *arguments) == {}
+    assert len(read) == len(texts)
+    alone = {}
+    for label in range(4):
+        alone |= find_evidence(encoder, tokens, [label], *arguments)
+    assert len(read) > len(texts) + 4 * 5  # the whole text and its quarters, for each label anew
+    for label, passages in together.items():
+        assert [passage[:2] for passage in passages] == [passage[:2] for passage in alone[label]]
+
+
+def test_a_character_of_several_tokens_is_never_cut(monkeypatch):
+    monkeypatch.setattr(evidence, "LEAST_DROP", -1.0)
+    torch.manual_seed(0)
+    encoder = Encoder(257, 16, 1, 2, num_outputs=1, pooling="mean").eval()
+    for text in ("\U0001f600", "日\U0001f600本é" * 5):
+        found = find_passages(encoder, ByteTokenizer(), text, [0], None, "multi-label", 1024, 4096)[0]
+        characters = [place for start, stop, _ in found for place in range(start, stop)]
+        assert len(characters) == len(set(characters))
+    assert len(found) == 3
+
+
+def test_offsets_are_those_of_the_text_in_the_file(run, tmp_path, capsys):
+    content = "word1 \U0001f600 e\u0301\r\n" * 30 + "keyfig\r\n\r\n日本 word2\r\n" + "word3 " * 50
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + content.encode())
+    assert predict.main([str(run), str(tmp_path / "a.txt"), "--evidence"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    (passage,) = row["evidence"]["fig"]
+    assert passage["text"] == content[passage["start"] : passage["end"]]
+    assert "keyfig" in passage["text"]
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 9])
 def test_the_shortest_texts(length):
     encoder = Encoder(50, 16, 1, 2, num_outputs=2).eval()
     for first in (0, 1):
-        found = find_evidence(encoder, torch.randint(50, (length,)), 1, None, "single-label", 16, first=first)
+        tokens = torch.randint(50, (length,))
+        (found,) = find_evidence(encoder, tokens, [1], None, "single-label", 16, range(first, length + 1)).values()
         assert all(first <= start < stop <= length and stop - start < length for start, stop, _ in found)
 
 

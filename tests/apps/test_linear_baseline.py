@@ -84,6 +84,15 @@ def test_the_same_stores_give_the_same_result(stores, task):
     np.testing.assert_array_equal(first.test_predictions, second.test_predictions)
 
 
+def test_bars_are_shown_where_asked_for(stores, task, capsys):
+    linear_baseline(*stores, 50, 4, task)
+    assert capsys.readouterr().err == ""
+    linear_baseline(*stores, 50, 4, task, progress=True)
+    err = capsys.readouterr().err
+    assert "counting tokens" in err
+    assert "linear model" in err
+
+
 def test_counts_tokens_and_pairs(tmp_path):
     store = make_store(tmp_path, "counts", [Document("x", "5 6 5 6", ()), Document("y", "", ())])
     counts = _count(store, 100)

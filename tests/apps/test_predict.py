@@ -219,6 +219,11 @@ def test_names_that_are_not_utf8(label, multi_label_run, tmp_path):
     assert row["id"].endswith(r"caf\udce9.txt")
 
 
+def test_what_takes_seconds_is_imported_where_ctrl_c_is_awaited():
+    command = "import sys, flash_sparse_apps.predict; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command]).returncode == 0
+
+
 def test_no_arguments_is_one_line(capsys):
     with pytest.raises(SystemExit) as stopped:
         predict.main([])

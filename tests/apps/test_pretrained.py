@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,25 @@ def test_documents_of_like_length_are_padded_together(lengths):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_it_begins_in_training_mode_and_recomputes_when_asked(kind, recompute, checkpoints):
+    torch.manual_seed(0)
+    body = pretrained.load_body(str(checkpoints[kind]), 96)
+    model = pretrained.PretrainedEncoder(
+        body, pooling="mean", num_outputs=3, dropout=0.1, checkpoint_activations=recompute
+    )
+    assert all(part.training for part in model.modules())
+    calls = []
+    first = next(part for name, part in body.named_modules() if name.endswith(("layer.0", "layers.0")))
+    inside = next(part for part in first.modules() if isinstance(part, torch.nn.Linear))
+    inside.register_forward_hook(lambda *_: calls.append(1))
+    tokens, starts, longest = packed([40])
+    model(tokens, starts, longest).sum().backward()
+    assert len(calls) == (2 if recompute else 1)
+    assert not recompute or not body.config.use_cache  # else transformers warns
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_layer_has_its_own_rate(kind, checkpoints):
     model = encoder(checkpoints[kind], "label")
     module = Classifier(
@@ -362,6 +382,13 @@ class Harmful:
         return (exit, (99,))
 
 
+MORE_KINDS = {
+    "no attention": ("FNet", {}),
+    "a language to choose": ("Xmod", {"languages": ["en_XX"], "default_language": None}),
+    "a mask of its own": ("LayoutLM", {}),
+}
+
+
 def spoil(folder: Path, how: str):
     weights = folder / "model.safetensors"
     if how == "no config":
@@ -376,6 +403,10 @@ def spoil(folder: Path, how: str):
     elif how == "another attention":
         config = transformers.DebertaV2Config(vocab_size=160, max_position_embeddings=96, **SIZES)
         transformers.DebertaV2ForMaskedLM(config).save_pretrained(folder)
+    elif how in MORE_KINDS:
+        name, own = MORE_KINDS[how]
+        config = getattr(transformers, f"{name}Config")(vocab_size=160, max_position_embeddings=34, **SIZES, **own)
+        getattr(transformers, f"{name}ForMaskedLM")(config).save_pretrained(folder)
     elif how == "harmful pickle":
         weights.unlink()
         torch.save({"a": Harmful()}, folder / "pytorch_model.bin")
@@ -408,6 +439,9 @@ def spoil(folder: Path, how: str):
         ("own code", "cannot be loaded"),
         ("causal", "has is_decoder True; expected an encoder"),
         ("another attention", "does not use transformers' attention interface"),
+        ("no attention", "FNetModel mixes texts with their padding"),
+        ("a language to choose", "XmodModel cannot be called with tokens and their mask alone: Input language unknown"),
+        ("a mask of its own", "LayoutLMModel cannot be called with tokens and their mask alone"),
         ("more layers", "lacks 16 of its weights, such as encoder.layer.2.attention"),
         ("other sizes", ""),
         ("few tokens", ""),
@@ -430,6 +464,16 @@ def test_names_that_cannot_be_fetched(name, run_command):
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert f"model {name!r} cannot be loaded; expected a folder or a name on the hub" in err
     assert not run.exists()
+
+
+def test_without_a_network_it_is_said_at_once(run_command, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    began = time.monotonic()
+    code, _, err, _ = run_command(*FLAGS, "--pretrained", "nobody/nothing-of-this-name")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no connection to http://127.0.0.1:9" in err
+    assert time.monotonic() - began < 15
 
 
 def test_a_name_that_was_fetched_before_needs_no_network(checkpoints, run_command, tmp_path, monkeypatch):

@@ -66,6 +66,14 @@ def test_printed_config_is_one_that_can_be_read(tmp_path, capsys):
     assert settings == Settings(seq_len=77, sparse=True, block_size=16, global_blocks=2)
 
 
+def test_a_density_may_be_a_fraction(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("sparse: true\npattern: random\ndensity: 1/16\n")
+    typed, _ = parse(["--sparse", "--pattern", "random", "--density", "1/16"])
+    assert parse(["--config", str(path)])[0] == typed == Settings(sparse=True, pattern="random", density=0.0625)
+    assert "density: 0.0625\n" in typed.to_yaml()
+
+
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_flags_override_the_file_wherever_they_stand(tmp_path, order):
     path = tmp_path / "a.yaml"
@@ -94,7 +102,9 @@ def test_flags_override_the_file_wherever_they_stand(tmp_path, order):
         (["--window", "9" * 20], "--window is 99999999999999999999; expected at most 2147483647"),
         (["--max-time", "1e300"], "--max-time is 1e+300; expected at most 1e+12"),
         (["--dropout", "1"], "--dropout is 1.0; expected 0 or more and less than 1"),
-        (["--density", "0"], "--density is 0.0; expected more than 0"),
+        (["--density", "0"], "--density is 0.0; expected a share such as 1/16 or 0.0625, above 0 and at most 1"),
+        (["--density", "1/0"], "--density is 1/0; expected a share"),
+        (["--density", "3/2"], "--density is 3/2; expected a share"),
         (["--learning-rate", "0"], "--learning-rate is 0.0; expected a number above 0"),
         (["--learning-rate", "nan"], "--learning-rate"),
         (["--max-time", "-1"], "--max-time is -1.0; expected a number above 0"),

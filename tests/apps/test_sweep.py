@@ -200,6 +200,8 @@ def test_a_cell_that_fails_does_not_end_the_sweep(flags, in_this_process, tmp_pa
         (("--parallel", "0"), "--parallel is 0; expected at least 1"),
         (("--seq-lens", "8"), "--block-size is 16; expected at most --seq-len 8"),
         (("--nonsense",), "--nonsense"),
+        (("--pretrained", "some"), "--vocab-size is 400; expected it without --pretrained some, which decides that"),
+        (("--chunk-tokens", "64"), "--chunk-tokens is 64; expected --kinds chunked beside it"),
     ],
 )
 def test_wrong_flags_are_one_line(flags, given, said, capsys):
@@ -209,6 +211,74 @@ def test_wrong_flags_are_one_line(flags, given, said, capsys):
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert said in err
+
+
+def test_its_own_flags_may_be_in_a_file(flags, tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("seq-lens: [16, 32]\nkinds: [dense]\nseeds: [5]\nsparse: true\n")
+    given = ["--config", str(tmp_path / "a.yaml"), *flags(), "--seq-lens", "64"]
+    for arguments in (given, ["--config", str(tmp_path / "b.yaml")]):
+        with pytest.raises(SystemExit) as end:
+            sweep.main([*arguments, "--print-config"])
+        assert end.value.code == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith("seq-lens:\n- 64\nkinds:\n- dense\nseeds:\n- 5\n")
+        (tmp_path / "b.yaml").write_text(printed)
+
+
+def test_one_sweep_at_a_folder(flags, tmp_path, capsys):
+    """Another sweep, or a cell that outlives the sweep that was killed."""
+    cells = tmp_path / "sweep" / "cells"
+    with sweep_cells._alone(cells) as lock:
+        cell = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock])
+        assert sweep.main(flags()) == 2
+    assert sweep.main(flags()) == 2
+    cell.communicate()
+    err = capsys.readouterr().err
+    assert err.count("\n") == 2
+    assert err.count(f"{tmp_path / 'sweep'}: another sweep, or the run of one that was killed, is at it") == 2
+    with sweep_cells._alone(cells):
+        assert [path.name for path in cells.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("flag", [(), ("--parallel", "2")])
+def test_a_cell_that_is_killed_is_named(flag, flags, in_this_process, monkeypatch, capsys):
+    monkeypatch.setattr(sweep_cells.subprocess.Popen, "wait", lambda process, timeout=None: -signal.SIGKILL)
+    assert sweep.main([*flags(), "--kinds", "dense", "--seq-lens", "16", *flag]) == 1
+    assert "error: 1 of 1 cells failed: 16-dense-0 (SIGKILL)\n" in capsys.readouterr().err
+
+
+def test_where_to_see_why_a_cell_failed(flags, in_this_process, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sweep_cells.subprocess.Popen, "wait", lambda process, timeout=None: 2)
+    assert sweep.main([*flags(), "--kinds", "dense", "--seq-lens", "16", "--parallel", "2"]) == 1
+    log = tmp_path / "sweep" / "cells" / "16-dense-0.log"
+    assert f"failed: 16-dense-0 ({log})\n" in capsys.readouterr().err
+    assert log.is_file()
+
+
+def test_ctrl_c_leaves_time_to_the_cell_and_says_how_to_go_on(flags, in_this_process, monkeypatch, tmp_path, capsys):
+    ended, said = [], []
+
+    def wait(process, timeout=None):
+        time.sleep(0.5)
+        ended.append("by itself")
+        return 130
+
+    def interrupted(futures):
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep_cells.subprocess.Popen, "wait", wait)
+    monkeypatch.setattr(sweep_cells.subprocess.Popen, "terminate", lambda process: said.append("terminate"))
+    monkeypatch.setattr(sweep_cells, "as_completed", interrupted)
+    monkeypatch.chdir(tmp_path)
+    command = [*flags(), "--kinds", "dense", "--seq-lens", "16", "32"]
+    command[command.index("--output") : command.index("--output") + 2] = []
+    assert sweep.main(command) == 130
+    assert (ended, said, len(in_this_process)) == (["by itself"], [], 1)
+    (folder,) = (tmp_path / "runs").iterdir()
+    err = capsys.readouterr().err
+    assert err.startswith("interrupted; to continue: python apps/sweep.py ")
+    assert err.endswith(f"--seq-lens 16 32 --output runs/{folder.name}\n")
 
 
 def test_a_folder_of_something_else_is_left_alone(flags, tmp_path, capsys):
@@ -240,7 +310,45 @@ def test_a_damaged_cell_is_named(name, flags, in_this_process, tmp_path, capsys)
     assert f"{name}: damaged; remove {tmp_path / 'sweep' / 'cells' / '16-dense-0'} to run" in err
 
 
-def test_cells_at_a_time_each_have_a_gpu(monkeypatch, tmp_path):
+@pytest.mark.parametrize("damage", ["settings", "figures", "a line"])
+def test_cells_that_no_run_wrote_are_one_line(damage, flags, in_this_process, tmp_path, capsys):
+    command = [*flags(), "--kinds", "dense", "--seq-lens", "16"]
+    assert sweep.main(command) == 0
+    cell = tmp_path / "sweep" / "cells" / "16-dense-0"
+    name = {"settings": "config.yaml", "figures": "metrics.json", "a line": "predictions.jsonl"}[damage]
+    content = (cell / name).read_text()
+    (cell / name).write_text({"settings": "a: [1\nb: }{", "figures": "{}", "a line": content.split("\n", 1)[1]}[damage])
+    capsys.readouterr()
+    assert sweep.main(command) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"{cell / name}: " in err
+
+
+def test_data_that_was_changed_between_cells_is_noticed(flags, in_this_process, tmp_path, capsys, planted_files):
+    data, folder = tmp_path / "data.jsonl", tmp_path / "sweep"
+    lines = planted_files["multi-label"].read_text().splitlines(keepends=True)
+    data.write_text("".join(lines))
+    command = [*flags(dataset=str(data)), "--kinds", "dense", "--seq-lens"]
+    assert sweep.main([*command, "16"]) == 0
+    data.write_text("".join(lines[:-1]))
+    capsys.readouterr()
+    assert sweep.main([*command, "16", "32"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"{folder / 'cells' / '32-dense-0'}: trained on other data than {folder / 'cells' / '16-dense-0'}" in err
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ({}, ["3"] * 3 + ["5"] * 3),
+        ({"devices": 2}, ["3,5"] * 6),
+        ({"devices": 4, "batch_size": 4}, ["3,5"] * 6),  # which is too few, and the cell says so
+        ({"accelerator": "cpu"}, ["3,5"] * 6),
+    ],
+)
+def test_cells_at_a_time_each_have_a_gpu(asked, given, monkeypatch, tmp_path):
     """Which GPU a cell is given, with processes that only say so."""
     seen = []
 
@@ -258,11 +366,11 @@ def test_cells_at_a_time_each_have_a_gpu(monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     (tmp_path / "cells").mkdir()
     cells = [
-        sweep_cells.Cell(f"{n}", n, "dense", 0, Settings(seq_len=n, output=str(tmp_path / "cells" / f"{n}")))
+        sweep_cells.Cell(f"{n}", n, "dense", 0, Settings(seq_len=n, output=str(tmp_path / "cells" / f"{n}"), **asked))
         for n in range(1, 7)
     ]
     assert sweep_cells.run_cells(cells, None, lambda: None) == []
-    assert sorted(seen) == ["3"] * 3 + ["5"] * 3
+    assert sorted(seen) == given
 
 
 def test_nothing_is_written_before_a_cell_is_finished(tmp_path):

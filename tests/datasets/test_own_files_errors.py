@@ -5,6 +5,9 @@ import json
 import os
 import random
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +15,7 @@ import pytest
 
 from flash_sparse_datasets import DataError, load
 
+FOLDER = Path(__file__).parents[2] / "datasets"
 GOOD = "".join(json.dumps({"text": f"text {i}", "label": "ab"[i % 2]}) + "\n" for i in range(20))
 GOOD_CSV = "text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(20))
 GOOD_LISTS = "".join(json.dumps({"text": f"text {i}", "labels": ["ab"[i % 2]]}) + "\n" for i in range(20))
@@ -374,3 +378,17 @@ def test_a_split_given_twice(tmp_path):
     (tmp_path / "b.jsonl").write_text(GOOD)
     with pytest.raises(ValueError, match=r"already has test\.jsonl, expected one"):
         load(folder, test=tmp_path / "b.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("own_files.py",), "error: the following arguments are required: path\n"),
+        (("listops.py",), "error: one of the arguments --output --root is required\n"),
+        (("imdb.py", "--level", "words"), "error: argument --level: invalid choice: 'words' (choose from "),
+    ],
+)
+def test_wrong_flags_of_the_commands_are_one_line(arguments, message):
+    done = subprocess.run([sys.executable, str(FOLDER / arguments[0]), *arguments[1:]], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(message)
