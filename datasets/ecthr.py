@@ -18,7 +18,6 @@ predicted is given it (LexGLUE's own scores; Chalkidis et al., ACL 2022).
     python datasets/ecthr.py --root data/ecthr --task b      # checks the files and prints their statistics
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from flash_sparse_datasets.documents import DataError, Dataset, Document
 from flash_sparse_datasets.file_per_document import FilePerDocument, read_json_object, string_of, strings_of
 from flash_sparse_datasets.labelled_sources import visible
 from flash_sparse_datasets.lexglue import SOURCE, Readers, hub_files, hub_readers, one_file, separate_files
+from flash_sparse_datasets.one_line_parser import OneLineParser
 from flash_sparse_datasets.published_set import published_set
 from flash_sparse_datasets.statistics_table import print_statistics
 
@@ -169,7 +169,7 @@ def _case_2019(task: str, root: Path, name: str) -> Document:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("--root", help="the folder of a release's files, or the one above it")
     parser.add_argument("--task", default="b", choices=TASKS)
     parser.add_argument("--convention", default="10", choices=("10", "10+1"))

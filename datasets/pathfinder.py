@@ -20,7 +20,6 @@ many dashes, but of other widths, which an older Pillow may have drawn. Say whic
     python datasets/pathfinder.py --root data/pathfinder32 --size 32    # checks the official files
 """
 
-import argparse
 import hashlib
 import os
 import sys
@@ -37,6 +36,7 @@ from tqdm import tqdm
 from flash_sparse_datasets.cache_folder import cache_folder
 from flash_sparse_datasets.documents import DataError, Dataset, Document, Documents
 from flash_sparse_datasets.official_files import LRA_RELEASE, official_folder
+from flash_sparse_datasets.one_line_parser import OneLineParser
 from flash_sparse_datasets.pathfinder_images import images_of
 from flash_sparse_datasets.pathfinder_shapes import LEVELS, PRESETS, RECIPES
 from flash_sparse_datasets.statistics_table import print_statistics
@@ -312,7 +312,7 @@ def write_sheet(images: np.ndarray, path: str | os.PathLike) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("--root", help="official files to check; nothing is generated")
     parser.add_argument("--count", type=int, default=100, help="images to generate (default: 100)")
     parser.add_argument("--size", type=int, default=128, help="32, 64, 128 (the default) or 256")

@@ -67,6 +67,8 @@ def enable(
     for part in model.modules():
         if isinstance(part, PreTrainedModel) and not part._can_set_attn_implementation():
             raise ValueError(f"model has a {type(part).__name__}, which does not use transformers' attention interface")
+    if not any(part._supports_sdpa for part in model.modules() if isinstance(part, PreTrainedModel)):
+        raise ValueError(f"model is a {type(model).__name__}; expected one whose attention can be exchanged")
     for config in list_configs(model):
         if getattr(config, "output_attentions", False):
             raise ValueError(

@@ -213,6 +213,12 @@ def test_several_queries_after_a_cache(name):
     torch.testing.assert_close(last(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_model_without_attention_is_refused():
+    config = transformers.FNetConfig(**{**SIZES, "use_tpu_fourier_optimizations": False})
+    with pytest.raises(ValueError, match="model is a FNetModel; expected one whose attention can be exchanged"):
+        enable(transformers.FNetModel(config))
+
+
 def test_what_cannot_be_honoured_raises():
     bert, llama = enable(make("bert")), enable(make("llama"))
     batch = inputs()
