@@ -12,7 +12,11 @@ from flash_sparse_apps import layouts
 from flash_sparse_apps.settings import Settings, load_settings, parse
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = [  # other commands have files of their own form
+    path
+    for path in sorted((ROOT / "configs").rglob("*.yaml"))
+    if "apps/classify.py" in path.read_text(encoding="utf-8")
+]
 LRA = [path for path in CONFIGS if path.parent.name == "lra"]
 TASKS = ("listops", "imdb", "aan", "cifar10", "pathfinder32", "pathx", "pathfinder256")
 SIDES = {"cifar10": 32, "pathfinder32": 32, "pathx": 128, "pathfinder256": 256}
