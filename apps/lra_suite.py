@@ -45,7 +45,7 @@ TASKS = (
     Task("pathx", "Path-X", partial(pathfinder.locate, size=128), generated=True),
     Task("pathfinder256", "Path-256", partial(pathfinder.locate, size=256), generated=True),
 )
-NAMES = [task.name for task in TASKS]
+NAMES = tuple(task.name for task in TASKS)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,10 @@ def plan(
         except DataError as error:
             missing[task.name] = str(error)
             continue
-        found[task.name] = path, dataclasses.replace(recipe, **overrides, root=own_root)
+        if recipe.sparse or "dense" in kinds:
+            found[task.name] = path, dataclasses.replace(recipe, **overrides, root=own_root)
+        else:
+            missing[task.name] = f"{path.name} has no block-sparse layout"
     cells = []
     for seed in seeds:
         for name, (_, settings) in found.items():

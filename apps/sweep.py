@@ -26,6 +26,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from flash_sparse_apps.console import interruptible, plain_interrupt, print_anything
 
@@ -72,22 +73,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     group = parser.add_argument_group("suite")
     group.add_argument(
         "--suite",
-        type=str | None,
-        choices=["lra", None],
+        type=Literal["lra"] | None,
         default=None,
         help="lra: the tasks of Long Range Arena in place of --seq-lens and --dataset",
     )
-    group.add_argument(
-        "--tasks", type=str, nargs="+", choices=lra_suite.NAMES, default=lra_suite.NAMES, help="which of its tasks"
-    )
+    group.add_argument("--tasks", type=Literal[lra_suite.NAMES], nargs="+", default=list(lra_suite.NAMES),
+                       help="which of its tasks")  # fmt: skip
     group.add_argument(
         "--scale",
-        type=str,
-        choices=list(lra_suite.SCALES),
+        type=Literal[tuple(lra_suite.SCALES)],
         default="paper",
         help="which recipes: the published sizes; those for one GPU, where there are such; the small tasks for a CPU",
     )
-    group.add_argument("--recipes", type=str, default=str(lra_suite.RECIPES), help="folder of the recipes")
+    group.add_argument(
+        "--recipes",
+        type=str | None,
+        default=None,
+        help="folder of the recipes; null takes configs/lra of the repository",
+    )
     try:
         options, typed, files = read_arguments(parser, arguments)
         for name in OWN:
@@ -151,7 +154,7 @@ def plan_suite(options, typed: dict, files: list[str], folder: Path):
         folder,
         tasks=options.tasks,
         scale=options.scale,
-        recipes=Path(options.recipes),
+        recipes=lra_suite.RECIPES if options.recipes is None else Path(options.recipes),
         kinds=options.kinds,
         seeds=options.seeds,
         root=options.root,

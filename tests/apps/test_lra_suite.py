@@ -156,6 +156,7 @@ def test_a_scale_chooses_its_recipes(recipes, tmp_path):
     dense_alone = f"dataset: listops\n{RECIPES['listops']}{TINY}".replace("sparse: true", "sparse: false")
     (recipes / "listops-cpu.yaml").write_text(dense_alone)
     assert [cell.name for cell in planned("cpu").cells] == ["listops-dense-0"]
+    assert planned("cpu", kinds=["sparse"]).missing == {"listops": "listops-cpu.yaml has no block-sparse layout"}
 
 
 def test_the_recipes_that_come_with_it_give_every_task(tmp_path):
