@@ -23,9 +23,10 @@ class PackedBatch:
     """B documents end to end.
 
     Attributes:
-        tokens: (total,) int64.
-        cu_seqlens: (B + 1,) int32, where each document begins; the last entry is total.
-        max_seqlen: tokens of the longest.
+        tokens: (total,) int64; of a pair the first text, then the second.
+        cu_seqlens: (B + 1,) int32, where each document begins; the last entry is total. Of pairs (2 B + 1,), where each
+            text begins.
+        max_seqlen: tokens of the longest text.
         targets: (B, L) float32 of 0 and 1 for multi-label, (B,) int64 for single-label.
         indices: (B,) int64, positions in the split.
         step_documents: documents of the whole optimizer step, all its micro-batches and all ranks; B in evaluation.
@@ -59,7 +60,7 @@ def collate(
     task: str,
     step_documents: int | None = None,
 ) -> PackedBatch:
-    """Pack the first `seq_len` tokens of these documents.
+    """Pack the first `seq_len` tokens of these documents, of pairs those of each text.
 
     Args:
         indices: (B,) positions in the split, B at least 1.
@@ -69,8 +70,8 @@ def collate(
     Raises:
         ValueError: a document of a single-label task does not have exactly one label.
     """
-    documents = [store.tokens(index, seq_len) for index in indices]
-    lengths = [len(document) for document in documents]
+    texts = [text for index in indices for text in store.texts(index, seq_len)]
+    lengths = [len(text) for text in texts]
     labels = [store.label_indices(index) for index in indices]
     if task == "single-label":
         for index, given in zip(indices, labels, strict=True):
@@ -78,16 +79,16 @@ def collate(
                 raise ValueError(f"document {store.ids(index)!r} has {len(given)} labels; expected 1 (single-label)")
         targets = torch.from_numpy(np.concatenate(labels).astype(np.int64))  # (B,)
     else:
-        targets = torch.zeros(len(documents), num_labels)  # (B, L)
+        targets = torch.zeros(len(indices), num_labels)  # (B, L)
         for row, given in enumerate(labels):
             targets[row, given] = 1
     return PackedBatch(
-        tokens=torch.from_numpy(np.concatenate(documents)),  # (total,)
+        tokens=torch.from_numpy(np.concatenate(texts)),  # (total,)
         cu_seqlens=torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)),  # (B + 1,)
         max_seqlen=max(lengths),
         targets=targets,
         indices=torch.tensor(indices, dtype=torch.int64),  # (B,)
-        step_documents=len(documents) if step_documents is None else step_documents,
+        step_documents=len(indices) if step_documents is None else step_documents,
     )
 
 

@@ -29,7 +29,7 @@ class TextDataModule(L.LightningDataModule):
     here.
 
     Args:
-        seq_len: tokens read of each document.
+        seq_len: tokens read of each document, of a pair's two texts each.
         batch_size: documents of an optimizer step, over all ranks.
         tokens_per_batch: tokens of a micro-batch on one rank, at most, unless a single document has more.
         seed: of the order of the training documents.
@@ -96,7 +96,7 @@ class TextDataModule(L.LightningDataModule):
 
     def read_lengths(self, store: TokenStore) -> np.ndarray:
         """(N,) tokens of each document as it is read."""
-        return np.minimum(store.lengths, self.seq_len)
+        return store.read_lengths(self.seq_len)
 
     def _rank(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -90,7 +90,7 @@ def find_evidence(
         new = [stretch for stretch in dict.fromkeys(stretches) if stretch not in known]
         if new:
             rest = [torch.cat([tokens[:start], tokens[stop:]]) for start, stop in new]
-            logits = compute_logits(encoder, rest, layout, tokens_per_batch)  # (stretches, C)
+            logits = compute_logits(encoder, [(text,) for text in rest], layout, tokens_per_batch)  # (stretches, C)
             logarithms = F.log_softmax(logits, 1) if task == "single-label" else F.logsigmoid(logits)
             known.update(zip(new, logarithms, strict=True))
 

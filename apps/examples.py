@@ -50,7 +50,8 @@ def find_examples(
     probabilities: np.ndarray,
     predictions: np.ndarray,
 ) -> list[Example]:
-    """Up to `settings.examples` test documents, drawn by the seed among those that are given a label.
+    """Up to `settings.examples` test documents, drawn by the seed among those that are given a label. None of pairs,
+    whose labels no passage carries alone, and of bytes and pixels, which are not to be read.
 
     Args:
         probabilities: (N, L) of the test documents.
@@ -60,6 +61,8 @@ def find_examples(
     given = [np.flatnonzero(row) if predictions.ndim == 2 else np.array([row]) for row in predictions]
     rows = [row for row in np.random.default_rng(settings.seed).permutation(len(store)) if len(given[row])]
     rows = rows[: settings.examples]
+    if store.pairs:
+        return []
     texts = {}
     for row, document in enumerate(dataset.test):
         if len(texts) == len(rows):

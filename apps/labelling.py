@@ -28,19 +28,22 @@ def predict_documents(
     layout = layout.to(device) if layout is not None else None
     documents = iter(documents)
     while chunk := list(itertools.islice(documents, TOGETHER)):
-        encoded = model.tokenizer.encode_batch([document.text for document in chunk])
-        read = [torch.tensor(tokens[: model.seq_len], dtype=torch.int64) for tokens in encoded]
+        columns = [[document.text for document in chunk]]
+        columns += [[document.second for document in chunk]] if model.pairs else []
+        # the one text of each document, or its two
+        encoded = list(zip(*(model.tokenizer.encode_batch(column) for column in columns), strict=True))
+        read = [[torch.tensor(tokens[: model.seq_len], dtype=torch.int64) for tokens in texts] for texts in encoded]
         logits = compute_logits(encoder, read, layout, tokens_per_batch)
         probabilities = to_probabilities(logits, model.task).numpy()  # (chunk, L)
         given = predict_labels(probabilities, model.thresholds, model.task)
-        for document, tokens, shares, predicted in zip(chunk, encoded, probabilities, given, strict=True):
+        for document, texts, shares, predicted in zip(chunk, encoded, probabilities, given, strict=True):
             indices = [int(predicted)] if model.task == "single-label" else np.flatnonzero(predicted).tolist()
             prediction = {
                 "id": document.id,
                 "labels": [model.labels[index] for index in indices],
                 "probabilities": [float(share) for share in shares],
-                "tokens": len(tokens),
-                "truncated": len(tokens) > model.seq_len,
+                "tokens": sum(map(len, texts)),
+                "truncated": max(map(len, texts)) > model.seq_len,
             }
             if evidence:
                 prediction["evidence"] = _evidence(model, document.text, indices, layout, tokens_per_batch)

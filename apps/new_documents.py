@@ -17,6 +17,7 @@ STDIN = "-"
 class NewDocument(NamedTuple):
     id: str
     text: str
+    second: str | None = None  # of a pair
 
 
 def check_paths(paths: Sequence[str]):
@@ -28,7 +29,9 @@ def check_paths(paths: Sequence[str]):
             raise DataError(f"{path}: no such file")
 
 
-def read_documents(path: str, text_field: str, id_field: str | None) -> Iterator[NewDocument]:
+def read_documents(
+    path: str, text_field: str, id_field: str | None, second_field: str | None = None
+) -> Iterator[NewDocument]:
     """The documents behind one argument of `predict.py`.
 
     Args:
@@ -36,11 +39,17 @@ def read_documents(path: str, text_field: str, id_field: str | None) -> Iterator
             text; a folder, whose .txt files are read in the order of their names; or - for one text on stdin.
         text_field: the field of a row that holds the text, or a list of paragraphs.
         id_field: the field that holds the id; None takes the path and the row.
+        second_field: where pairs are expected: the field that holds the second text. Only rows have one.
 
     Raises:
         DataError: one line with file and row.
     """
     file = Path(path)
+    if second_field is not None and (path == STDIN or file.is_dir() or format_of(file) is None):
+        raise DataError(
+            f"{path}: a single text, but the run is trained on pairs; expected JSONL, CSV, TSV or Parquet, with the "
+            f"fields {text_field!r} and {second_field!r} in each row"
+        )
     if path == STDIN:
         try:
             text = sys.stdin.buffer.read().decode("utf-8-sig")
@@ -62,22 +71,28 @@ def read_documents(path: str, text_field: str, id_field: str | None) -> Iterator
         yield _plain(file)
     else:
         rows = open_rows(file)
-        needed = [text_field] if id_field is None else [text_field, id_field]
+        text_fields = [text_field] if second_field is None else [text_field, second_field]
+        needed = text_fields if id_field is None else [*text_fields, id_field]
         for field in needed:
             if field not in rows.fields:
                 raise DataError(f"{path}: no field {field!r}; its fields are: {', '.join(map(str, rows.fields[:20]))}")
         for _, number, row in rows.rows(needed):
-            text = row.get(text_field)
-            if isinstance(text, list) and all(isinstance(paragraph, str) for paragraph in text):
-                text = "\n\n".join(text)
-            if not isinstance(text, str) or not text.strip():
-                raise DataError(f"{rows.place(number)}: {text_field!r} is {shortened(text)}, expected a text")
+            texts = [_text(row.get(field), f"{rows.place(number)}: {field!r}") for field in text_fields]
             name = f"{path}:{number}" if id_field is None else row.get(id_field)
             if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
                 raise DataError(
                     f"{rows.place(number)}: {id_field!r} is {shortened(name)}, expected a string or integer"
                 )
-            yield NewDocument(_printable(str(name)), text)
+            yield NewDocument(_printable(str(name)), *texts)
+
+
+def _text(value, place: str) -> str:
+    """A cell, whose paragraphs may be a list."""
+    if isinstance(value, list) and all(isinstance(paragraph, str) for paragraph in value):
+        value = "\n\n".join(value)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{place} is {shortened(value)}, expected a text")
+    return value
 
 
 def _plain(file: Path) -> NewDocument:

@@ -4,6 +4,7 @@
     python apps/predict.py RUN new.csv --text-field body --format table
     python apps/predict.py RUN letter.txt --evidence
     cat letter.txt | python apps/predict.py RUN -
+    python apps/predict.py RUN pairs.jsonl          # a run on pairs: rows with the fields `text` and `second`
 
 One JSON object for each document on stdout: its id, the labels whose probability reaches their threshold (single-label:
 the most probable one), the probabilities, its tokens and whether it was longer than the model reads. With --evidence,
@@ -49,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "files", type=str, nargs="+", help="text files, folders of .txt, .jsonl, .csv, .tsv, .parquet; - is stdin"
     )
     parser.add_argument("--text-field", type=str, default="text", help="key or column of the text")
+    parser.add_argument(
+        "--second-field", type=str, default="second", help="key or column of the second text, where a run is on pairs"
+    )
     parser.add_argument("--id-field", type=str | None, default=None, help="key or column of the id; null: file and row")
     parser.add_argument("--format", type=Literal["jsonl", "csv", "table"], default="jsonl", help="what to write")
     parser.add_argument("--output", type=str | None, default=None, help="file to write; null: stdout")
@@ -70,9 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_paths(given.files)
         output = None if given.output is None else _check_output(given.output, given.files)
         model = SavedModel.load(given.run)
+        if given.evidence and model.pairs:
+            raise ValueError("--evidence is given, but the run is on pairs of texts; expected one on single texts")
+        second_field = given.second_field if model.pairs else None
         use_gpu = given.accelerator != "cpu" and torch.cuda.is_available()
         documents = itertools.chain.from_iterable(
-            read_documents(file, given.text_field, given.id_field) for file in given.files
+            read_documents(file, given.text_field, given.id_field, second_field) for file in given.files
         )
         device = "cuda" if use_gpu else "cpu"
         predictions = predict_documents(model, documents, given.tokens_per_batch, device, given.evidence)

@@ -44,6 +44,7 @@ def result_rows(metrics: dict) -> list[tuple[str, str, str]]:
         rows.append(
             ("difference in micro-F1", f"{difference['micro_f1']:+.4f}", interval(difference["micro_f1_interval"]))
         )
+    rows += [(f"{name} alone, micro-F1", score(value), "") for name, value in metrics["rule_baselines"].items()]
     return rows
 
 
@@ -134,11 +135,14 @@ def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] =
         tiles.append(tile("sparse step over dense", f"{compare['speedup']:.2f}x", agree))
 
     method = "" if baseline is None else " The linear baseline: for each label an SVM on TF-IDF of the same tokens."
+    if rules := metrics["rule_baselines"]:
+        names = escape(" or by the ".join(rules))
+        method += f" By the {names} alone: always the answer that is most frequent for it in training."
     notes = "".join(f"<li>{escape(note)}</li>" for note in data["notes"])
     parts = [
         f"<h1>{escape(data['name'])}</h1>",
         f'<p class="soft">{escape(data["task"])}, {data["num_labels"]:,} labels; up to '
-        f"{metrics['settings']['seq-len']:,} tokens of a document; {escape(attention_line(metrics))}; "
+        f"{metrics['settings']['seq-len']:,} tokens of {_text(metrics)}; {escape(attention_line(metrics))}; "
         f"{escape(metrics['finished'])}</p>",
         f'<div class="tiles">{"".join(tiles)}</div>',
         f"<p>{escape(verdict(metrics))}</p>",
@@ -162,6 +166,10 @@ def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] =
         "</div>",
         "<h2>Documents and what is cut</h2>",
         f"<p>{escape(data['description'])}</p>",
+        "<p>A document is a pair of texts: each is cut by itself, a pair counts as cut where one of them is, and "
+        "lengths are of the longer one.</p>"
+        if data["pairs"]
+        else "",
         _truncation_table(metrics),
         picture(figures["lengths"], "Whole documents by length; what is right of the line is cut there.", "wide"),
         "<h2>Labels</h2>",
@@ -217,6 +225,10 @@ def _examples(examples: Sequence[Example]) -> list[str]:
         if not example.excerpts:
             parts.append("<p>No passage alone carries its labels.</p>")
     return parts
+
+
+def _text(metrics: dict) -> str:
+    return "each text of a pair" if metrics["data"]["pairs"] else "a document"
 
 
 def _threshold_sentence(metrics: dict) -> str:
@@ -304,7 +316,7 @@ pipeline_tag: text-classification
 
 {textwrap.fill(_markdown(data["description"]), 100)}
 
-Reads the first {metrics["settings"]["seq-len"]:,} tokens of a document; attention: {attention_line(metrics)};
+Reads the first {metrics["settings"]["seq-len"]:,} tokens of {_text(metrics)}; attention: {attention_line(metrics)};
 {metrics["model"]["parameters"]:,} parameters. {_threshold_sentence(metrics)}
 
 | test, {metrics["test"]["documents"]:,} documents | value | 95% interval |
@@ -316,7 +328,7 @@ Reads the first {metrics["settings"]["seq-len"]:,} tokens of a document; attenti
 Files: `model.safetensors` (weights), `tokenizer.json`, `classifier.json` (labels, thresholds, encoder arguments).
 To label new texts:
 
-    python apps/predict.py RUN FILE.txt ...
+    python apps/predict.py RUN {"PAIRS.jsonl" if data["pairs"] else "FILE.txt ..."}
 
 Data fingerprint: `{data["fingerprint"]}`. Seed: {metrics["settings"]["seed"]}.
 

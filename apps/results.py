@@ -110,6 +110,11 @@ def collect(
         }
         baseline["seconds"] = linear.seconds
 
+    rules = {}
+    if dataset.baselines is not None:
+        say("counting what simple rules reach")
+        rules = dataset.baselines()
+
     longest = data.batch(stores["test"], [int(np.argmax(stores["test"].lengths))])
     peers = None
     if settings.compare_peers:
@@ -136,6 +141,7 @@ def collect(
         "test": test | {"documents": len(stores["test"]), "bootstrap_samples": settings.bootstrap_samples},
         "validation": {key: validation.get(key) for key in ("micro_f1", "macro_f1", "accuracy")},
         "linear_baseline": baseline,
+        "rule_baselines": rules,
         "compare": compared,
         "peers": peers,
         "speed": _speed(history),
@@ -166,6 +172,7 @@ def collect(
             "description": dataset.description,
             "notes": list(dataset.notes),
             "truncation": prepared.truncation,
+            "pairs": stores["train"].pairs,
         },
         "settings": yaml.safe_load(settings.to_yaml()),
         "command": shlex.join(command),

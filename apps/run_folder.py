@@ -32,6 +32,7 @@ from flash_sparse_apps.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.chunking import Chunked
 from flash_sparse_apps.layouts import PATTERNS, make_layout
 from flash_sparse_apps.tokenization import Tokenizer, open_saved
+from flash_sparse_apps.two_towers import TwoTowers
 
 
 def write_atomically(path: Path, content: bytes):
@@ -149,6 +150,7 @@ class SavedModel:
         pretrained: name or folder of the checkpoint that training began with; None for an `Encoder`.
         attention: `{"sparse": bool, "pattern": ..., ...}`, what `make_layout` takes.
         chunk_tokens: of a window where documents are read window by window, else None.
+        pairs: whether a document is a pair of texts.
         thresholds: (L,) for multi-label, None for single-label, where the most probable label is given.
     """
 
@@ -163,6 +165,7 @@ class SavedModel:
     dataset: str
     pretrained: str | None = None
     chunk_tokens: int | None = None
+    pairs: bool = False
 
     def layout(self) -> BlockLayout | None:
         return make_layout(self.seq_len, self.attention)
@@ -186,6 +189,7 @@ class SavedModel:
                 "pretrained": self.pretrained,
                 "attention": self.attention,
                 "chunk_tokens": self.chunk_tokens,
+                "pairs": self.pairs,
                 "dataset": self.dataset,
             }
             write_atomically(temporary / "classifier.json", to_json(description))
@@ -225,12 +229,16 @@ class SavedModel:
             chunk_tokens = described.get("chunk_tokens")
             if chunk_tokens is not None:
                 encoder = Chunked(encoder, chunk_tokens)
+            pairs = described.get("pairs", False)
+            if pairs:
+                encoder = TwoTowers(encoder)
             model = cls(
                 encoder=encoder,
                 encoder_arguments=described["encoder"],
                 pretrained=pretrained,
                 attention=described["attention"],
                 chunk_tokens=chunk_tokens,
+                pairs=pairs,
                 tokenizer=open_saved(folder),
                 labels=labels,
                 task=described["task"],
@@ -276,6 +284,8 @@ def _check(described: dict):
         raise ValueError(f"thresholds do not fit {len(labels)} labels of a {task} task")
     if not isinstance(described["seq_len"], int) or described["seq_len"] < 1:
         raise ValueError(f"seq_len is {described['seq_len']!r}; expected an integer of at least 1")
+    if not isinstance(described.get("pairs", False), bool):
+        raise ValueError(f"pairs is {described['pairs']!r}; expected true or false")
     chunk_tokens = described.get("chunk_tokens")
     if chunk_tokens is not None and (not isinstance(chunk_tokens, int) or chunk_tokens < 2):
         raise ValueError(f"chunk_tokens is {chunk_tokens!r}; expected null or an integer of at least 2")

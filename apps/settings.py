@@ -61,7 +61,11 @@ class Settings:
     )
 
     # text
-    seq_len: int = _flag(4096, "tokens of a document that the model reads; what is longer is cut there", group="text")
+    seq_len: int = _flag(
+        4096,
+        "tokens of a document, or of each text of a pair, that the model reads; what is longer is cut there",
+        group="text",
+    )
     tokenizer: str = _flag(
         "bpe", "`bpe` trains one on the training split; else name or folder of a transformers tokenizer"
     )

@@ -2,10 +2,15 @@
 
     python apps/sweep.py --seq-lens 512 2048 16384 --output runs/sweep
     python apps/sweep.py --dataset my.jsonl --seq-lens 512 4096 --kinds sparse chunked --seeds 0 1 2 --output runs/mine
+    python apps/sweep.py --suite lra --root data --output runs/lra
 
 Every cell, a length, a kind of attention and a seed, is a run of `classify.py` in a process of its own,
 in a folder of its own; all flags of `classify.py` go through to it. The same command again goes on with what is not
 finished. The table, in HTML, Markdown, CSV, JSON and PNG, is written anew after each cell.
+
+With `--suite lra` the cells are the tasks of Long Range Arena instead of lengths, dense and block-sparse, as the
+recipes in configs/lra have them, and the table stands beside published results. Tasks that need official files are run
+where those are below `--root`; the others are generated.
 
 Exit codes: 0 done, 1 some cells failed, 2 something the user can mend (one line on stderr), 130 after Ctrl-C, 143 after
 SIGTERM.
@@ -14,12 +19,14 @@ SIGTERM.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from flash_sparse_apps.console import interruptible, plain_interrupt, print_anything
 
@@ -33,12 +40,15 @@ OWN = (
     "compare",
     "compare_peers",
 )  # what sweeping decides
+RECIPE = ("seq_lens", "dataset", "dataset_options")  # what a suite's recipes decide
 
 
 @interruptible
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     with plain_interrupt():
+        from flash_sparse_apps import lra_suite
+        from flash_sparse_apps.lra_report import write_suite
         from flash_sparse_apps.settings import check_typed, make_parser, read_arguments
         from flash_sparse_apps.sweep_cells import check_folder, run_cells
         from flash_sparse_apps.sweep_report import write_table
@@ -60,8 +70,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     group.add_argument(
         "--parallel", type=int | None, default=None, help="cells at a time; null is the number of GPUs, or one"
     )
+    group = parser.add_argument_group("suite")
+    group.add_argument(
+        "--suite",
+        type=Literal["lra"] | None,
+        default=None,
+        help="lra: the tasks of Long Range Arena in place of --seq-lens and --dataset",
+    )
+    group.add_argument("--tasks", type=Literal[lra_suite.NAMES], nargs="+", default=list(lra_suite.NAMES),
+                       help="which of its tasks")  # fmt: skip
+    group.add_argument(
+        "--scale",
+        type=Literal[tuple(lra_suite.SCALES)],
+        default="paper",
+        help="which recipes: the published sizes; those for one GPU, where there are such; the small tasks for a CPU",
+    )
+    group.add_argument(
+        "--recipes",
+        type=str | None,
+        default=None,
+        help="folder of the recipes; null takes configs/lra of the repository",
+    )
     try:
-        options, typed, _ = read_arguments(parser, arguments)
+        options, typed, files = read_arguments(parser, arguments)
         for name in OWN:
             if name in typed:
                 flag = name.replace("_", "-")
@@ -69,7 +100,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.parallel is not None and options.parallel < 1:
             raise ValueError(f"--parallel is {options.parallel}; expected at least 1")
         folder = Path(options.output or f"runs/sweep-{datetime.now():%Y%m%d-%H%M%S}")
-        cells = make_cells(options, folder)
+        if options.suite is None:
+            for name in ("tasks", "scale", "recipes"):
+                if name in typed:
+                    raise ValueError(f"--{name} is given; expected --suite beside it")
+            cells = make_cells(options, folder)
+            write = functools.partial(write_table, cells, folder)
+        else:
+            suite = plan_suite(options, typed, files, folder)
+            cells = suite.cells
+            write = functools.partial(write_suite, suite, folder, options.scale)
         check_typed(typed, [cell.settings for cell in cells], "--kinds chunked")
     except ValueError as error:
         parser.error(str(error))
@@ -77,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "apps/sweep.py", *arguments])
     try:
         check_folder(folder, cells)
-        failed = run_cells(cells, options.parallel, lambda: write_table(cells, folder, command))
+        failed = run_cells(cells, options.parallel, lambda: write(command))
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -96,6 +136,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
+def plan_suite(options, typed: dict, files: list[str], folder: Path):
+    """The cells of a suite, from its recipes and what was typed over them; says which tasks are not run and why."""
+    from flash_sparse_apps import lra_suite
+    from flash_sparse_apps.settings import Settings
+
+    _check_once(options, "tasks", "kinds", "seeds")
+    if files:
+        raise ValueError(f"--config is {files[0]}; expected --recipes in its place, with --suite")
+    for name in RECIPE:
+        if name in typed:
+            raise ValueError(f"--{name.replace('_', '-')} cannot be given with --suite, whose recipes decide it")
+    if "chunked" in options.kinds:
+        raise ValueError("--kinds has chunked; expected dense or sparse with --suite")
+    settings = {field.name for field in dataclasses.fields(Settings)} - {"root", "output"}
+    suite = lra_suite.plan(
+        folder,
+        tasks=options.tasks,
+        scale=options.scale,
+        recipes=lra_suite.RECIPES if options.recipes is None else Path(options.recipes),
+        kinds=options.kinds,
+        seeds=options.seeds,
+        root=options.root,
+        overrides={name: options[name] for name in typed if name in settings},
+    )
+    for task, why in suite.missing.items():
+        print(f"{task} is not run: {why}", flush=True)
+    if not suite.cells:
+        raise ValueError(f"none of the tasks {', '.join(options.tasks)} can be run; the lines above say why")
+    return suite
+
+
+def _check_once(options, *names: str):
+    for name in names:
+        if len(set(options[name])) < len(options[name]):
+            given = " ".join(map(str, options[name]))
+            raise ValueError(f"--{name.replace('_', '-')} is {given}; expected each only once")
+
+
 def make_cells(options, folder: Path) -> list:
     """One cell for each length, kind and seed; those of the first seed first, so that a whole table is there early.
 
@@ -104,10 +182,7 @@ def make_cells(options, folder: Path) -> list:
     from flash_sparse_apps.settings import Settings
     from flash_sparse_apps.sweep_cells import Cell
 
-    for name in ("seq_lens", "kinds", "seeds"):
-        if len(set(options[name])) < len(options[name]):
-            given = " ".join(map(str, options[name]))
-            raise ValueError(f"--{name.replace('_', '-')} is {given}; expected each only once")
+    _check_once(options, "seq_lens", "kinds", "seeds")
     given = {field.name: options[field.name] for field in dataclasses.fields(Settings)}
     cells = []
     for seed in options.seeds:

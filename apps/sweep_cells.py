@@ -167,7 +167,7 @@ def _run(
         flags = ["--config", str(config)]
     command = [sys.executable, classify.__file__, *flags]
     if to_terminal:
-        print(f"== {cell.length:,} tokens, {cell.kind}, seed {cell.seed}", flush=True)
+        print(f"== {cell.settings.dataset}, {cell.length:,} tokens, {cell.kind}, seed {cell.seed}", flush=True)
         process = subprocess.Popen(command, env=environment, pass_fds=[lock])
     else:
         with open(cell.log, "ab") as log:

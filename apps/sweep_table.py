@@ -31,8 +31,8 @@ def collect(cells: Sequence[Cell]) -> dict:
     """
     finished = [cell for cell in cells if cell.finished]
     lengths = sorted({cell.length for cell in cells})
-    metrics = {cell: read_metrics(cell) for cell in finished}
-    _check_same_data(metrics)
+    metrics = {cell.name: read_metrics(cell) for cell in finished}
+    _check_same_data(finished, metrics)
     rows, linear = [], []
     for kind in dict.fromkeys(cell.kind for cell in cells):
         shorter = None
@@ -40,7 +40,7 @@ def collect(cells: Sequence[Cell]) -> dict:
             group = [cell for cell in finished if (cell.kind, cell.length) == (kind, length)]
             if not group:
                 continue
-            results = [metrics[cell] for cell in group]
+            results = [metrics[cell.name] for cell in group]
             tested = [_tested(cell, result) for cell, result in zip(group, results, strict=True)]
             settings = group[0].settings
             row = {"length": length, "kind": kind, "seeds": [cell.seed for cell in group]}
@@ -76,14 +76,12 @@ def read_metrics(cell: Cell) -> dict:
     return metrics
 
 
-def _check_same_data(metrics: dict[Cell, dict]):
+def _check_same_data(cells: Sequence[Cell], metrics: dict[str, dict]):
     """Raise ValueError where cells were trained on different data: the file was changed between them."""
-    prints = {cell: result["data"]["fingerprint"] for cell, result in metrics.items()}
-    for cell, fingerprint in prints.items():
-        first = next(iter(prints))
-        if fingerprint != prints[first]:
+    for cell in cells:
+        if metrics[cell.name]["data"]["fingerprint"] != metrics[cells[0].name]["data"]["fingerprint"]:
             raise ValueError(
-                f"{cell.run.path}: trained on other data than {first.run.path}; expected the same: remove the one "
+                f"{cell.run.path}: trained on other data than {cells[0].run.path}; expected the same: remove the one "
                 "whose data is no longer meant, to run that cell again"
             )
 

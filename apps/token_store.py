@@ -9,6 +9,7 @@ A store is one file, so that one rename puts it in place whole: the sections bel
     label_offsets   int64 (N + 1,)
     ids             UTF-8 bytes end to end
     id_offsets      int64 (N + 1,)
+    first_lengths   int64 (N,), of pairs alone: the tokens of the first text; the second's follow them
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from flash_sparse_datasets import Document
 FORMAT_VERSION = 1
 _MAGIC = b"TOKSTORE"
 _SECTIONS = {"tokens", "token_offsets", "labels", "label_offsets", "ids", "id_offsets"}
+_OF_PAIRS = "first_lengths"
 _SUFFIX, _TEMPORARY_SUFFIX = ".tokens", ".tokens-partial"
 _BATCH_CHARACTERS = 4_000_000  # of text tokenized together: enough to keep all cores busy, some 100 MB with its tokens
 
@@ -48,8 +50,12 @@ def store_key(dataset_fingerprint: str, tokenizer_fingerprint: str, split: str) 
 class TokenStore:
     """Tokens, labels and ids of one split, N documents. Whole documents; `tokens` cuts them when they are read.
 
+    A document may be a pair of texts; all of a store are, or none is.
+
     Attributes:
-        lengths: (N,) int64, tokens of each whole document, at least 1.
+        lengths: (N,) int64, tokens of each whole document, at least 1; those of a pair are both texts'.
+        text_lengths: (N,) int64, tokens of each whole text; of a pair, the longer one's.
+        pairs: whether the documents are pairs.
         num_labels: how many labels there are, given to some document or not.
     """
 
@@ -78,6 +84,11 @@ class TokenStore:
         ):
             if len(offsets) != len(self._token_offsets) or offsets[0] != 0 or offsets[-1] != len(values):
                 raise ValueError(f"{path}: damaged token store: its sections do not agree")
+        self.pairs = _OF_PAIRS in sections
+        self._first_lengths = np.array(section(_OF_PAIRS)) if self.pairs else self.lengths
+        if len(self._first_lengths) != len(self.lengths) or (self._first_lengths > self.lengths).any():
+            raise ValueError(f"{path}: damaged token store: its sections do not agree")
+        self.text_lengths = np.maximum(self._first_lengths, self.lengths - self._first_lengths)
 
     @classmethod
     def build_or_open(
@@ -121,10 +132,19 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def texts(self, index: int, seq_len: int) -> list[np.ndarray]:
+        """The first `seq_len` tokens of a document's text, or of each of its two, (n,) int64."""
+        start, first, whole = self._token_offsets[index], self._first_lengths[index], self.lengths[index]
+        parts = ((start, first), (start + first, whole - first)) if self.pairs else ((start, whole),)
+        return [self._tokens[begin : begin + min(length, seq_len)].astype(np.int64) for begin, length in parts]
+
     def tokens(self, index: int, seq_len: int) -> np.ndarray:
-        """The first `seq_len` tokens of a document, (n,) int64."""
-        start = self._token_offsets[index]
-        return self._tokens[start : start + min(self.lengths[index], seq_len)].astype(np.int64)
+        """The same end to end, (n,) int64."""
+        return np.concatenate(self.texts(index, seq_len))
+
+    def read_lengths(self, seq_len: int) -> np.ndarray:
+        """(N,) tokens of each document as it is read."""
+        return np.minimum(self._first_lengths, seq_len) + np.minimum(self.lengths - self._first_lengths, seq_len)
 
     def label_indices(self, index: int) -> np.ndarray:
         """The labels of a document, (k,) int32 ascending, positions in `labels`."""
@@ -142,7 +162,11 @@ class TokenStore:
 
 @dataclass(frozen=True)
 class Truncation:
-    """What `seq_len` cuts from a split. Lengths are in tokens of whole documents; shares are from 0 to 1."""
+    """What `seq_len` cuts from a split. Shares are from 0 to 1.
+
+    The last three are tokens of whole documents; of pairs, of the longer of the two texts. A pair is cut where one of
+    its texts is.
+    """
 
     seq_len: int
     documents: int
@@ -158,9 +182,10 @@ class Truncation:
 
 def truncation(store: TokenStore, seq_len: int) -> Truncation:
     """Count the documents and tokens that reading at most `seq_len` tokens of each document leaves out."""
-    lengths = store.lengths if len(store) else np.zeros(1, np.int64)
+    lengths = store.text_lengths if len(store) else np.zeros(1, np.int64)
     documents_cut = int((lengths > seq_len).sum())
-    tokens, tokens_cut = int(lengths.sum()), int(np.maximum(lengths - seq_len, 0).sum())
+    tokens = int(store.lengths.sum())
+    tokens_cut = tokens - int(store.read_lengths(seq_len).sum())
     return Truncation(
         seq_len=seq_len,
         documents=len(store),
@@ -185,6 +210,7 @@ def _write_store(
     position = {label: i for i, label in enumerate(labels)}
     token_dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
     lengths, label_counts, label_indices, ids = [], [], [], []
+    first_lengths = []  # of pairs
     sections = {}
     total = len(documents) if hasattr(documents, "__len__") else None
 
@@ -207,6 +233,10 @@ def _write_store(
                 label_counts.append(len(indices))
                 ids.append(document.id.encode("utf-8", "surrogatepass"))
             encoded = tokenizer.encode_batch([document.text for document in batch])
+            if batch[0].second is not None:
+                seconds = tokenizer.encode_batch([document.second for document in batch])
+                first_lengths.extend(map(len, encoded))
+                encoded = [np.concatenate(pair) for pair in zip(encoded, seconds, strict=True)]
             for tokens in encoded:
                 file.write(np.array(tokens, token_dtype).data)
             lengths.extend(map(len, encoded))
@@ -217,6 +247,8 @@ def _write_store(
     write("label_offsets", _offsets(label_counts))
     write("ids", np.frombuffer(b"".join(ids), np.uint8))
     write("id_offsets", _offsets([len(name) for name in ids]))
+    if first_lengths:
+        write(_OF_PAIRS, np.array(first_lengths, np.int64))
     footer = json.dumps({"version": FORMAT_VERSION, "num_labels": len(labels), "sections": sections}).encode()
     file.write(footer + len(footer).to_bytes(8, "little") + _MAGIC)
 
@@ -229,7 +261,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     batch, size = [], 0
     for document in documents:
         batch.append(document)
-        size += len(document.text)
+        size += len(document.text) + len(document.second or "")
         if size >= _BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
@@ -253,7 +285,7 @@ def _read_footer(path: Path) -> tuple[dict[str, tuple[int, int, str]], int]:
             version, num_labels = footer["version"], footer["num_labels"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: damaged token store: unreadable footer") from error
-    if version != FORMAT_VERSION or sections.keys() != _SECTIONS or max(ends) != size - 16 - length:
+    if version != FORMAT_VERSION or sections.keys() - {_OF_PAIRS} != _SECTIONS or max(ends) != size - 16 - length:
         raise ValueError(f"{path}: damaged token store: its size is not what its footer says")
     return sections, num_labels
 

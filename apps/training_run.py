@@ -37,6 +37,7 @@ from flash_sparse_apps.run_folder import RunFolder, SavedModel, load_weights, to
 from flash_sparse_apps.settings import MAY_CHANGE, Settings, UserError
 from flash_sparse_apps.token_store import TokenStore, truncation
 from flash_sparse_apps.tokenization import Tokenizer, load_tokenizer, train_tokenizer, word_tokenizer
+from flash_sparse_apps.two_towers import TwoTowers
 from flash_sparse_datasets import Dataset
 from flash_sparse_datasets.cache_folder import cache_folder
 
@@ -71,6 +72,8 @@ class Prepared:
             from flash_sparse_apps.pretrained import PretrainedEncoder  # needs transformers
 
             encoder = PretrainedEncoder(self.body, **self.encoder_arguments)
+        if self.data.train_store.pairs:
+            return TwoTowers(encoder)
         return encoder if self.chunk_tokens is None else Chunked(encoder, self.chunk_tokens)
 
 
@@ -187,7 +190,14 @@ def _check_kind(settings: Settings, dataset: Dataset):
     if settings.pretrained is not None and (dataset.vocabulary or isinstance(next(iter(dataset.train)).text, bytes)):
         raise UserError(f"--pretrained is {settings.pretrained}; expected none for {dataset.name}, which is not prose")
     if next(iter(dataset.train)).second is not None:
-        raise UserError(f"--dataset is {dataset.name}; expected one of single texts, not of pairs")
+        if settings.pooling == "label":
+            raise UserError(
+                f"--pooling is label; expected mean, max or cls for {dataset.name}, which is pairs of texts"
+            )
+        if settings.chunked:
+            raise UserError(f"--chunked is given; expected it without {dataset.name}, which is pairs of texts")
+        if settings.pretrained is not None:
+            raise UserError(f"--pretrained is {settings.pretrained}; expected none for {dataset.name}, which is pairs")
 
 
 def _tokenizer(settings: Settings, dataset: Dataset, cache: Path) -> Tokenizer | ByteTokenizer:
@@ -205,7 +215,7 @@ def _tokenizer(settings: Settings, dataset: Dataset, cache: Path) -> Tokenizer |
         temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
         try:
             train_tokenizer(
-                (document.text for document in dataset.train),
+                (text for document in dataset.train for text in (document.text, document.second) if text is not None),
                 settings.vocab_size,
                 temporary,
                 progress=is_main_process() and sys.stderr.isatty(),
@@ -281,6 +291,8 @@ def introduce(settings: Settings, prepared: Prepared, run: RunFolder):
         from flash_sparse_apps.pretrained import describe_body
 
         print(f"  pretrained: {settings.pretrained}, {describe_body(prepared.body)}")
+    if prepared.data.train_store.pairs:
+        print("  pairs of texts: each of the two is cut by itself, and lengths are of the longer one")
     for line in report.truncation_lines(prepared.truncation, settings.seq_len):
         print(f"  {line}")
     print(f"run folder: {run.path}", flush=True)
@@ -379,6 +391,7 @@ def finish(
         pretrained=settings.pretrained,
         attention=prepared.attention,
         chunk_tokens=prepared.chunk_tokens,
+        pairs=prepared.data.train_store.pairs,
         tokenizer=prepared.tokenizer,
         labels=prepared.dataset.labels,
         task=prepared.dataset.task,
@@ -388,12 +401,13 @@ def finish(
     )
     saved.save(run.model, report.model_card(metrics))
     write_atomically(run.predictions, predictions)
-    metrics["predict_command"] = f"python apps/predict.py {shlex.quote(str(run.path))} FILE.txt ..."
+    files = "PAIRS.jsonl" if prepared.data.train_store.pairs else "FILE.txt ..."
+    metrics["predict_command"] = f"python apps/predict.py {shlex.quote(str(run.path))} {files}"
     pictures = {
         "loss": figures.loss_curve(history.steps, history.epochs),
         "score": figures.score_curve(history.epochs),
         "lengths": figures.length_histogram(
-            {split: store.lengths for split, store in prepared.stores.items()}, settings.seq_len
+            {split: store.text_lengths for split, store in prepared.stores.items()}, settings.seq_len
         ),
     }
     if module.layout is not None:

@@ -47,7 +47,7 @@ def load(root: str | os.PathLike | None = None, level: str = "bytes") -> Dataset
     """
     if level not in ("bytes", "text"):
         raise ValueError(f"level is {level!r}, expected 'bytes' or 'text'")
-    folder = official_folder("aan", root, PLACES, tuple(FILES.values()), LRA_RELEASE)
+    folder = locate(root)
     digest, splits = hashlib.sha256(repr(("single-label", LABELS, level)).encode()), {}
     for split, file in FILES.items():
         stamp, length = file_stamp(folder / file), 0
@@ -75,6 +75,11 @@ def load(root: str | os.PathLike | None = None, level: str = "bytes") -> Dataset
             if len(documents) != SIZES[split]
         ),
     )
+
+
+def locate(root: str | os.PathLike | None) -> Path:
+    """The folder of the official files below `root`; DataError says which are missing and where to get them."""
+    return official_folder("aan", root, PLACES, tuple(FILES.values()), LRA_RELEASE)
 
 
 def _documents(path: Path, stamp: tuple[int, int], level: str) -> Iterator[Document]:

@@ -44,7 +44,7 @@ def load(root: str | os.PathLike | None = None) -> Dataset:
     Raises:
         DataError: for files that are missing or cannot be used.
     """
-    folder = official_folder("cifar10", root, ("cifar-10-batches-bin",), (*TRAIN_FILES, *TEST_FILES), SOURCE)
+    folder = locate(root)
     stamps = {file: file_stamp(folder / file) for file in (*TRAIN_FILES, *TEST_FILES)}
     digest = hashlib.sha256(repr(("single-label", CLASSES, VALIDATION_SHARE)).encode())
     counts = {}
@@ -83,6 +83,11 @@ def load(root: str | os.PathLike | None = None) -> Dataset:
         ),
         grid=GRID,
     )
+
+
+def locate(root: str | os.PathLike | None) -> Path:
+    """The folder of the official files below `root`; DataError says which are missing and where to get them."""
+    return official_folder("cifar10", root, ("cifar-10-batches-bin",), (*TRAIN_FILES, *TEST_FILES), SOURCE)
 
 
 def to_gray(images: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ def load(
         raise ValueError(f"validation_share is {validation_share!r}, expected a share between 0 and 1")
     if level not in ("bytes", "text"):
         raise ValueError(f"level is {level!r}, expected 'bytes' or 'text'")
-    root = official_folder("imdb", root, ("aclImdb",), ("train", "test"), SOURCE)
+    root = locate(root)
     files = {part: _files(root, part) for part in ("train", "test")}
     digests = {
         part: [
@@ -103,6 +103,11 @@ def load(
         ),
         notes=tuple(notes),
     )
+
+
+def locate(root: str | os.PathLike | None) -> Path:
+    """The folder of the official files below `root`; DataError says which are missing and where to get them."""
+    return official_folder("imdb", root, ("aclImdb",), ("train", "test"), SOURCE)
 
 
 def _files(root: Path, part: str) -> list[tuple[str, str]]:

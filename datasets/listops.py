@@ -130,8 +130,7 @@ def load(
     elif (recipe, sizes, seed) != (PUBLISHED, SIZES, 0):
         raise ValueError(f"root is {root}, whose files are read as they are, expected no sizes, seed or recipe with it")
     else:
-        source = f"{LRA_RELEASE}, or leave root out to generate them"
-        folder = official_folder("listops", root, PLACES, tuple(FILES.values()), source)
+        folder = locate(root)
 
     digest, splits = hashlib.sha256(repr(("single-label", DIGITS)).encode()), {}
     seen: dict[str, set[bytes]] = {}
@@ -176,7 +175,14 @@ def load(
         ),
         notes=tuple(notes),
         vocabulary=VOCABULARY,
+        baselines=partial(baselines, splits["train"], splits["test"]),
     )
+
+
+def locate(root: str | os.PathLike | None) -> Path:
+    """The folder of the official files below `root`; DataError says which are missing and where to get them."""
+    source = f"{LRA_RELEASE}, or leave root out to generate them"
+    return official_folder("listops", root, PLACES, tuple(FILES.values()), source)
 
 
 # What an expression means
@@ -526,11 +532,11 @@ def oracle_root_operator(train: Iterable[Document], test: Iterable[Document]) ->
     return _accuracy_by(lambda text: text.split(None, 1)[0], train, test)
 
 
-def baselines(dataset: Dataset) -> dict[str, float]:
+def baselines(train: Iterable[Document], test: Iterable[Document]) -> dict[str, float]:
     """Test accuracies of what is no reading of the expression, to stand beside a model's."""
     return {
-        "majority class": majority_class(dataset.train, dataset.test),
-        "root operator": oracle_root_operator(dataset.train, dataset.test),
+        "majority class": majority_class(train, test),
+        "root operator": oracle_root_operator(train, test),
     }
 
 
@@ -564,7 +570,7 @@ def _print_details(dataset: Dataset) -> None:
         shares = ", ".join(f"{depth}: {n / len(depths):.1%}" for depth, n in sorted(Counter(depths).items()))
         print(f"{split:<12}{np.mean(lengths):>14.1f}{quantiles}  {shares}")
     print()
-    for name, accuracy in baselines(dataset).items():
+    for name, accuracy in dataset.baselines().items():
         print(f"test accuracy by the {name}: {accuracy:.1%}")
 
 

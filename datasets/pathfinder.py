@@ -233,12 +233,17 @@ def _generated_documents(folder: Path, size: int, begin: int, end: int) -> Itera
 # Official files
 
 
-def _official(root: str | os.PathLike, size: int, level: int) -> tuple[Path, list[tuple[str, int]], list[str]]:
-    """The folder of the level, and of each image its path in it and its label, in the order of the metadata."""
+def locate(root: str | os.PathLike | None, size: int = 128, level: int = 14) -> Path:
+    """The folder of the official images below `root`; DataError says what is missing and where to get it."""
     name = f"pathfinder{size}"
     places = [f"{outer}{name}" for outer in ("lra_release/lra_release/", "lra_release/", "", "pathfinder/")]
     source = f"{LRA_RELEASE}, or leave root out to generate them"
-    folder = official_folder(name, root, places, (FOLDERS[level],), source) / FOLDERS[level]
+    return official_folder(name, root, places, (FOLDERS[level],), source) / FOLDERS[level]
+
+
+def _official(root: str | os.PathLike, size: int, level: int) -> tuple[Path, list[tuple[str, int]], list[str]]:
+    """The folder of the level, and of each image its path in it and its label, in the order of the metadata."""
+    folder = locate(root, size, level)
     files = sorted((folder / "metadata").glob("*.npy"), key=lambda path: (not path.stem.isdigit(), path.stem.zfill(9)))
     if not files:
         raise DataError(f"{folder / 'metadata'}: no .npy file, expected one for each folder of images")

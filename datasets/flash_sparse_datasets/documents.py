@@ -63,6 +63,8 @@ class Dataset:
         grid: Rows and columns, if every text is the pixels of an image of this size.
         none_label: What scores call one more label, that of all documents without any, in the truth and in what is
             predicted; nothing learns it. None if they count the labels alone.
+        baselines: Gives what simple rules reach on the test documents, to stand beside a model's result: names and the
+            shares of right answers. It reads all documents. None where there are no such rules; single-label alone.
     """
 
     name: str
@@ -77,3 +79,4 @@ class Dataset:
     vocabulary: tuple[str, ...] | None = None
     grid: tuple[int, int] | None = None
     none_label: str | None = None
+    baselines: Callable[[], dict[str, float]] | None = None

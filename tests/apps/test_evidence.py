@@ -117,7 +117,7 @@ def test_labels_share_what_is_read_for_each(monkeypatch):
     tokens = torch.randint(50, (600,))
     arguments = (None, "multi-label", 10_000, range(601))
     together = find_evidence(encoder, tokens, range(4), *arguments)
-    texts = {tuple(text.tolist()) for text in read}
+    texts = {tuple(text.tolist()) for (text,) in read}
     assert len(read) == len(texts)  # none twice
     assert find_evidence(encoder, tokens, [], *arguments) == {}
     assert len(read) == len(texts)

@@ -1,10 +1,13 @@
 """Data whose tokens are given: the words of a generated language, the pixels of images, bytes."""
 
 import json
+import re
 
 import numpy as np
 import pytest
+import yaml
 
+import flash_sparse_datasets
 from flash_sparse_apps import classify, predict
 from flash_sparse_apps.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokenization import MASK, Tokenizer, open_saved, word_tokenizer
@@ -63,6 +66,16 @@ class TestWords:
         assert code == 0
         metrics = json.loads((output / "metrics.json").read_text())
         assert metrics["data"]["truncation"]["train"]["max_length"] <= 30  # 29 words and [CLS]
+        dataset = flash_sparse_datasets.load("listops", cache_dir=tmp_path / "cache", **yaml.safe_load(LISTOPS))
+        answers = [document.labels[0] for document in dataset.train]
+        often = min(set(answers), key=lambda answer: (-answers.count(answer), answer))
+        rules = metrics["rule_baselines"]
+        assert rules["majority class"] == np.mean([document.labels == (often,) for document in dataset.test])
+        shown, page = capsys.readouterr().out, (output / "report.html").read_text()
+        for name, value in rules.items():
+            assert re.search(rf"{name} alone, micro-F1 +{value:.4f}", shown)
+            assert re.search(rf"{name} alone, micro-F1</td><td[^>]*>{value:.4f}", page)
+        assert "by the root operator alone: always the answer" in page
         new = tmp_path / "new.txt"
         new.write_text("[MAX 1 [MIN 3 4 ] ]")
         capsys.readouterr()

@@ -17,7 +17,6 @@ from flash_sparse_datasets import DataError, Document, load
 from flash_sparse_datasets.listops import (
     FILES,
     VOCABULARY,
-    baselines,
     evaluate,
     generate,
     majority_class,
@@ -150,7 +149,7 @@ def test_baselines_on_a_known_case(tmp_path):
     write(tmp_path, "basic_val.tsv", ["[MAX 1 1 ]"])
     write(tmp_path, "basic_test.tsv", ["[MAX 2 2 ]", "[MIN 1 5 ]", "[MIN 5 5 ]", "[SM 5 6 ]"])
     # MAX is mostly 2, MIN mostly 1; SM is new, and the smaller of the equally frequent 1 and 2 is the majority.
-    assert baselines(load("listops", tmp_path)) == {"majority class": 0.5, "root operator": 0.75}
+    assert load("listops", tmp_path).baselines() == {"majority class": 0.5, "root operator": 0.75}
 
 
 def test_the_same_from_any_number_of_workers():
