@@ -112,7 +112,7 @@ def console(metrics: dict) -> str:
 
 
 def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] = ()) -> str:
-    """The page. `figures` maps loss, score, lengths and (sparse runs) layout to SVG text."""
+    """The page. `figures` maps loss, score, lengths and, where they apply, layout and pretraining to SVG text."""
     data, test, training = metrics["data"], metrics["test"], metrics["training"]
     baseline = metrics["linear_baseline"]
     tiles = [
@@ -160,6 +160,7 @@ def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] =
             "",
         ),
         "</div>",
+        *_pretraining(metrics, figures),
         "<h2>Documents and what is cut</h2>",
         f"<p>{escape(data['description'])}</p>",
         _truncation_table(metrics),
@@ -193,6 +194,22 @@ def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] =
         "</details>",
     ]
     return document(f"{data['name']}: test micro-F1 {score(test['micro_f1'])}", parts)
+
+
+def _pretraining(metrics: dict, figures: dict[str, str]) -> list[str]:
+    before = metrics.get("pretraining")
+    if before is None:
+        return []
+    first, last = before["history"][0]["train_loss"], before["history"][-1]["train_loss"]
+    epochs = f"{before['epochs']} epoch{'s' * (before['epochs'] > 1)}"
+    return [
+        "<h2>Pretraining</h2>",
+        f"<p>Before, the encoder learnt from the training documents without their labels to fill in "
+        f"{percent(before['mask_share'])} of their tokens, which were masked: {before['steps']:,} optimizer steps in "
+        f"{epochs}, {duration(before['seconds'])}, which are part of the training time given above. The loss of masked "
+        f"tokens was {first:.4f} over the first epoch and {last:.4f} over the last.</p>",
+        picture(figures["pretraining"], "Cross-entropy of masked tokens; the faint line is that of single steps.", ""),
+    ]
 
 
 def _examples(examples: Sequence[Example]) -> list[str]:

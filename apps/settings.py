@@ -114,8 +114,17 @@ class Settings:
 
     # training
     epochs: int = _flag(4, "passes over the training documents, at most", group="training")
+    pretrain: int = _flag(
+        0,
+        "passes over the training documents before that, without labels: the encoder learns to fill in masked tokens",
+    )
+    mask_share: float | None = _flag(
+        None, "tokens that --pretrain masks; null: 0.5 of images, 0.1 of generated languages, 0.15 of other texts"
+    )
     max_time: float | None = _flag(
-        None, "minutes of training, at most, over all resumed parts; then the run is tested and reported as usual"
+        None,
+        "minutes of training, at most, over --pretrain and all resumed parts; then the run is tested and reported as "
+        "usual",
     )
     batch_size: int = _flag(8, "documents per optimizer step, over all devices")
     tokens_per_batch: int = _flag(
@@ -189,6 +198,11 @@ class Settings:
         object.__setattr__(self, "density", parse_share("--density", str(self.density)))
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"--layer-decay is {self.layer_decay}; expected more than 0 and at most 1")
+        if self.mask_share is not None and not 0 < self.mask_share < 1:
+            raise ValueError(f"--mask-share is {self.mask_share}; expected more than 0 and less than 1")
+        for name, value in (("pretrained", self.pretrained is not None), ("chunked", self.chunked)):
+            if self.pretrain and value:
+                raise ValueError(f"--pretrain is {self.pretrain}; expected it without --{name}")
         if self.layer_decay != 1 and self.pretrained is None:
             raise ValueError(f"--layer-decay is {self.layer_decay}; expected --pretrained beside it")
         for name, value in (("sparse", True), ("rotary", "2d")):
@@ -247,6 +261,7 @@ _AT_LEAST = {
     "heads": 1,
     "mlp_width": 1,
     "epochs": 1,
+    "pretrain": 0,
     "batch_size": 1,
     "tokens_per_batch": 1,
     "weight_decay": 0,
