@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from flash_sparse import BlockLayout
-from flash_sparse.nn.packing import segments
+from flash_sparse.nn.packing import segments, without
 from flash_sparse_apps.batching import PackedBatch
 from flash_sparse_apps.callbacks import History, Progress, save_state
 from flash_sparse_apps.data_module import TextDataModule
@@ -73,8 +73,11 @@ class MaskedTokens(Classifier):
     def losses(self, batch: PackedBatch) -> Tensor:
         masked = self.draw(batch)  # (total,)
         tokens = batch.tokens.masked_fill(masked, self.mask_id)
-        hidden = self.encoder.encode(tokens, batch.cu_seqlens, batch.max_seqlen, self.layout)  # (total, W)
-        logits = self.head(hidden[masked])  # (M, V)
+        read, starts, longest, places = tokens, batch.cu_seqlens, batch.max_seqlen, None
+        if self.encoder.skip_token is not None:  # what is masked stays, so that its place does not tell what it is
+            read, starts, longest, places = without(tokens, starts, self.encoder.skip_token)
+        hidden = self.encoder.encode(read, starts, longest, self.layout, places)  # (read, W)
+        logits = self.head(hidden[read == self.mask_id])  # (M, V)
         losses = F.cross_entropy(logits.float(), batch.tokens[masked], reduction="none")  # (M,)
         document = segments(batch.cu_seqlens, len(tokens))[masked]  # (M,)
         sums = losses.new_zeros(2, len(batch.indices))  # (2, B)

@@ -18,6 +18,8 @@ MAX_LABELS = 200  # rows of the table of labels; metrics.json has all
 def attention_line(metrics: dict) -> str:
     attention = metrics["model"]["attention"]
     images = "; positions in two dimensions" if metrics["model"]["encoder"].get("rotary") == "axial2d" else ""
+    if metrics["model"]["encoder"].get("skip_token") is not None:
+        images += f"; black pixels are left out, {percent(metrics['model']['pixels_read'])} of the pixels are read"
     if metrics["model"].get("chunk_tokens") is not None:
         return f"dense within windows of {metrics['model']['chunk_tokens']:,} tokens, pooled over all windows"
     if not attention["sparse"]:
@@ -149,7 +151,7 @@ def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] =
         f"{'; the difference is resampled in pairs' if baseline is not None else ''}.{method}</p>",
         table(("", "value", "95% interval"), [(escape(a), b, c) for a, b, c in result_rows(metrics)], ["", "n", "n"]),
         "<h2>Training</h2>",
-        f"<p>{escape(_training_sentence(training))}</p>",
+        f"<p>{escape(_training_sentence(training) + _augmentation(metrics))}</p>",
         '<div class="pair">',
         picture(figures["loss"], "Loss; the faint line is that of single steps.", ""),
         picture(
@@ -249,6 +251,12 @@ def _training_sentence(training: dict) -> str:
         f"{training['stopped']} The tested weights are those after epoch {training['best_epoch']}, "
         f"validation micro-F1 {score(training['best_validation_micro_f1'])}."
     )
+
+
+def _augmentation(metrics: dict) -> str:
+    if metrics["settings"].get("augment", "none") == "none":
+        return ""
+    return " Training images were turned and mirrored at random; those for validation and test were not."
 
 
 def _truncation_table(metrics: dict) -> str:

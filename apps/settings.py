@@ -67,6 +67,16 @@ class Settings:
     )
     vocab_size: int = _flag(8192, "entries of the trained tokenizer, at most")
 
+    # images
+    augment: Literal["none", "dihedral"] = _flag(
+        "none", "dihedral turns and mirrors each training image at random, anew in each epoch", group="images"
+    )
+    skip_black: bool = _flag(
+        False,
+        "leave black pixels (value 0) out of what the model reads; the others keep their positions. Long Range Arena's "
+        "own code does it, most others do not, so results without them are to be named as such",
+    )
+
     # attention
     sparse: bool = _flag(
         False, "block-sparse attention (--sparse) or every token to every token (--dense)", group="attention"
@@ -209,6 +219,10 @@ class Settings:
             if self.chunked and getattr(self, name) == value:
                 what = "--sparse is given" if name == "sparse" else f"--{name} is {value}"
                 raise ValueError(f"{what}; expected it without --chunked, whose windows are texts of their own")
+        if self.skip_black and self.chunked:
+            raise ValueError("--skip-black is given; expected it without --chunked")
+        if self.skip_black and self.sparse and self.pattern in ("axial", "neighborhood_2d"):
+            raise ValueError(f"--pattern is {self.pattern}, which needs all pixels; expected it without --skip-black")
         if self.width % self.heads:
             raise ValueError(f"--heads is {self.heads}; expected a divisor of --width {self.width}")
         head_dim = self.width // self.heads

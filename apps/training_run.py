@@ -32,6 +32,7 @@ from flash_sparse_apps.chunking import Chunked
 from flash_sparse_apps.data_module import TextDataModule
 from flash_sparse_apps.fitting import fit, make_trainer
 from flash_sparse_apps.lightning_module import MONITOR, Classifier
+from flash_sparse_apps.pixels import BLACK, check_images, share_read
 from flash_sparse_apps.pretraining import pretrain, read_summary
 from flash_sparse_apps.run_folder import RunFolder, SavedModel, load_weights, to_json, write_atomically
 from flash_sparse_apps.settings import MAY_CHANGE, Settings, UserError
@@ -110,6 +111,7 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
             seed=settings.seed,
             cache_dir=cache,
             progress=is_main_process() and sys.stderr.isatty(),
+            turned=settings.augment == "dihedral",
         )
         data.prepare_data()
         data.setup("fit")
@@ -177,6 +179,7 @@ def _encoder_arguments(
         "attention_dropout": settings.attention_dropout,
         "rotary": {"1d": "1d", "2d": "axial2d", "none": None}[settings.rotary],
         "grid": dataset.grid if settings.rotary == "2d" else None,
+        "skip_token": BLACK if settings.skip_black else None,
     } | head
 
 
@@ -188,6 +191,7 @@ def _check_kind(settings: Settings, dataset: Dataset):
                 raise UserError(f"--{name} is {value}; expected another for {dataset.name}, whose texts are no images")
     elif settings.tokenizer != "bpe":
         raise UserError(f"--tokenizer is {settings.tokenizer}; expected none for {dataset.name}: pixels are tokens")
+    check_images(settings, dataset)
     if settings.pretrained is not None and (dataset.vocabulary or isinstance(next(iter(dataset.train)).text, bytes)):
         raise UserError(f"--pretrained is {settings.pretrained}; expected none for {dataset.name}, which is not prose")
     if next(iter(dataset.train)).second is not None:
@@ -343,6 +347,8 @@ def finish(
     metrics, thresholds, predictions, examples = results.collect(
         settings, prepared, encoder, module.layout, history, command, _say
     )
+    if settings.skip_black:
+        metrics["model"]["pixels_read"] = share_read(prepared.data.train_store, settings.seq_len)
     metrics["pretraining"] = read_summary(run) if settings.pretrain else None
     saved = SavedModel(
         encoder=encoder,
