@@ -151,7 +151,7 @@ def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] =
         f"{'; the difference is resampled in pairs' if baseline is not None else ''}.{method}</p>",
         table(("", "value", "95% interval"), [(escape(a), b, c) for a, b, c in result_rows(metrics)], ["", "n", "n"]),
         "<h2>Training</h2>",
-        f"<p>{escape(_training_sentence(training) + _augmentation(metrics))}</p>",
+        f"<p>{escape(_training_sentence(training) + _before_training(metrics))}</p>",
         '<div class="pair">',
         picture(figures["loss"], "Loss; the faint line is that of single steps.", ""),
         picture(
@@ -253,10 +253,14 @@ def _training_sentence(training: dict) -> str:
     )
 
 
-def _augmentation(metrics: dict) -> str:
-    if metrics["settings"].get("augment", "none") == "none":
-        return ""
-    return " Training images were turned and mirrored at random; those for validation and test were not."
+def _before_training(metrics: dict) -> str:
+    """Which weights and images training had, where they were not the usual ones."""
+    settings, sentences = metrics["settings"], ""
+    if settings.get("init-from") is not None:
+        sentences += f" It began with the weights of {settings['init-from']}."
+    if settings.get("augment", "none") != "none":
+        sentences += " Training images were turned and mirrored at random; those for validation and test were not."
+    return sentences
 
 
 def _truncation_table(metrics: dict) -> str:

@@ -102,6 +102,11 @@ class Settings:
         "both dropouts; null trains an encoder from nothing",
         group="model",
     )
+    init_from: str | None = _flag(
+        None,
+        "folder of a finished run whose weights training begins with: of the same sizes and tokens, with documents or "
+        "images of any length; the head is new where labels or --pooling differ",
+    )
     width: int = _flag(64, "features of a token")
     depth: int = _flag(1, "layers")
     heads: int = _flag(2, "attention heads; must divide --width")
@@ -213,6 +218,8 @@ class Settings:
         for name, value in (("pretrained", self.pretrained is not None), ("chunked", self.chunked)):
             if self.pretrain and value:
                 raise ValueError(f"--pretrain is {self.pretrain}; expected it without --{name}")
+            if self.init_from is not None and value:
+                raise ValueError(f"--init-from is {self.init_from}; expected it without --{name}")
         if self.layer_decay != 1 and self.pretrained is None:
             raise ValueError(f"--layer-decay is {self.layer_decay}; expected --pretrained beside it")
         for name, value in (("sparse", True), ("rotary", "2d")):
@@ -363,7 +370,7 @@ def read_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Na
     Raises:
         ValueError: a YAML file that is none of flags, which it names.
     """
-    files, flags = _split_config(arguments)
+    files, flags = split_config(arguments)
     for file in files:
         _read_config(Path(file), parser)  # for an error that names the file
     namespace = parser.parse_args([*(f"--config={file}" for file in files), *flags])
@@ -448,7 +455,7 @@ def _read_config(path: Path, parser: ArgumentParser) -> Namespace:
         parser.exit_on_error = exits
 
 
-def _split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The files after --config, and the other arguments: jsonargparse lets the later one win, here any flag wins."""
     files, flags = [], []
     arguments = iter(arguments)

@@ -36,6 +36,7 @@ from flash_sparse_apps.pixels import BLACK, check_images, share_read
 from flash_sparse_apps.pretraining import pretrain, read_summary
 from flash_sparse_apps.run_folder import RunFolder, SavedModel, load_weights, to_json, write_atomically
 from flash_sparse_apps.settings import MAY_CHANGE, Settings, UserError
+from flash_sparse_apps.starting_weights import load_start
 from flash_sparse_apps.token_store import TokenStore, truncation
 from flash_sparse_apps.tokenization import Tokenizer, load_tokenizer, train_tokenizer, word_tokenizer
 from flash_sparse_datasets import Dataset
@@ -303,6 +304,12 @@ def train(settings: Settings, prepared: Prepared, run: RunFolder) -> tuple[Class
             encoder.layer_rates(settings.layer_decay)  # for an error before training
     except ValueError as error:
         raise UserError(str(error)) from error
+    if settings.init_from is not None and not run.has_checkpoint:
+        with_head = load_start(
+            settings, prepared.encoder_arguments, prepared.tokenizer, prepared.dataset.labels, encoder
+        )
+        if is_main_process():
+            print(f"beginning with the weights of {settings.init_from}{'' if with_head else ', but a new head'}")
     layout = layouts.make_layout(settings.seq_len, prepared.attention)
     max_seconds = None if settings.max_time is None else 60 * settings.max_time
     history = History()
