@@ -41,5 +41,5 @@ def turn_images(batch: PackedBatch, side: int, seed: int, epoch: int):
 
 def share_read(store: TokenStore, seq_len: int) -> float:
     """The share of the pixels that are not black, over the first images of a split."""
-    images = [store.tokens(index, seq_len) for index in range(min(SAMPLE, len(store)))]
-    return float(np.mean(np.concatenate(images) != BLACK))
+    shares = [(store.tokens(index, seq_len) != BLACK).mean() for index in range(min(SAMPLE, len(store)))]
+    return float(np.mean(shares))

@@ -32,6 +32,8 @@ from flash_sparse_apps.run_folder import RunFolder, load_weights, to_json, write
 from flash_sparse_apps.settings import Settings, UserError
 from flash_sparse_datasets import Dataset
 
+SAMPLE = 1000  # documents whose tokens are counted
+
 
 def mask_share(settings: Settings, dataset: Dataset) -> float:
     """The share of the tokens that is masked: what was asked for, or what Amos et al. have for this kind of data."""
@@ -146,6 +148,17 @@ def _whole_epoch(trainer: L.Trainer) -> bool:
     return trainer.global_step % trainer.num_training_batches == 0
 
 
+def frequency_loss(data: TextDataModule) -> float:
+    """The loss, in nats, of who knows how frequent tokens are and nothing else; over the first training documents."""
+    counts = np.zeros(data.tokenizer.vocab_size, np.int64)
+    for index in range(min(SAMPLE, len(data.train_store))):
+        counts += np.bincount(data.train_store.tokens(index, data.seq_len), minlength=len(counts))
+    if data.tokenizer.cls_id is not None:
+        counts[data.tokenizer.cls_id] = 0
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
 def pretrain(
     settings: Settings,
     data: TextDataModule,
@@ -156,7 +169,7 @@ def pretrain(
     """Pretrain `encoder` in place, or go on with that, or take the weights of a pretraining that has ended.
 
     Returns:
-        epochs, steps, seconds, mask_share, history and curve, as they go to metrics.json.
+        epochs, steps, seconds, mask_share, frequency_loss, history and curve, as they go to metrics.json.
 
     Raises:
         UserError: --max-time was over before the end; a file of the run is damaged.
@@ -200,6 +213,7 @@ def pretrain(
         "steps": trainer.global_step,
         "seconds": history.seconds,
         "mask_share": share,
+        "frequency_loss": frequency_loss(data),
         "history": history.epochs,
         "curve": history.steps,
     }

@@ -209,7 +209,8 @@ def _pretraining(metrics: dict, figures: dict[str, str]) -> list[str]:
         f"<p>Before, the encoder learnt from the training documents without their labels to fill in "
         f"{percent(before['mask_share'])} of their tokens, which were masked: {before['steps']:,} optimizer steps in "
         f"{epochs}, {duration(before['seconds'])}, which are part of the training time given above. The loss of masked "
-        f"tokens was {first:.4f} over the first epoch and {last:.4f} over the last.</p>",
+        f"tokens was {first:.4f} over the first epoch and {last:.4f} over the last; knowing how frequent tokens are, "
+        f"and nothing else, would give {before['frequency_loss']:.4f}.</p>",
         picture(figures["pretraining"], "Cross-entropy of masked tokens; the faint line is that of single steps.", ""),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,7 +12,9 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file
 
@@ -19,7 +22,7 @@ from flash_sparse.nn import Encoder
 from flash_sparse_apps import classify
 from flash_sparse_apps.batching import PackedBatch
 from flash_sparse_apps.callbacks import Checkpoints
-from flash_sparse_apps.pretraining import MaskedTokens, PretrainingCheckpoints, mask_share
+from flash_sparse_apps.pretraining import MaskedTokens, PretrainingCheckpoints, frequency_loss, mask_share
 from flash_sparse_apps.settings import Settings
 
 from .conftest import SPARSE, TINY
@@ -139,7 +142,37 @@ def test_the_figures_and_the_page_tell_of_it(uninterrupted):
     page = (uninterrupted / "report.html").read_text()
     assert "<h2>Pretraining</h2>" in page
     assert f"{last:.4f}" in page
+    assert f"nothing else, would give {before['frequency_loss']:.4f}" in page
     assert "loss of masked tokens" in page
+
+
+def test_frequencies_alone():
+    """Of the tokens after the first, half are 1, a quarter 2 and a quarter 3: 1.5 bits."""
+    texts = [[0, 1, 2, 1], [0, 3], [0]]
+
+    class Store:
+        def __len__(self):
+            return len(texts)
+
+        def tokens(self, index, seq_len):
+            return np.array(texts[index][:seq_len])
+
+    data = SimpleNamespace(train_store=Store(), seq_len=9, tokenizer=SimpleNamespace(vocab_size=5, cls_id=0))
+    assert frequency_loss(data) == pytest.approx(1.5 * math.log(2))
+    data.seq_len = 2
+    assert frequency_loss(data) == pytest.approx(math.log(2))
+
+
+def test_a_tokenizer_without_a_mask_is_one_line(data, tmp_path, capsys):
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[CLS]": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    backend.post_processor = tokenizers.processors.TemplateProcessing(single="[CLS] $0", special_tokens=[("[CLS]", 0)])
+    (tmp_path / "words").mkdir()
+    backend.save(str(tmp_path / "words" / "tokenizer.json"))
+    flags = [*data, "--tokenizer", str(tmp_path / "words"), "--output", str(tmp_path / "run")]
+    assert classify.main([*flags, "--pretrain", "1"]) == 2
+    err = capsys.readouterr().err
+    assert f"--tokenizer is {tmp_path / 'words'}, which has no mask token; expected one for --pretrain" in err
+    assert err.count("\n") == 1
 
 
 def test_the_weights_pass_on_and_the_files_are_as_without(uninterrupted, data, tmp_path):
