@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -272,6 +275,32 @@ def test_typed_flags_override_every_stage(command, capsys):
     first, second = yaml.safe_load_all(capsys.readouterr().out.replace("# long", "---"))
     assert first["epochs"] == second["epochs"] == 7
     assert (first["init-from"], second["init-from"]) == (None, first["output"])
+
+
+@pytest.mark.slow
+def test_one_that_is_terminated_ends_its_stage_and_can_go_on(command, tmp_path):
+    """The real thing: processes, a signal, the same command again."""
+    endless = {"epochs": 100_000, "patience": 100_000, "max-time": 0.1}
+    stages = [CURRICULUM["stages"][0], {"name": "long", "seq-len": 40} | endless]
+    words = [sys.executable, curriculum.__file__, *command(stages=stages)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run = tmp_path / "out" / "long"
+    deadline = time.monotonic() + 240
+    while not (run / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode == 143, said
+    assert "terminated; to continue" in said
+    assert not (run / "metrics.json").exists()
+    again = subprocess.run(words, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "== stage 2 of 2: long" in again.stdout
+    assert "== stage 1 of 2" not in again.stdout
+    assert "continuing after step" in again.stdout
+    assert (run / "metrics.json").exists()
 
 
 @pytest.mark.slow
