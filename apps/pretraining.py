@@ -81,20 +81,26 @@ class MaskedTokens(Classifier):
         hidden = self.encoder.encode(read, starts, longest, self.layout, places)  # (read, W)
         logits = self.head(hidden[read == self.mask_id])  # (M, V)
         losses = F.cross_entropy(logits.float(), batch.tokens[masked], reduction="none")  # (M,)
-        document = segments(batch.cu_seqlens, len(tokens))[masked]  # (M,)
+        document = segments(_documents(batch), len(tokens))[masked]  # (M,)
         sums = losses.new_zeros(2, len(batch.indices))  # (2, B)
         sums = sums.index_add(1, document, torch.stack([losses, torch.ones_like(losses)]))
         return sums[0] / sums[1].clamp(min=1)  # (B,)
 
     def draw(self, batch: PackedBatch) -> Tensor:
         """Which tokens are masked in this step, (total,) bool."""
-        lengths = batch.cu_seqlens.diff().tolist()
+        lengths = _documents(batch).diff().tolist()
         draws = [
             np.random.default_rng([self.seed, self.global_step, index]).random(length, np.float32)
             for index, length in zip(batch.indices.tolist(), lengths, strict=True)
         ]
         masked = torch.from_numpy(np.concatenate(draws) < self.mask_share).to(batch.tokens.device)  # (total,)
         return masked if self.cls_id is None else masked & (batch.tokens != self.cls_id)
+
+
+def _documents(batch: PackedBatch) -> Tensor:
+    """(B + 1,): where each document begins, which may be several texts that are read each by itself."""
+    texts = (len(batch.cu_seqlens) - 1) // len(batch.indices)
+    return batch.cu_seqlens[::texts].contiguous()
 
 
 class PretrainingHistory(History):

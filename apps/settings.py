@@ -215,6 +215,8 @@ class Settings:
             raise ValueError(f"--layer-decay is {self.layer_decay}; expected more than 0 and at most 1")
         if self.mask_share is not None and not 0 < self.mask_share < 1:
             raise ValueError(f"--mask-share is {self.mask_share}; expected more than 0 and less than 1")
+        if self.mask_share is not None and not self.pretrain:
+            raise ValueError(f"--mask-share is {self.mask_share}; expected --pretrain beside it")
         for name, value in (("pretrained", self.pretrained is not None), ("chunked", self.chunked)):
             if self.pretrain and value:
                 raise ValueError(f"--pretrain is {self.pretrain}; expected it without --{name}")

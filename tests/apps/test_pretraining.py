@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -100,6 +101,16 @@ class TestLosses:
         each = -masker.head(hidden).log_softmax(1).gather(1, batch.tokens[:, None])[:, 0]  # (total,)
         expected = [each[a:b][masked[a:b]].mean() for a, b in ((0, 9), (9, 30), (30, 35))]
         torch.testing.assert_close(masker.losses(batch), torch.stack(expected))
+
+    def test_two_texts_of_a_pair_are_one_document_and_are_read_each_by_itself(self):
+        masker, batch = module(), packed([9, 21, 5, 7], [0, 1, 2, 3])
+        pairs = dataclasses.replace(batch, indices=torch.tensor([4, 6]), step_documents=2)
+        masked = masker.draw(pairs)
+        assert torch.equal(masked[:30], masker.draw(packed([30], [4])) & (batch.tokens[:30] != CLS))
+        hidden = masker.encoder.encode(batch.tokens.masked_fill(masked, MASK), batch.cu_seqlens, 21)
+        each = -masker.head(hidden).log_softmax(1).gather(1, batch.tokens[:, None])[:, 0]  # (total,)
+        expected = [each[a:b][masked[a:b]].mean() for a, b in ((0, 30), (30, 42))]
+        torch.testing.assert_close(masker.losses(pairs), torch.stack(expected))
 
     def test_other_tokens_tell_through_attention_and_masked_ones_do_not(self):
         masker, batch = module(), packed([30], [0])
