@@ -180,6 +180,7 @@ def pretrain(
     Raises:
         UserError: --max-time was over before the end; a file of the run is damaged.
     """
+    encoder = getattr(encoder, "encoder", encoder)  # of a model for pairs, what reads each text
     if run.pretraining_weights.is_file():
         try:
             load_weights(encoder, run.pretraining_weights)

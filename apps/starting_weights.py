@@ -31,9 +31,12 @@ def load_start(
         saved = SavedModel.load(settings.init_from)
     except ValueError as error:
         raise UserError(f"--init-from: {error}") from error
-    if saved.pretrained is not None or saved.chunk_tokens is not None:
-        kind = "--chunked" if saved.pretrained is None else f"--pretrained {saved.pretrained}"
-        raise UserError(f"{given}, a run with {kind}; expected one without")
+    for model, whose in ((saved.encoder, "whose model"), (encoder, "but the model to train")):
+        if not isinstance(model, Encoder):
+            raise UserError(
+                f"{given}, {whose} is a {type(model).__name__}; expected an Encoder of single texts, without --pretrained "
+                "and --chunked"
+            )
     for name in SIZES:
         before, now = saved.encoder_arguments[name], arguments[name]
         if before != now:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from flash_sparse.nn import Encoder
 from flash_sparse_apps import classify, curriculum, stages
 from flash_sparse_apps.callbacks import Checkpoints
+from flash_sparse_apps.chunking import Chunked
 from flash_sparse_apps.run_folder import SavedModel
 from flash_sparse_apps.settings import Settings, UserError
 from flash_sparse_apps.starting_weights import load_start
@@ -84,6 +85,12 @@ class TestLoadStart:
         with pytest.raises(UserError, match="--init-from is ") as error:
             load(**changes)
         assert said in str(error.value)
+
+    def test_windows_are_refused(self, single_label_run):
+        saved = SavedModel.load(single_label_run)
+        settings = Settings(init_from=str(single_label_run))
+        with pytest.raises(UserError, match="but the model to train is a Chunked; expected an Encoder"):
+            load_start(settings, {}, saved.tokenizer, saved.labels, Chunked(saved.encoder, 8))
 
     def test_a_run_that_is_not_there(self, tmp_path):
         with pytest.raises(UserError, match=f"--init-from: {tmp_path}: no model/classifier.json in it"):
