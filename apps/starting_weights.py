@@ -34,8 +34,8 @@ def load_start(
     for model, whose in ((saved.encoder, "whose model"), (encoder, "but the model to train")):
         if not isinstance(model, Encoder):
             raise UserError(
-                f"{given}, {whose} is a {type(model).__name__}; expected an Encoder of single texts, without --pretrained "
-                "and --chunked"
+                f"{given}, {whose} is a {type(model).__name__}; expected an Encoder of single texts, without "
+                "--pretrained and --chunked"
             )
     for name in SIZES:
         before, now = saved.encoder_arguments[name], arguments[name]
