@@ -198,8 +198,9 @@ def test_the_weights_pass_on_and_the_files_are_as_without(uninterrupted, data, t
     assert not (uninterrupted / "checkpoints" / "pretraining.ckpt").exists()
 
 
-@pytest.mark.parametrize("phase", [PretrainingCheckpoints, Checkpoints])
-@pytest.mark.parametrize("checkpoint", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    ("phase", "checkpoint"), [*((PretrainingCheckpoints, number) for number in (1, 2, 3, 5)), (Checkpoints, 1)]
+)
 def test_killed_in_either_phase(phase, checkpoint, data, uninterrupted, tmp_path, monkeypatch):
     """In the middle of an epoch (1), at its end (2), in the next one (3), and after the last (5)."""
     save, saved = phase._save, []
