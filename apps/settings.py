@@ -74,7 +74,7 @@ class Settings:
     skip_black: bool = _flag(
         False,
         "leave black pixels (value 0) out of what the model reads; the others keep their positions. Long Range Arena's "
-        "own code does it, most others do not, so results without them are to be named as such",
+        "own code does it, most others do not; reports name it",
     )
 
     # attention
