@@ -30,9 +30,12 @@ class History(L.Callback):
         epochs: dicts with epoch, step, train_loss, validation_loss, validation_micro_f1 and seconds of training so far.
         step_seconds, tokens, num_steps: sums over the training steps, without validation.
         planned_steps: optimizer steps of all epochs.
+
+    Args:
+        seconds_before: what was spent before this training began, and counts as a part of it.
     """
 
-    def __init__(self):
+    def __init__(self, seconds_before: float = 0.0):
         self.steps: list[dict] = []
         self.epochs: list[dict] = []
         self.step_seconds = 0.0
@@ -43,7 +46,7 @@ class History(L.Callback):
         self._epoch_losses: list[float] = []
         self._step_began = 0.0
         self._began: float | None = None
-        self._seconds_before = 0.0
+        self._seconds_before = seconds_before
 
     @property
     def seconds(self) -> float:
@@ -175,15 +178,22 @@ class Checkpoints(Checkpoint):
         self._save(trainer)
 
     def _save(self, trainer):
-        # Lightning writes by way of the system's folder for temporary files, which may be on another disk
-        temporary = self.run.last_checkpoint.with_name("last.ckpt.part")
-        trainer.save_checkpoint(temporary)
-        if trainer.is_global_zero:
-            os.replace(temporary, self.run.last_checkpoint)
+        save_state(trainer, self.run.last_checkpoint)
+
+
+def save_state(trainer: L.Trainer, path: Path):
+    """Write Lightning's checkpoint, which is either complete or not there."""
+    # Lightning writes by way of the system's folder for temporary files, which may be on another disk
+    temporary = path.with_name(f"{path.name}.part")
+    trainer.save_checkpoint(temporary)
+    if trainer.is_global_zero:
+        os.replace(temporary, path)
 
 
 class Progress(L.Callback):
     """A bar with the time left where stderr is a terminal, and one line for each validation everywhere."""
+
+    what = "training"
 
     def __init__(self, history: History, max_seconds: float | None):
         self.history = history
@@ -192,7 +202,7 @@ class Progress(L.Callback):
 
     def on_train_start(self, trainer, module):
         self._bar = tqdm(
-            desc="training",
+            desc=self.what,
             total=module.planned_steps,
             initial=trainer.global_step,
             unit=" steps",
@@ -214,13 +224,18 @@ class Progress(L.Callback):
     def on_validation_end(self, trainer, module):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        self._bar.set_description("training")
+        self._bar.set_description(self.what)
         entry = self.history.epochs[-1]
         loss = "" if entry["train_loss"] is None else f"loss {entry['train_loss']:.4f}  "
-        line = (
+        self._print(
+            trainer,
+            module,
             f"  epoch {entry['epoch']}/{trainer.max_epochs}  step {entry['step']}  {loss}"
-            f"validation loss {entry['validation_loss']:.4f}  micro-F1 {entry['validation_micro_f1']:.4f}"
+            f"validation loss {entry['validation_loss']:.4f}  micro-F1 {entry['validation_micro_f1']:.4f}",
         )
+
+    def _print(self, trainer, module, line: str):
+        """A line of results, with the time left behind it."""
         left = module.planned_steps - trainer.global_step
         done = trainer.global_step - self._first_step
         if left and done and not trainer.should_stop:

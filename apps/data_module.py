@@ -12,6 +12,7 @@ import torch
 
 from flash_sparse_apps.batching import EvaluationSampler, PackedBatch, StepSampler, collate
 from flash_sparse_apps.byte_tokenizer import ByteTokenizer
+from flash_sparse_apps.pixels import turn_images
 from flash_sparse_apps.token_store import TokenStore, store_key
 from flash_sparse_apps.tokenization import Tokenizer
 from flash_sparse_datasets import Dataset
@@ -35,6 +36,7 @@ class TextDataModule(L.LightningDataModule):
         seed: of the order of the training documents.
         cache_dir: folder of the token stores.
         progress: show a progress bar while tokenizing.
+        turned: the documents are square images; turn and mirror those for training at random.
 
     Attributes (after `setup`):
         train_store, validation_store, test_store: the `TokenStore` of each split.
@@ -54,6 +56,7 @@ class TextDataModule(L.LightningDataModule):
         seed: int,
         cache_dir: str | Path,
         progress: bool = True,
+        turned: bool = False,
     ):
         super().__init__()
         self.dataset = dataset
@@ -64,6 +67,7 @@ class TextDataModule(L.LightningDataModule):
         self.seed = seed
         self.cache_dir = cache_dir
         self.progress = progress
+        self.turned = turned
 
     def prepare_data(self) -> None:
         """Tokenize what is not in the cache yet; Lightning calls it on one rank of each machine."""
@@ -138,7 +142,11 @@ class StepLoader:
     def __iter__(self) -> Iterator[list[PackedBatch]]:
         # a generator: Lightning makes the iterator first and tells the epoch afterwards
         for step in self.sampler:
-            yield [self._data.batch(self._data.train_store, part, step.documents) for part in step.micro_batches]
+            data = self._data
+            batches = [data.batch(data.train_store, part, step.documents) for part in step.micro_batches]
+            for batch in batches if data.turned else ():
+                turn_images(batch, data.dataset.grid[0], data.seed, self.sampler.epoch)
+            yield batches
 
     def state_dict(self) -> dict[str, Any]:
         state = self.sampler.state_dict()

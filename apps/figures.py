@@ -79,6 +79,17 @@ def loss_curve(steps: Sequence[dict], epochs: Sequence[dict]) -> str:
     return svg[0]
 
 
+def pretraining_curve(steps: Sequence[dict], epochs: Sequence[dict]) -> str:
+    """The loss of masked tokens over the steps, as `pretraining.PretrainingHistory` keeps it."""
+    with _figure("loss of masked tokens", 4.6, 3.1) as (figure, svg):
+        axes = figure.subplots()
+        axes.plot([s["step"] for s in steps], [s["loss"] for s in steps], color=VIOLET, alpha=0.35, linewidth=1)
+        _dotted(axes, epochs, "train_loss", VIOLET, "masked tokens, mean of an epoch")
+        axes.set(xlabel="optimizer step", ylabel="loss", xlim=(0, None), ylim=(0, None))
+        _legend_above(axes)
+    return svg[0]
+
+
 def score_curve(epochs: Sequence[dict]) -> str:
     """Validation micro-F1 over the steps, the tested weights marked."""
     with _figure("validation micro-F1", 4.6, 3.1) as (figure, svg):

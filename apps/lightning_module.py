@@ -80,6 +80,10 @@ class Classifier(L.LightningModule):
     def forward(self, batch: PackedBatch) -> Tensor:
         return self.encoder(batch.tokens, batch.cu_seqlens, batch.max_seqlen, self.layout)  # (B, C)
 
+    def losses(self, batch: PackedBatch) -> Tensor:
+        """The loss of each document, (B,); the loss of a step is the mean over its documents."""
+        return document_losses(self(batch), batch.targets, self.task)
+
     def training_step(self, batch: list[PackedBatch], batch_index: int) -> Tensor:
         optimizer = self.optimizers()
         torch.manual_seed(_mix(self.seed, self.global_step, self.global_rank))
@@ -89,7 +93,7 @@ class Classifier(L.LightningModule):
             last = index == len(batch) - 1
             with contextlib.nullcontext() if last else self._unsynchronized():
                 # DDP takes the mean over devices, and each has only its own documents
-                loss = document_losses(self(micro_batch), micro_batch.targets, self.task).sum()
+                loss = self.losses(micro_batch).sum()
                 loss = loss * self.trainer.world_size / micro_batch.step_documents
                 self.manual_backward(loss)
             total += loss.detach()
@@ -124,7 +128,7 @@ class Classifier(L.LightningModule):
 
     def configure_optimizers(self):
         embeddings = {id(m.weight) for m in self.encoder.modules() if isinstance(m, nn.Embedding)}
-        rates = ((parameter, 1.0) for parameter in self.encoder.parameters())
+        rates = ((parameter, 1.0) for parameter in self.parameters() if parameter.requires_grad)
         if self.layer_decay != 1:
             rates = self.encoder.layer_rates(self.layer_decay)
         groups: dict[tuple[float, bool], list[nn.Parameter]] = {}

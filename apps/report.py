@@ -18,6 +18,8 @@ MAX_LABELS = 200  # rows of the table of labels; metrics.json has all
 def attention_line(metrics: dict) -> str:
     attention = metrics["model"]["attention"]
     images = "; positions in two dimensions" if metrics["model"]["encoder"].get("rotary") == "axial2d" else ""
+    if metrics["model"]["encoder"].get("skip_token") is not None:
+        images += f"; black pixels are left out, {percent(metrics['model']['pixels_read'])} of the pixels are read"
     if metrics["model"].get("chunk_tokens") is not None:
         return f"dense within windows of {metrics['model']['chunk_tokens']:,} tokens, pooled over all windows"
     if not attention["sparse"]:
@@ -113,7 +115,7 @@ def console(metrics: dict) -> str:
 
 
 def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] = ()) -> str:
-    """The page. `figures` maps loss, score, lengths and (sparse runs) layout to SVG text."""
+    """The page. `figures` maps loss, score, lengths and, where they apply, layout and pretraining to SVG text."""
     data, test, training = metrics["data"], metrics["test"], metrics["training"]
     baseline = metrics["linear_baseline"]
     tiles = [
@@ -153,7 +155,7 @@ def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] =
         f"{'; the difference is resampled in pairs' if baseline is not None else ''}.{method}</p>",
         table(("", "value", "95% interval"), [(escape(a), b, c) for a, b, c in result_rows(metrics)], ["", "n", "n"]),
         "<h2>Training</h2>",
-        f"<p>{escape(_training_sentence(training))}</p>",
+        f"<p>{escape(_training_sentence(training) + _before_training(metrics))}</p>",
         '<div class="pair">',
         picture(figures["loss"], "Loss; the faint line is that of single steps.", ""),
         picture(
@@ -164,6 +166,7 @@ def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] =
             "",
         ),
         "</div>",
+        *_pretraining(metrics, figures),
         "<h2>Documents and what is cut</h2>",
         f"<p>{escape(data['description'])}</p>",
         "<p>A document is a pair of texts: each is cut by itself, a pair counts as cut where one of them is, and "
@@ -201,6 +204,23 @@ def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] =
         "</details>",
     ]
     return document(f"{data['name']}: test micro-F1 {score(test['micro_f1'])}", parts)
+
+
+def _pretraining(metrics: dict, figures: dict[str, str]) -> list[str]:
+    before = metrics.get("pretraining")
+    if before is None:
+        return []
+    first, last = before["history"][0]["train_loss"], before["history"][-1]["train_loss"]
+    epochs = f"{before['epochs']} epoch{'s' * (before['epochs'] > 1)}"
+    return [
+        "<h2>Pretraining</h2>",
+        f"<p>Before, the encoder learnt from the training documents without their labels to fill in "
+        f"{percent(before['mask_share'])} of their tokens, which were masked: {before['steps']:,} optimizer steps in "
+        f"{epochs}, {duration(before['seconds'])}, which are part of the training time given above. The loss of masked "
+        f"tokens was {first:.4f} over the first epoch and {last:.4f} over the last; knowing how frequent tokens are, "
+        f"and nothing else, would give {before['frequency_loss']:.4f}.</p>",
+        picture(figures["pretraining"], "Cross-entropy of masked tokens; the faint line is that of single steps.", ""),
+    ]
 
 
 def _examples(examples: Sequence[Example]) -> list[str]:
@@ -244,6 +264,16 @@ def _training_sentence(training: dict) -> str:
         f"{training['stopped']} The tested weights are those after epoch {training['best_epoch']}, "
         f"validation micro-F1 {score(training['best_validation_micro_f1'])}."
     )
+
+
+def _before_training(metrics: dict) -> str:
+    """Which weights and images training had, where they were not the usual ones."""
+    settings, sentences = metrics["settings"], ""
+    if settings.get("init-from") is not None:
+        sentences += f" It began with the weights of {settings['init-from']}."
+    if settings.get("augment", "none") != "none":
+        sentences += " Training images were turned and mirrored at random; those for validation and test were not."
+    return sentences
 
 
 def _truncation_table(metrics: dict) -> str:

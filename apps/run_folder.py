@@ -9,6 +9,11 @@ RUN/model/               all that predicting needs: model.safetensors, the token
 RUN/data.json            name and fingerprint of the data, and the settings, which a resumed run must still find
 RUN/checkpoints/         last.ckpt to resume from, best.safetensors: the weights that did best on validation
 RUN/logs/history.csv     losses and scores of each epoch
+
+With --pretrain:
+
+RUN/checkpoints/         pretraining.ckpt to resume from before it has ended, pretraining.safetensors afterwards
+RUN/logs/pretraining.json  its losses, when it has ended
 """
 
 from __future__ import annotations
@@ -77,6 +82,9 @@ class RunFolder:
         self.last_checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.data = self.path / "data.json"
         self.history = self.path / "logs" / "history.csv"
+        self.pretraining_checkpoint = self.path / "checkpoints" / "pretraining.ckpt"
+        self.pretraining_weights = self.path / "checkpoints" / "pretraining.safetensors"
+        self.pretraining = self.path / "logs" / "pretraining.json"
         self._lock = FileLock(self.path / ".lock")
 
     @classmethod
@@ -106,7 +114,9 @@ class RunFolder:
 
     @property
     def has_checkpoint(self) -> bool:
-        return self.last_checkpoint.is_file()
+        """Whether there is anything to go on from."""
+        paths = (self.last_checkpoint, self.pretraining_checkpoint, self.pretraining_weights)
+        return any(path.is_file() for path in paths)
 
     def lock(self):
         """Keep other processes from this run until `unlock` or this process' end.

@@ -71,6 +71,16 @@ class Settings:
     )
     vocab_size: int = _flag(8192, "entries of the trained tokenizer, at most")
 
+    # images
+    augment: Literal["none", "dihedral"] = _flag(
+        "none", "dihedral turns and mirrors each training image at random, anew in each epoch", group="images"
+    )
+    skip_black: bool = _flag(
+        False,
+        "leave black pixels (value 0) out of what the model reads; the others keep their positions. Long Range Arena's "
+        "own code does it, most others do not; reports name it",
+    )
+
     # attention
     sparse: bool = _flag(
         False, "block-sparse attention (--sparse) or every token to every token (--dense)", group="attention"
@@ -96,6 +106,11 @@ class Settings:
         "both dropouts; null trains an encoder from nothing",
         group="model",
     )
+    init_from: str | None = _flag(
+        None,
+        "folder of a finished run whose weights training begins with: of the same sizes and tokens, with documents or "
+        "images of any length; the head is new where labels or --pooling differ",
+    )
     width: int = _flag(64, "features of a token")
     depth: int = _flag(1, "layers")
     heads: int = _flag(2, "attention heads; must divide --width")
@@ -118,8 +133,17 @@ class Settings:
 
     # training
     epochs: int = _flag(4, "passes over the training documents, at most", group="training")
+    pretrain: int = _flag(
+        0,
+        "passes over the training documents before that, without labels: the encoder learns to fill in masked tokens",
+    )
+    mask_share: float | None = _flag(
+        None, "tokens that --pretrain masks; null: 0.5 of images, 0.1 of generated languages, 0.15 of other texts"
+    )
     max_time: float | None = _flag(
-        None, "minutes of training, at most, over all resumed parts; then the run is tested and reported as usual"
+        None,
+        "minutes of training, at most, over --pretrain and all resumed parts; then the run is tested and reported as "
+        "usual",
     )
     batch_size: int = _flag(8, "documents per optimizer step, over all devices")
     tokens_per_batch: int = _flag(
@@ -193,12 +217,25 @@ class Settings:
         object.__setattr__(self, "density", parse_share("--density", str(self.density)))
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"--layer-decay is {self.layer_decay}; expected more than 0 and at most 1")
+        if self.mask_share is not None and not 0 < self.mask_share < 1:
+            raise ValueError(f"--mask-share is {self.mask_share}; expected more than 0 and less than 1")
+        if self.mask_share is not None and not self.pretrain:
+            raise ValueError(f"--mask-share is {self.mask_share}; expected --pretrain beside it")
+        for name, value in (("pretrained", self.pretrained is not None), ("chunked", self.chunked)):
+            if self.pretrain and value:
+                raise ValueError(f"--pretrain is {self.pretrain}; expected it without --{name}")
+            if self.init_from is not None and value:
+                raise ValueError(f"--init-from is {self.init_from}; expected it without --{name}")
         if self.layer_decay != 1 and self.pretrained is None:
             raise ValueError(f"--layer-decay is {self.layer_decay}; expected --pretrained beside it")
         for name, value in (("sparse", True), ("rotary", "2d")):
             if self.chunked and getattr(self, name) == value:
                 what = "--sparse is given" if name == "sparse" else f"--{name} is {value}"
                 raise ValueError(f"{what}; expected it without --chunked, whose windows are texts of their own")
+        if self.skip_black and self.chunked:
+            raise ValueError("--skip-black is given; expected it without --chunked")
+        if self.skip_black and self.sparse and self.pattern in ("axial", "neighborhood_2d"):
+            raise ValueError(f"--pattern is {self.pattern}, which needs all pixels; expected it without --skip-black")
         if self.width % self.heads:
             raise ValueError(f"--heads is {self.heads}; expected a divisor of --width {self.width}")
         head_dim = self.width // self.heads
@@ -251,6 +288,7 @@ _AT_LEAST = {
     "heads": 1,
     "mlp_width": 1,
     "epochs": 1,
+    "pretrain": 0,
     "batch_size": 1,
     "tokens_per_batch": 1,
     "weight_decay": 0,
@@ -338,7 +376,7 @@ def read_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Na
     Raises:
         ValueError: a YAML file that is none of flags, which it names.
     """
-    files, flags = _split_config(arguments)
+    files, flags = split_config(arguments)
     for file in files:
         _read_config(Path(file), parser)  # for an error that names the file
     namespace = parser.parse_args([*(f"--config={file}" for file in files), *flags])
@@ -423,7 +461,7 @@ def _read_config(path: Path, parser: ArgumentParser) -> Namespace:
         parser.exit_on_error = exits
 
 
-def _split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The files after --config, and the other arguments: jsonargparse lets the later one win, here any flag wins."""
     files, flags = [], []
     arguments = iter(arguments)

@@ -8,21 +8,19 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lightning as L
 import torch
 import yaml
-from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
 import flash_sparse_datasets
@@ -32,9 +30,13 @@ from flash_sparse_apps.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.callbacks import Checkpoints, History, Progress
 from flash_sparse_apps.chunking import Chunked
 from flash_sparse_apps.data_module import TextDataModule
+from flash_sparse_apps.fitting import fit, make_trainer
 from flash_sparse_apps.lightning_module import MONITOR, Classifier
+from flash_sparse_apps.pixels import BLACK, check_images, share_read
+from flash_sparse_apps.pretraining import pretrain, read_summary
 from flash_sparse_apps.run_folder import RunFolder, SavedModel, load_weights, to_json, write_atomically
 from flash_sparse_apps.settings import MAY_CHANGE, Settings, UserError
+from flash_sparse_apps.starting_weights import load_start
 from flash_sparse_apps.token_store import TokenStore, truncation
 from flash_sparse_apps.tokenization import Tokenizer, load_tokenizer, train_tokenizer, word_tokenizer
 from flash_sparse_apps.two_towers import TwoTowers
@@ -100,6 +102,10 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
                 f"--pretrained is {settings.pretrained}, whose tokenizer has {tokenizer.vocab_size} tokens and whose "
                 f"model {body.config.vocab_size}; expected no more tokens than the model knows"
             )
+        if settings.pretrain and tokenizer.mask_id is None:
+            raise UserError(
+                f"--tokenizer is {settings.tokenizer}, which has no mask token; expected one for --pretrain"
+            )
         data = TextDataModule(
             dataset,
             tokenizer,
@@ -109,6 +115,7 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
             seed=settings.seed,
             cache_dir=cache,
             progress=is_main_process() and sys.stderr.isatty(),
+            turned=settings.augment == "dihedral",
         )
         data.prepare_data()
         data.setup("fit")
@@ -176,6 +183,7 @@ def _encoder_arguments(
         "attention_dropout": settings.attention_dropout,
         "rotary": {"1d": "1d", "2d": "axial2d", "none": None}[settings.rotary],
         "grid": dataset.grid if settings.rotary == "2d" else None,
+        "skip_token": BLACK if settings.skip_black else None,
     } | head
 
 
@@ -187,6 +195,7 @@ def _check_kind(settings: Settings, dataset: Dataset):
                 raise UserError(f"--{name} is {value}; expected another for {dataset.name}, whose texts are no images")
     elif settings.tokenizer != "bpe":
         raise UserError(f"--tokenizer is {settings.tokenizer}; expected none for {dataset.name}: pixels are tokens")
+    check_images(settings, dataset)
     if settings.pretrained is not None and (dataset.vocabulary or isinstance(next(iter(dataset.train)).text, bytes)):
         raise UserError(f"--pretrained is {settings.pretrained}; expected none for {dataset.name}, which is not prose")
     if next(iter(dataset.train)).second is not None:
@@ -241,7 +250,7 @@ def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> Ru
         run.lock()
         if run.metrics.is_file() and settings.max_time is None:
             raise UserError(f"--resume is {resumed}, which is finished: its report is {run.report}")
-        if run.metrics.is_file() and not run.has_checkpoint:
+        if run.metrics.is_file() and not run.last_checkpoint.is_file():
             raise UserError(f"--resume is {resumed}, which is finished and has no {run.last_checkpoint} to go on from")
         try:
             before = run.described() or described
@@ -307,9 +316,21 @@ def train(settings: Settings, prepared: Prepared, run: RunFolder) -> tuple[Class
             encoder.layer_rates(settings.layer_decay)  # for an error before training
     except ValueError as error:
         raise UserError(str(error)) from error
+    if settings.init_from is not None and not run.has_checkpoint:
+        with_head = load_start(
+            settings, prepared.encoder_arguments, prepared.tokenizer, prepared.dataset.labels, encoder
+        )
+        if is_main_process():
+            print(f"beginning with the weights of {settings.init_from}{'' if with_head else ', but a new head'}")
+    layout = layouts.make_layout(settings.seq_len, prepared.attention)
+    max_seconds = None if settings.max_time is None else 60 * settings.max_time
+    history = History()
+    if settings.pretrain:
+        before = pretrain(settings, prepared.data, run, encoder, layout)
+        history = History(seconds_before=before["seconds"])
     module = Classifier(
         encoder,
-        layouts.make_layout(settings.seq_len, prepared.attention),
+        layout,
         prepared.dataset.task,
         learning_rate=settings.learning_rate,
         layer_decay=settings.layer_decay,
@@ -319,53 +340,13 @@ def train(settings: Settings, prepared: Prepared, run: RunFolder) -> tuple[Class
         none_counts=prepared.dataset.none_label is not None,
         seed=settings.seed,
     )
-    history = History()
     stopping = EarlyStopping(
         MONITOR, mode="max", patience=settings.patience, check_on_train_epoch_end=False, min_delta=0.0
     )
-    checkpoints = Checkpoints(run, settings.checkpoint_every, history, stopping)
-    max_seconds = None if settings.max_time is None else 60 * settings.max_time
-    callbacks = [history, stopping, checkpoints, Progress(history, max_seconds)]
-    if max_seconds is not None:
-        callbacks.append(Timer(timedelta(seconds=max_seconds), verbose=False))
-    trainer = L.Trainer(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
-        strategy=settings.strategy,
-        precision=settings.precision,
-        max_epochs=settings.epochs,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # the data module shares the documents out
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=True,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=run.path,
-    )
-    checkpoint = run.last_checkpoint if run.has_checkpoint else None
-    if checkpoint is not None:
-        try:
-            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-            module.load_state_dict(state["state_dict"])
-            step = state["global_step"]
-        except Exception as error:  # torch.load raises many kinds
-            raise UserError(
-                f"{checkpoint}: damaged, or {run.config} is no longer what it was when the run began: "
-                f"{' '.join(str(error).split())[:200]}"
-            ) from error
-        if trainer.is_global_zero:
-            print(f"continuing after step {step:,}", flush=True)
-    try:
-        trainer.fit(module, datamodule=prepared.data, ckpt_path=checkpoint, weights_only=True)
-    except SIGTERMException:
-        raise SystemExit(143) from None
-    except SystemExit as end:
-        if end.code == 1:  # Lightning's answer to Ctrl-C
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt from None
-        raise
+    callbacks = [history, stopping, Checkpoints(run, settings.checkpoint_every, history, stopping)]
+    callbacks.append(Progress(history, max_seconds))
+    trainer = make_trainer(settings, run, callbacks, settings.epochs, max_seconds and max_seconds - history.seconds)
+    fit(trainer, module, prepared.data, run.last_checkpoint, run)
     return module, trainer, history
 
 
@@ -385,6 +366,9 @@ def finish(
     metrics, thresholds, predictions, examples = results.collect(
         settings, prepared, encoder, module.layout, history, command, _say
     )
+    if settings.skip_black:
+        metrics["model"]["pixels_read"] = share_read(prepared.data.train_store, settings.seq_len)
+    metrics["pretraining"] = read_summary(run) if settings.pretrain else None
     saved = SavedModel(
         encoder=encoder,
         encoder_arguments=prepared.encoder_arguments,
@@ -410,6 +394,10 @@ def finish(
             {split: store.text_lengths for split, store in prepared.stores.items()}, settings.seq_len
         ),
     }
+    if metrics["pretraining"] is not None:
+        pictures["pretraining"] = figures.pretraining_curve(
+            metrics["pretraining"]["curve"], metrics["pretraining"]["history"]
+        )
     if module.layout is not None:
         pictures["layout"] = figures.layout_picture(module.layout)
     write_atomically(run.report, report.render(metrics, pictures, examples).encode(errors="backslashreplace"))

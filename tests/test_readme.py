@@ -39,7 +39,12 @@ def test_python_runs(block: str):
 
 
 @pytest.mark.parametrize(
-    "command", [command for command in APP_COMMANDS if "classify.py" in command or "sweep.py" in command]
+    "command",
+    [
+        command
+        for command in APP_COMMANDS
+        if any(app in command for app in ("classify.py", "sweep.py", "curriculum.py"))
+    ],
 )
 def test_training_commands_are_understood(command: str):
     done = run([*shlex.split(command)[1:], "--print-config"])
@@ -64,5 +69,5 @@ def test_benchmark_command_runs_small():
 
 
 def test_every_app_is_named():
-    for app in ("classify.py", "predict.py", "benchmark.py"):
+    for app in ("classify.py", "predict.py", "sweep.py", "curriculum.py", "benchmark.py"):
         assert any(app in command for command in APP_COMMANDS)

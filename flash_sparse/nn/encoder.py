@@ -16,7 +16,7 @@ from flash_sparse.layout import BlockLayout, check_integer
 from flash_sparse.nn import pooling as pool
 from flash_sparse.nn.attention import Attention, make_rotary
 from flash_sparse.nn.dropout import Dropout
-from flash_sparse.nn.packing import positions, segments
+from flash_sparse.nn.packing import positions, segments, without
 
 Activation = Literal["geglu", "gelu"]
 Pooling = Literal["mean", "max", "cls", "label"]
@@ -108,6 +108,8 @@ class Encoder(nn.Module):
         pooling: "mean" or "max" over a sequence's tokens, "cls" for its first token, "label" for label-wise attention,
             which is `LabelAttention`.
         num_outputs: logits of a sequence.
+        skip_token: a token that is left out of every sequence before the first layer, such as black pixels; the others
+            keep their positions. A sequence that has no other keeps its first.
         checkpoint_activations: keep only the input of each layer for the backward pass and compute the rest again: less
             memory, a third more work.
 
@@ -133,15 +135,19 @@ class Encoder(nn.Module):
         rotary_base: float = 10000.0,
         grid: tuple[int, int] | None = None,
         pooling: Pooling = "mean",
+        skip_token: int | None = None,
         checkpoint_activations: bool = False,
     ):
         super().__init__()
         sizes = {"vocab_size": vocab_size, "width": width, "depth": depth, "num_outputs": num_outputs}
         for name, size in sizes.items():
             check_integer(name, size, 0 if name == "depth" else 1)
+        if skip_token is not None:
+            check_integer("skip_token", skip_token, 0)
         if pooling not in ("mean", "max", "cls", "label"):
             raise ValueError(f"pooling is {pooling!r}; expected 'mean', 'max', 'cls' or 'label'")
         self.pooling = pooling
+        self.skip_token = skip_token
         self.checkpoint_activations = checkpoint_activations
         self.embedding = nn.Embedding(vocab_size, width)
         self.dropout = Dropout(dropout)
@@ -190,13 +196,31 @@ class Encoder(nn.Module):
             if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < known:
                 wrong = tokens[(tokens < 0) | (tokens >= known)][0]
                 raise ValueError(f"tokens has {int(wrong)}; expected 0 to {known - 1}, the tokens of the vocabulary")
-        return self.classify(self.encode(tokens, cu_seqlens, max_seqlen, layout), cu_seqlens)
+        places = None
+        if self.skip_token is not None:
+            tokens, cu_seqlens, max_seqlen, places = without(tokens, cu_seqlens, self.skip_token)
+        return self.classify(self.encode(tokens, cu_seqlens, max_seqlen, layout, places), cu_seqlens)
 
-    def encode(self, tokens: Tensor, cu_seqlens: Tensor, max_seqlen: int, layout: BlockLayout | None = None) -> Tensor:
-        """The tokens after the last layer and its norm, (total, W); arguments as in `forward`."""
+    def encode(
+        self,
+        tokens: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        layout: BlockLayout | None = None,
+        places: Tensor | None = None,
+    ) -> Tensor:
+        """The tokens after the last layer and its norm, (total, W), no token left out.
+
+        Args:
+            places: (total,) integer, the position of each token in its sequence; None counts from 0.
+
+        The other arguments are as in `forward`.
+        """
         turns = None
         if self.rotary is not None:
-            turns = self.rotary(positions(cu_seqlens, segments(cu_seqlens, tokens.shape[0])))  # (total, D / 2, 2)
+            if places is None:
+                places = positions(cu_seqlens, segments(cu_seqlens, tokens.shape[0]))  # (total,)
+            turns = self.rotary(places)  # (total, D / 2, 2)
         where = {"cu_seqlens": cu_seqlens, "max_seqlen": max_seqlen, "layout": layout, "turns": turns}
         hidden = self.dropout(self.embedding(tokens))  # (total, W)
         for layer in self.layers:

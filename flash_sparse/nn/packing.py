@@ -18,3 +18,25 @@ def segments(cu_seqlens: Tensor, total: int) -> Tensor:
 def positions(cu_seqlens: Tensor, segment: Tensor) -> Tensor:
     """Each token's place in its own sequence, (total,), from 0."""
     return torch.arange(segment.shape[0], device=segment.device) - cu_seqlens[segment]
+
+
+def without(tokens: Tensor, cu_seqlens: Tensor, left_out: int) -> tuple[Tensor, Tensor, int, Tensor]:
+    """Packed sequences without one of the tokens; a sequence that has no other keeps its first.
+
+    Args:
+        tokens: (total,).
+        cu_seqlens: (B + 1,).
+        left_out: the token.
+
+    Returns:
+        tokens (kept,), cu_seqlens (B + 1,) int32, the tokens of the longest sequence, and the place (kept,) that each
+        token had in its sequence.
+    """
+    segment = segments(cu_seqlens, tokens.shape[0])  # (total,)
+    places = positions(cu_seqlens, segment)  # (total,)
+    kept = tokens != left_out  # (total,)
+    counts = torch.bincount(segment[kept], minlength=cu_seqlens.shape[0] - 1)  # (B,)
+    kept = kept | ((places == 0) & (counts == 0)[segment])
+    counts = counts.clamp(min=1)
+    starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()  # (B + 1,)
+    return tokens[kept], starts, int(counts.max()), places[kept]

@@ -313,6 +313,35 @@ def test_order_matters_with_rotary_alone(rotary, grid):
     assert same == (rotary is None)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "max", "cls", "label"])
+@pytest.mark.parametrize(("rotary", "grid"), [("1d", None), ("axial2d", (8, 8)), (None, None)])
+def test_a_skipped_token_is_not_read_and_the_others_keep_their_positions(pooling, rotary, grid):
+    encoder = make_encoder(rotary=rotary, grid=grid, pooling=pooling, skip_token=0)
+    images = torch.randint(VOCABULARY, (3, 64)) * (torch.rand(3, 64) < 0.4)  # (B, N)
+    images[1] = 0  # all black: its first pixel is read
+    logits = encoder(images.flatten(), bounds([64] * 3), 64)  # (B, C)
+    for image, row in zip(images, logits, strict=True):
+        places = image.nonzero()[:, 0] if image.any() else torch.tensor([0])  # (kept,)
+        starts = bounds([len(places)])
+        hidden = encoder.encode(image[places], starts, len(places), places=places)
+        torch.testing.assert_close(row[None], encoder.classify(hidden, starts), atol=1e-5, rtol=1e-5)
+    plain = make_encoder(rotary=rotary, grid=grid, pooling=pooling)
+    plain.load_state_dict(encoder.state_dict())
+    whole = torch.randint(1, VOCABULARY, (64,))
+    torch.testing.assert_close(encoder(whole, bounds([64]), 64), plain(whole, bounds([64]), 64))
+    assert not torch.allclose(logits, plain(images.flatten(), bounds([64] * 3), 64))
+
+
+def test_skipping_saves_work_in_a_layout_made_for_all():
+    encoder, layout = make_encoder(skip_token=0), patterns.local(64, 16, window=8)
+    lengths = []
+    encoder.layers[0].register_forward_hook(lambda module, given, output: lengths.append(len(output)))
+    tokens = torch.ones(128, dtype=torch.int64)
+    tokens[:50] = 0
+    encoder(tokens, bounds([64, 64]), 64, layout)
+    assert lengths == [78]
+
+
 @pytest.mark.parametrize("activation", ["geglu", "gelu"])
 def test_encoder_layer(activation):
     layer = EncoderLayer(32, 4, activation=activation, rotary="1d")

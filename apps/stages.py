@@ -1,0 +1,144 @@
+"""The stages of a curriculum: read from a YAML file, checked against what was run before, each run in its process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from flash_sparse_apps import classify
+from flash_sparse_apps.run_folder import RunFolder, write_atomically
+from flash_sparse_apps.settings import MAY_CHANGE, Settings, load_settings, make_parser
+
+DECIDED = ("output", "init-from", "resume")  # by the order of the stages
+PATIENCE = 60.0  # seconds that a stage gets to end when the curriculum ends
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of a curriculum."""
+
+    name: str
+    settings: Settings
+
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder(self.settings.output)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run to go on with: one killed while its folder was made has no settings yet."""
+        return self.run.config.is_file() and self.run.config.stat().st_size > 0
+
+    @property
+    def finished(self) -> bool:
+        return self.run.metrics.is_file()
+
+
+def read_stages(path: Path, typed: dict, folder: Path) -> list[Stage]:
+    """The stages in a file, with their folders below `folder`.
+
+    Args:
+        typed: flags by their names in `Settings`, which override what the file says of any stage.
+
+    Raises:
+        ValueError: one line with the file and the stage.
+    """
+    try:
+        common = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; expected a YAML file of stages") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+    described = common.pop("stages", None) if isinstance(common, dict) else None
+    if not isinstance(described, list) or not described or not all(isinstance(stage, dict) for stage in described):
+        raise ValueError(f"{path}: no list of stages; expected `stages:` and for each its name and flags")
+    overriding = {name.replace("_", "-"): value for name, value in typed.items()}
+    stages = []
+    for number, own in enumerate(described, 1):
+        name = str(own.pop("name", ""))
+        if not re.fullmatch(r"\w[\w.-]*", name) or name in [stage.name for stage in stages]:
+            raise ValueError(f"{path}: stage {number} has the name {name!r}; expected one of its own, for a folder")
+        for key in DECIDED:
+            if key in own:
+                raise ValueError(f"{path}: stage {name} has {key}; expected it without, as the curriculum decides that")
+        flags = common | own | overriding | {"output": str(folder / name)}
+        if stages:
+            flags["init-from"] = stages[-1].settings.output
+        try:
+            stages.append(Stage(name, _settings(flags)))
+        except Exception as error:  # jsonargparse raises many kinds
+            raise ValueError(f"{path}: stage {name}: {' '.join(str(error).split())}") from None
+    return stages
+
+
+def _settings(flags: dict) -> Settings:
+    parser = make_parser()
+    parser.exit_on_error = False
+    namespace = parser.parse_string(yaml.safe_dump(flags))
+    return Settings(**{field.name: namespace[field.name] for field in dataclasses.fields(Settings)})
+
+
+def check_folder(folder: Path, stages: Sequence[Stage]):
+    """Raise ValueError where the folder holds something else, or stages that were run with other settings."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output is {folder}, a file; expected a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not _config(stages[0]).is_file():
+        raise ValueError(f"--output is {folder}, which has no {_config(stages[0]).name}; expected a new folder, or one "
+                         "of this curriculum to go on with")  # fmt: skip
+    for stage in stages:
+        if not stage.begun:
+            continue
+        before = load_settings(stage.run.config)
+        for name, value in vars(stage.settings).items():
+            if name not in MAY_CHANGE and getattr(before, name) != value:
+                raise ValueError(
+                    f"stage {stage.name}: {name.replace('_', '-')} is {value}, but {getattr(before, name)} in "
+                    f"{stage.run.config}; expected the same, or another --output"
+                )
+
+
+def run_stage(stage: Stage) -> int:
+    """Begin or resume a stage and wait for it: its exit code."""
+    if stage.begun:
+        flags = ["--resume", str(stage.run.path)]
+    else:
+        shutil.rmtree(stage.run.path, ignore_errors=True)
+        write_atomically(_config(stage), stage.settings.to_yaml().encode())
+        flags = ["--config", str(_config(stage))]
+    process = subprocess.Popen([sys.executable, classify.__file__, *flags])
+    try:
+        return process.wait()
+    except BaseException:  # Ctrl-C, which the stage hears too, or SIGTERM
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+        raise
+
+
+def _config(stage: Stage) -> Path:
+    return stage.run.path.with_name(f"{stage.name}.yaml")
+
+
+def summary(stages: Sequence[Stage]) -> str:
+    """A line for each finished stage."""
+    width = max(len(stage.name) for stage in stages)
+    lines = [f"{'stage':<{width}}  {'tokens':>7}  {'steps':>9}  {'minutes':>8}  {'test micro-F1':>13}"]
+    for stage in stages:
+        metrics = json.loads(stage.run.metrics.read_text(encoding="utf-8"))
+        training = metrics["training"]
+        lines.append(
+            f"{stage.name:<{width}}  {stage.settings.seq_len:>7,}  {training['steps']:>9,}  "
+            f"{training['seconds'] / 60:>8.1f}  {metrics['test']['micro_f1']:>13.4f}"
+        )
+    return "\n".join(lines)
