@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--scale",
         type=Literal[tuple(lra_suite.SCALES)],
         default="paper",
-        help="which recipes: the published sizes; those for one GPU, where there are such; the small tasks for a CPU",
+        help="which recipes: the published sizes; those for one GPU, where there are such; those for a CPU, of smaller tasks",
     )
     group.add_argument(
         "--recipes",
