@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--scale",
         type=Literal[tuple(lra_suite.SCALES)],
         default="paper",
-        help="which recipes: the published sizes; those for one GPU, where there are such; those for a CPU, of smaller tasks",
+        help="which recipes: the published sizes; those for one GPU, where there are such; a CPU has easier tasks",
     )
     group.add_argument(
         "--recipes",

@@ -208,6 +208,12 @@ class TestPredicting:
         assert json.loads(capsys.readouterr().out)["tokens"] == 8
 
 
+def test_pairs_are_pretrained_too(tmp_path):
+    code, folder = run(tmp_path, "--pretrain", "1", "--epochs", "1", "--no-linear-baseline")
+    assert code == 0
+    assert json.loads((folder / "metrics.json").read_text())["pretraining"]["steps"] == 2
+
+
 def test_strings_train_one_tokenizer_on_both_texts(tmp_path):
     code, folder = run(tmp_path, "--dataset-options", "{level: text}", "--vocab-size", "300", "--epochs", "1")
     assert code == 0
