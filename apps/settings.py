@@ -320,7 +320,7 @@ class OneLineParser(ArgumentParser):
     """jsonargparse's parser, whose errors are one line on stderr and exit code 2."""
 
     def error(self, message: str, ex: Exception | None = None):
-        message = re.sub(r'Parser key "(\w+)":', lambda match: f"--{_dashed(match[1])}:", str(message))
+        message = re.sub(r'Parser key "(\w+)"(?: element \d+)?:', lambda match: f"--{_dashed(match[1])}:", str(message))
         message = re.sub(r"Expected an? (?:<class '(\w+)'>|typing\.Literal(\[[^]]*\]))\.", r"expected \1\2,", message)
         message = " ".join(message.replace("Got value:", "got").replace("typing.", "").split())
         if not self.exit_on_error:

@@ -60,9 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     group.add_argument("--seq-lens", type=int, nargs="+", default=[512, 2048, 8192], help="tokens that the models read")
     group.add_argument(
         "--kinds",
-        type=str,
+        type=Literal["dense", "sparse", "chunked"],
         nargs="+",
-        choices=["dense", "sparse", "chunked"],
         default=["dense", "sparse"],
         help="attention; chunked is dense within windows of --chunk-tokens",
     )

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ Contest = tuple[Attention, Case]
 
 def main(arguments: Sequence[str]) -> int:
     parser = OneLineParser(prog="benchmark.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="each has flags of its own")
+    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu", help="each has flags of its own")
     parser.add_argument("--heads", type=int, default=4, help="attention heads, batch 1")
     parser.add_argument("--head-dim", type=int, default=64, help="features of a head")
     parser.add_argument("--length", type=int, default=16384, help="tokens where the length is held fixed")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str], clock: WallClock | None = None) -> int:
 
 def _make_parser() -> OneLineParser:
     parser = OneLineParser(prog="benchmark.py --device cuda", description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda", help="each has flags of its own")
+    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cuda", help="each has flags of its own")
     parser.add_argument("--length", type=int, default=16384, help="tokens where the length is held fixed")
     parser.add_argument("--lengths", type=int, nargs="+", default=[2**power for power in range(9, 17)],
                         help="tokens where it varies")  # fmt: skip
@@ -88,8 +89,10 @@ def _make_parser() -> OneLineParser:
                         default=["9/10", "1/2", "1/4", "1/8", "2/21", "1/16", "1/32"],
                         help="shares of blocks that patterns keep")  # fmt: skip
     parser.add_argument("--block-size", type=int, default=128, help="tokens along each side of a block")
-    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16", help="of tensors")
-    parser.add_argument("--contenders", choices=list(CONTENDERS), nargs="+", default=list(CONTENDERS),
+    parser.add_argument(
+        "--dtype", type=Literal["bfloat16", "float16", "float32"], default="bfloat16", help="of tensors"
+    )
+    parser.add_argument("--contenders", type=Literal[tuple(CONTENDERS)], nargs="+", default=list(CONTENDERS),
                         help="whom to measure")  # fmt: skip
     parser.add_argument("--max-time", type=float, default=None, help="minutes in which to end; null: no limit")
     parser.add_argument("--output", type=str, default=None,

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     """Exit code 0; 2 for a wrong argument."""
     parser = OneLineParser(prog="benchmark.py --steps", description=__doc__.splitlines()[0])
     parser.add_argument("--steps", action="store_true", help="time training steps instead of the operator")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where")
+    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu", help="where")
     parser.add_argument("--lengths", type=int, nargs="+", default=[2**power for power in range(9, 15)],
                         help="tokens of a sequence")  # fmt: skip
     parser.add_argument("--tokens", type=int, default=16384, help="of a step: shorter sequences come in batches")
@@ -47,8 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--heads", type=int, default=8, help="attention heads; must divide --width")
     parser.add_argument("--block-size", type=int, default=64, help="tokens along each side of a sparse layout's block")
     parser.add_argument("--window", type=int, default=128, help="tokens that a token of it sees on either side")
-    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default=None,
-                        help="arithmetic; null: bfloat16 on a GPU, else float32")  # fmt: skip
+    parser.add_argument("--dtype", type=Literal["auto", "bfloat16", "float16", "float32"], default="auto",
+                        help="arithmetic; auto: bfloat16 on a GPU, else float32")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=5, help="steps of each kind, in turn, after one to warm up")
     parser.add_argument("--output", type=str, default=None, help="folder for steps.json, steps.md and steps.png")
     options = parser.parse_args(arguments)
@@ -104,7 +105,8 @@ def measure(length: int, options, clock: WallClock) -> list[dict]:
     batch = _random_batch(length, options.tokens // length).to(clock.device)
     settings = Settings(seq_len=length, sparse=True, block_size=options.block_size, window=options.window)
     layout = make_layout(length, describe(settings)).to(clock.device)
-    dtype = getattr(torch, options.dtype or ("bfloat16" if options.device == "cuda" else "float32"))
+    usual = "bfloat16" if options.device == "cuda" else "float32"
+    dtype = getattr(torch, usual if options.dtype == "auto" else options.dtype)
 
     steps, rows = {}, []
     for name in ATTENTIONS:

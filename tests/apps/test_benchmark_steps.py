@@ -71,7 +71,7 @@ class Options:
 
     def __init__(self, **changed):
         vars(self).update(tokens=128, width=16, depth=2, heads=2, block_size=16, window=8, repeats=1)
-        vars(self).update(dtype="float32", device="cpu")
+        vars(self).update(dtype="auto", device="cpu")
         vars(self).update(changed)
 
 

@@ -439,7 +439,7 @@ def spoil(folder: Path, how: str):
         ("own code", "cannot be loaded"),
         ("causal", "has is_decoder True; expected an encoder"),
         ("another attention", "does not use transformers' attention interface"),
-        ("no attention", "FNetModel mixes texts with their padding"),
+        ("no attention", "FNetModel; expected one whose attention can be exchanged"),
         ("a language to choose", "XmodModel cannot be called with tokens and their mask alone: Input language unknown"),
         ("a mask of its own", "LayoutLMModel cannot be called with tokens and their mask alone"),
         ("more layers", "lacks 16 of its weights, such as encoder.layer.2.attention"),
