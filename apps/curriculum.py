@@ -33,7 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files, flags = split_config(arguments)
     printing = "--print-config" in flags
     flags = [flag for flag in flags if flag != "--print-config"]
-    parser = make_parser("curriculum.py", "Train in stages, each beginning with the weights of the one before.")
+    parser = make_parser(
+        "curriculum.py",
+        "Train in stages, each beginning with the weights of the one before. The YAML file of --config lists them "
+        "under `stages`, each with a name and the flags in which it differs; its other keys serve all stages.",
+    )
     typed = vars(parser.parse_args(flags, defaults=False))
     try:
         if len(files) != 1:

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--scale",
         type=Literal[tuple(lra_suite.SCALES)],
         default="paper",
-        help="which recipes: the published sizes; those for one GPU, where there are such; a CPU has easier tasks",
+        help="which recipes: the published sizes; those for one GPU, where there are such; for a CPU ListOps alone",
     )
     group.add_argument(
         "--recipes",
@@ -145,7 +145,8 @@ def plan_suite(options, typed: dict, files: list[str], folder: Path):
         raise ValueError(f"--config is {files[0]}; expected --recipes in its place, with --suite")
     for name in RECIPE:
         if name in typed:
-            raise ValueError(f"--{name.replace('_', '-')} cannot be given with --suite, whose recipes decide it")
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} cannot be given with --suite, whose recipes decide it; --recipes takes others")
     if "chunked" in options.kinds:
         raise ValueError("--kinds has chunked; expected dense or sparse with --suite")
     settings = {field.name for field in dataclasses.fields(Settings)} - {"root", "output"}
