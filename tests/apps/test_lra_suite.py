@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from flash_sparse_apps import lra_suite, sweep
 from flash_sparse_apps.lra_published import PUBLISHED
 from flash_sparse_apps.lra_report import write_suite
+from flash_sparse_apps.lra_table import collect_suite
 
 from .test_sweep import in_this_process  # noqa: F401  (a fixture)
 
@@ -141,6 +143,27 @@ def test_it_goes_on_where_it_was_stopped_and_flags_override_recipes(flags, in_th
     capsys.readouterr()
     assert sweep.main([*flags, "--tasks", "listops"]) == 2
     assert "--width is 16, but 8 in" in capsys.readouterr().err
+
+
+def test_data_is_what_a_cell_was_trained_on(flags, in_this_process, recipes, root, tmp_path):  # noqa: F811
+    """Official files that came later do not make a generated cell's result an official one."""
+    chosen = ["--tasks", "listops", "--kinds", "dense"]
+    assert sweep.main([*flags, *chosen]) == 0
+    suite = lra_suite.plan(
+        tmp_path / "suite", tasks=["listops"], scale="paper", recipes=recipes, kinds=["dense"], seeds=[0],
+        root=None, overrides={},
+    )  # fmt: skip
+    settings = dataclasses.replace(suite.cells[0].settings, root=str(root))
+    cells = [dataclasses.replace(suite.cells[0], settings=settings)]
+    found = collect_suite(dataclasses.replace(suite, cells=cells))
+    assert [row["data"] for row in found["rows"]] == ["generated"]
+
+
+def test_a_recipe_of_another_dataset_is_one_line(flags, recipes, capsys):
+    (recipes / "imdb.yaml").write_text((recipes / "listops.yaml").read_text())
+    with pytest.raises(SystemExit):
+        sweep.main(flags)
+    assert "imdb.yaml: dataset is listops; expected imdb" in capsys.readouterr().err
 
 
 def test_a_scale_chooses_its_recipes(recipes, tmp_path):
