@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flash_sparse_apps import lra_suite, sweep
+from flash_sparse_apps import lra_suite, lra_table, sweep
 from flash_sparse_apps.lra_published import PUBLISHED
 from flash_sparse_apps.lra_report import write_suite
-from flash_sparse_apps.lra_table import collect_suite
 
 from .test_sweep import in_this_process  # noqa: F401  (a fixture)
 
@@ -145,18 +144,23 @@ def test_it_goes_on_where_it_was_stopped_and_flags_override_recipes(flags, in_th
     assert "--width is 16, but 8 in" in capsys.readouterr().err
 
 
-def test_data_is_what_a_cell_was_trained_on(flags, in_this_process, recipes, root, tmp_path):  # noqa: F811
+def test_data_is_what_a_cell_was_trained_on(recipes, root, tmp_path, monkeypatch):
     """Official files that came later do not make a generated cell's result an official one."""
-    chosen = ["--tasks", "listops", "--kinds", "dense"]
-    assert sweep.main([*flags, *chosen]) == 0
-    suite = lra_suite.plan(
-        tmp_path / "suite", tasks=["listops"], scale="paper", recipes=recipes, kinds=["dense"], seeds=[0],
-        root=None, overrides={},
-    )  # fmt: skip
+    asked = {"tasks": ["listops"], "scale": "paper", "recipes": recipes, "kinds": ["dense"], "seeds": [0]}
+    suite = lra_suite.plan(tmp_path / "suite", **asked, root=None, overrides={})
     settings = dataclasses.replace(suite.cells[0].settings, root=str(root))
-    cells = [dataclasses.replace(suite.cells[0], settings=settings)]
-    found = collect_suite(dataclasses.replace(suite, cells=cells))
-    assert [row["data"] for row in found["rows"]] == ["generated"]
+    cell = dataclasses.replace(suite.cells[0], settings=settings)
+    cell.run.path.mkdir(parents=True)
+    cell.run.metrics.touch()
+    row = {"kind": "dense", "peers": None, "micro_f1": 0.5}
+    monkeypatch.setattr(
+        lra_table, "collect", lambda cells: {"rows": [row] * len(cells), "linear": [], "unfinished": []}
+    )
+    for trained_with, data in ((None, "generated"), (str(root), "official")):
+        monkeypatch.setattr(lra_table, "read_metrics", lambda cell, own=trained_with: {"settings": {"root": own}})
+        assert [row["data"] for row in lra_table.collect_suite(dataclasses.replace(suite, cells=[cell]))["rows"]] == [
+            data
+        ]
 
 
 def test_a_recipe_of_another_dataset_is_one_line(flags, recipes, capsys):
