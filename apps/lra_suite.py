@@ -98,6 +98,8 @@ def plan(
             missing[task.name] = f"{recipes} has no recipe for --scale {scale}"
             continue
         recipe = load_settings(path)
+        if recipe.dataset != task.name:
+            raise ValueError(f"{path}: dataset is {recipe.dataset}; expected {task.name}, as the recipe is named")
         try:
             # a recipe with options of its own, such as short expressions, is of generated data
             own_root = None if recipe.dataset_options else _root(task, root)

@@ -30,16 +30,17 @@ def collect_suite(suite: Suite) -> dict:
         ]
         finished = [cell for cell in cells if cell.finished]
         if finished:
-            rules = read_metrics(finished[0])["rule_baselines"]
+            rules = read_metrics(finished[0]).get("rule_baselines", {})
             baselines += [{"task": task.name, "name": name, "accuracy": value} for name, value in rules.items()]
         for row in found["rows"]:
             settings = next(cell.settings for cell in finished if cell.kind == row["kind"])
+            root = read_metrics(next(cell for cell in finished if cell.kind == row["kind"]))["settings"]["root"]
             images = settings.sparse and settings.pattern in ("axial", "neighborhood_2d")
             about = {
                 "task": task.name,
                 "title": task.title,
                 "recipe": suite.recipes[task.name].stem,
-                "data": "generated" if task.generated and settings.root is None else "official",
+                "data": "generated" if task.generated and root is None else "official",
                 "knows_pixels": images or settings.rotary == "2d",
                 "textbook_speedup": _speedup(row["peers"]),
             }

@@ -449,6 +449,21 @@ def load_settings(path: Path) -> Settings:
         raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
 
 
+def flags_to_resume(path: Path, settings: Settings) -> list[str]:
+    """The flags with which a run whose config.yaml is at `path` goes on: --resume, and what may be another and is.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    before = load_settings(path)
+    flags = ["--resume", str(path.parent)]
+    for name in sorted(MAY_CHANGE):
+        value = getattr(settings, name)
+        if value != getattr(before, name):
+            flags.append(f"--{_dashed(name)}={'null' if value is None else value}")
+    return flags
+
+
 def _read_config(path: Path, parser: ArgumentParser) -> Namespace:
     exits, parser.exit_on_error = parser.exit_on_error, False
     try:

@@ -16,7 +16,7 @@ import yaml
 
 from flash_sparse_apps import classify
 from flash_sparse_apps.run_folder import RunFolder, write_atomically
-from flash_sparse_apps.settings import MAY_CHANGE, Settings, load_settings, make_parser
+from flash_sparse_apps.settings import MAY_CHANGE, Settings, flags_to_resume, load_settings, make_parser
 
 DECIDED = ("output", "init-from", "resume")  # by the order of the stages
 PATIENCE = 60.0  # seconds that a stage gets to end when the curriculum ends
@@ -109,7 +109,7 @@ def check_folder(folder: Path, stages: Sequence[Stage]):
 def run_stage(stage: Stage) -> int:
     """Begin or resume a stage and wait for it: its exit code."""
     if stage.begun:
-        flags = ["--resume", str(stage.run.path)]
+        flags = flags_to_resume(stage.run.config, stage.settings)
     else:
         shutil.rmtree(stage.run.path, ignore_errors=True)
         write_atomically(_config(stage), stage.settings.to_yaml().encode())

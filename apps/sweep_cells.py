@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from flash_sparse_apps import classify
 from flash_sparse_apps.run_folder import RunFolder, write_atomically
-from flash_sparse_apps.settings import MAY_CHANGE, Settings, load_settings
+from flash_sparse_apps.settings import MAY_CHANGE, Settings, flags_to_resume, load_settings
 
 # Settings that decide nothing about a cell's training and test: cells may differ in them from what was asked.
 NO_MATTER = MAY_CHANGE | {"output", "linear_baseline", "compare", "compare_peers", "compare_documents", "examples"}
@@ -160,7 +160,7 @@ def _run(
     folder = cell.run.path
     config = folder.with_name(f"{cell.name}.yaml")
     if _begun(cell):
-        flags = ["--resume", str(folder)]
+        flags = flags_to_resume(cell.run.config, cell.settings)
     else:
         shutil.rmtree(folder, ignore_errors=True)
         write_atomically(config, cell.settings.to_yaml().encode())

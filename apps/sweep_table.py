@@ -71,7 +71,7 @@ def read_metrics(cell: Cell) -> dict:
         metrics = dict(json.loads(cell.run.metrics.read_text(encoding="utf-8")))
     except (TypeError, ValueError, RecursionError):
         raise ValueError(_damaged(cell, cell.run.metrics)) from None
-    if not metrics.keys() >= {"test", "linear_baseline", "peers", "speed", "training", "model", "data"}:
+    if not metrics.keys() >= {"test", "linear_baseline", "peers", "speed", "training", "model", "data", "settings"}:
         raise ValueError(_damaged(cell, cell.run.metrics))
     return metrics
 

@@ -26,8 +26,9 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 from scipy.ndimage import label as label_components
@@ -70,13 +71,23 @@ def _chunks(starts: list[int], count: int, workers: int, **recipe) -> Iterator[t
         for indices in ranges:
             yield indices.start, *make(indices)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         pending = [pool.submit(make, indices) for indices in ranges[: 2 * workers]]
         for number, indices in enumerate(ranges):
             result, pending[number] = pending[number].result(), None
             if len(pending) < len(ranges):
                 pending.append(pool.submit(make, ranges[len(pending)]))
             yield indices.start, *result
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone: killed, it tells its workers nothing."""
+
+    def wait():
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def generate(
@@ -202,7 +213,10 @@ def _generated(cache: Path, count: int, workers: int, recipe: dict) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         shape = (count, recipe["size"], recipe["size"])
         with open(folder / "images.bin", "ab") as file:
-            file.truncate(np.prod(shape, dtype=np.int64).item())
+            size = np.prod(shape, dtype=np.int64).item()
+            file.truncate(size)
+            if hasattr(os, "posix_fallocate"):  # to write where there is no room kills a process that maps the file
+                os.posix_fallocate(file.fileno(), 0, size)
         with open(folder / "labels.bin", "ab") as file:
             file.write(b"\xff" * (count - file.tell()))
         images = np.memmap(folder / "images.bin", np.uint8, "r+", shape=shape)

@@ -19,9 +19,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from scipy.ndimage import grey_dilation
 
+from flash_sparse_datasets.compiled import compiled
 from flash_sparse_datasets.pathfinder_shapes import LEVELS, RECIPES, disk, distractors, shapes
 
 DRAWS = 3  # of one dash
@@ -104,21 +104,21 @@ def _empty(size: int) -> Masks:
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
-@njit(cache=True)
+@compiled
 def _mixed(number):
     number = (number ^ (number >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     number = (number ^ (number >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return number ^ (number >> np.uint64(31))
 
 
-@njit(cache=True)
+@compiled
 def _uniform(random):
     """A float64 in [0, 1)."""
     random[0] += _GAMMA
     return (_mixed(random[0]) >> np.uint64(11)) * 2.0**-53
 
 
-@njit(cache=True)
+@compiled
 def _grow(keys, forms, empty, size, seed_distance, level, distractor_level, most_distractors):
     most = 2 * level + most_distractors * distractor_level
     grown = Snakes(
@@ -147,14 +147,14 @@ def _grow(keys, forms, empty, size, seed_distance, level, distractor_level, most
     return label, origin, attempts, grown.starts[:dashes], grown.orientations[:dashes], grown.snakes[:dashes]
 
 
-@njit(cache=True)
+@compiled
 def _copy(masks, others):
     for mask, other in ((masks.taken, others.taken), (masks.near, others.near)):
         for pixel in range(mask.size):  # several times as fast as an assignment of the whole
             mask[pixel] = other[pixel]
 
 
-@njit(cache=True)
+@compiled
 def _begin_targets(grown, forms, margin, size, seed_distance):
     """The first dashes of both target snakes; whether there is a place for them."""
     orientation = forms.first[margin] + int(_uniform(grown.random) * 360)
@@ -171,7 +171,7 @@ def _begin_targets(grown, forms, margin, size, seed_distance):
     return True
 
 
-@njit(cache=True)
+@compiled
 def _extend_targets(grown, masks, forms, level):
     """The other dashes of both, in turn; whether there was room."""
     for dash in range(2, 2 * level):
@@ -181,7 +181,7 @@ def _extend_targets(grown, masks, forms, level):
     return True
 
 
-@njit(cache=True)
+@compiled
 def _centre(grown, forms, orientation, size, border):
     """Row and column of a tail so far within the image that what its dash fills is so too; -1 where that cannot be."""
     if not forms.begins[orientation]:
@@ -199,7 +199,7 @@ def _centre(grown, forms, orientation, size, border):
     return low[0] + int(row * (high[0] - low[0])), low[1] + int(column * (high[1] - low[1]))
 
 
-@njit(cache=True)
+@compiled
 def _distractors(grown, masks, forms, margin, size, dashes, level, most):
     """Add snakes of `level` dashes to the `dashes` that are there; how many dashes there are then.
 
@@ -221,7 +221,7 @@ def _distractors(grown, masks, forms, margin, size, dashes, level, most):
     return dashes
 
 
-@njit(cache=True)
+@compiled
 def _seed(grown, masks, forms, margin, size, dash):
     """A distractor's first dash, at a tail from which it is free, each such pixel as likely as another."""
     orientation = forms.first[margin] + int(_uniform(grown.random) * 360)
@@ -243,7 +243,7 @@ def _seed(grown, masks, forms, margin, size, dash):
     return False
 
 
-@njit(cache=True)
+@compiled
 def _begin(grown, forms, dash, row, column, orientation):
     grown.starts[dash] = (row + forms.border) * forms.stride + column + forms.border
     grown.pivots[dash] = (
@@ -252,7 +252,7 @@ def _begin(grown, forms, dash, row, column, orientation):
     grown.orientations[dash] = orientation
 
 
-@njit(cache=True)
+@compiled
 def _extend(grown, masks, forms, previous, dash):
     """Let `dash` follow the dash `previous`, which only now keeps its surroundings free; whether there was room."""
     last = grown.orientations[previous]
@@ -279,7 +279,7 @@ def _extend(grown, masks, forms, previous, dash):
     return False
 
 
-@njit(cache=True)
+@compiled
 def _fits(masks, forms, head, orientation):
     """Whether a dash touches none of those that are there."""
     limit = forms.limit[orientation]
@@ -294,7 +294,7 @@ def _fits(masks, forms, head, orientation):
     return True
 
 
-@njit(cache=True)
+@compiled
 def _take(grown, masks, forms, dash):
     """Mark the surroundings of a dash as taken."""
     taken, near = forms.taken[grown.orientations[dash]], forms.near[grown.orientations[dash]]

@@ -1,8 +1,8 @@
 """Drawing the images of Pathfinder, whose snakes have grown before (`pathfinder_growth`)."""
 
 import numpy as np
-from numba import njit
 
+from flash_sparse_datasets.compiled import compiled
 from flash_sparse_datasets.pathfinder_growth import Drawing, grow
 from flash_sparse_datasets.pathfinder_shapes import RECIPES, shapes
 
@@ -23,7 +23,7 @@ def draw(drawing: Drawing, size: int) -> np.ndarray:
     return (image * (255 / image.max()) + np.float32(0.5)).astype(np.uint8)
 
 
-@njit(cache=True)
+@compiled
 def _draw_lines(image, forms, starts, orientations, contrasts):
     """Brighten the pixels of an image with its border, row by row, to those of the dashes."""
     for dash in range(len(starts)):

@@ -240,6 +240,14 @@ def test_stages_run_in_order_and_go_on(command, fails, in_this_process, tmp_path
     same_results(tmp_path / "again" / "long", whole / "long")
 
 
+def test_more_time_reaches_a_stage_that_had_too_little(command, in_this_process, tmp_path, capsys):
+    before = {"pretrain": 1, "stages": CURRICULUM["stages"][:1]}
+    assert curriculum.main(command("--max-time", "1e-5", **before)) == 1
+    assert "over before the end of --pretrain; expected more" in capsys.readouterr().err
+    assert curriculum.main(command("--max-time", "10", **before)) == 0
+    assert "--resume" in in_this_process[-1]
+
+
 def test_a_stage_that_fails_ends_it(command, in_this_process, tmp_path, capsys):
     second = {"name": "long", "seq-len": 40, "rotary": "none"}
     assert curriculum.main(command(stages=[CURRICULUM["stages"][0], second])) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flash_sparse_apps import lra_suite, sweep
+from flash_sparse_apps import lra_suite, lra_table, sweep
 from flash_sparse_apps.lra_published import PUBLISHED
 from flash_sparse_apps.lra_report import write_suite
 
@@ -141,6 +142,32 @@ def test_it_goes_on_where_it_was_stopped_and_flags_override_recipes(flags, in_th
     capsys.readouterr()
     assert sweep.main([*flags, "--tasks", "listops"]) == 2
     assert "--width is 16, but 8 in" in capsys.readouterr().err
+
+
+def test_data_is_what_a_cell_was_trained_on(recipes, root, tmp_path, monkeypatch):
+    """Official files that came later do not make a generated cell's result an official one."""
+    asked = {"tasks": ["listops"], "scale": "paper", "recipes": recipes, "kinds": ["dense"], "seeds": [0]}
+    suite = lra_suite.plan(tmp_path / "suite", **asked, root=None, overrides={})
+    settings = dataclasses.replace(suite.cells[0].settings, root=str(root))
+    cell = dataclasses.replace(suite.cells[0], settings=settings)
+    cell.run.path.mkdir(parents=True)
+    cell.run.metrics.touch()
+    row = {"kind": "dense", "peers": None, "micro_f1": 0.5}
+    monkeypatch.setattr(
+        lra_table, "collect", lambda cells: {"rows": [row] * len(cells), "linear": [], "unfinished": []}
+    )
+    for trained_with, data in ((None, "generated"), (str(root), "official")):
+        monkeypatch.setattr(lra_table, "read_metrics", lambda cell, own=trained_with: {"settings": {"root": own}})
+        assert [row["data"] for row in lra_table.collect_suite(dataclasses.replace(suite, cells=[cell]))["rows"]] == [
+            data
+        ]
+
+
+def test_a_recipe_of_another_dataset_is_one_line(flags, recipes, capsys):
+    (recipes / "imdb.yaml").write_text((recipes / "listops.yaml").read_text())
+    with pytest.raises(SystemExit):
+        sweep.main(flags)
+    assert "imdb.yaml: dataset is listops; expected imdb" in capsys.readouterr().err
 
 
 def test_a_scale_chooses_its_recipes(recipes, tmp_path):

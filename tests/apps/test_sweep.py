@@ -19,7 +19,7 @@ import torch
 
 from flash_sparse_apps import classify, sweep, sweep_cells
 from flash_sparse_apps.evaluation import micro_f1
-from flash_sparse_apps.settings import Settings
+from flash_sparse_apps.settings import Settings, load_settings
 from flash_sparse_apps.sweep_report import write_table
 from flash_sparse_apps.sweep_table import collect
 
@@ -175,6 +175,11 @@ def test_what_is_finished_is_not_run_again_and_what_is_not_is(flags, in_this_pro
     (half / "metrics.json").unlink()  # killed before its end
     assert sweep.main([*flags(), *kinds, "--seq-lens", "16", "32"]) == 0
     assert in_this_process[-1][-2:] == ["--resume", str(half)]
+
+    (half / "metrics.json").unlink()
+    assert sweep.main([*flags(max_time="5"), *kinds, "--seq-lens", "16", "32"]) == 0
+    assert in_this_process[-1][-3:] == ["--resume", str(half), "--max-time=5.0"]
+    assert load_settings(half / "config.yaml").max_time == 5
 
 
 def test_a_cell_that_fails_does_not_end_the_sweep(flags, in_this_process, tmp_path, capsys, monkeypatch):

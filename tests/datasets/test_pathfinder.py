@@ -1,8 +1,11 @@
 """Pathfinder: the generated images against the released ones' statistics, and small files of the official form."""
 
+import errno
+import importlib.util
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +135,60 @@ def test_a_killed_generation_goes_on(tmp_path, monkeypatch):
     assert made == [0, 10, 20, 20, 30, 40]
     small(tmp_path / "killed")
     assert len(made) == 6
+
+
+def test_room_is_taken_before_anything_is_written(tmp_path, monkeypatch):
+    def stopped(*arguments, **recipe):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pathfinder, "images_of", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        small(tmp_path, train_size=1000)
+    (images,) = tmp_path.glob("pathfinder/*/images.bin")
+    assert images.stat().st_blocks * 512 >= images.stat().st_size == 1011 * 32 * 32
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pathfinder.os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"No space left on device.*expected room in cache_dir"):
+        small(tmp_path)
+
+
+def test_workers_end_with_a_killed_process(tmp_path):
+    script = tmp_path / "generate.py"
+    script.write_text(
+        "from flash_sparse_datasets.pathfinder import generate\n"
+        "if __name__ == '__main__':\n    generate(10**6, 32, workers=2)\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not workers.exists():
+        process.kill()
+        pytest.skip("no /proc with the children of a process")
+    deadline = time.monotonic() + 100
+    while len(workers.read_text().split()) < 3 and time.monotonic() < deadline:  # a tracker of resources too
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=30)  # to the end of its output, which is when the last process that has it is gone
+
+
+def test_it_compiles_where_nothing_can_be_kept(tmp_path, monkeypatch):
+    """Neither beside the source, whose __pycache__ is a file here, nor in the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    monkeypatch.setenv("HOME", "/dev/null")
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    (tmp_path / "__pycache__").touch()
+    path = tmp_path / "adding.py"
+    path.write_text(
+        "from flash_sparse_datasets.compiled import compiled\n\n@compiled\ndef more(number):\n    return number + 1\n"
+    )
+    spec = importlib.util.spec_from_file_location("adding", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.more(1) == 2
 
 
 # Official files
