@@ -5,42 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from flash_sparse_apps import classify
-from flash_sparse_apps.run_folder import RunFolder, write_atomically
-from flash_sparse_apps.settings import MAY_CHANGE, Settings, flags_to_resume, load_settings, make_parser
+from flash_sparse_apps.planned_run import PlannedRun
+from flash_sparse_apps.settings import MAY_CHANGE, Settings, make_parser
 
 DECIDED = ("output", "init-from", "resume")  # by the order of the stages
 PATIENCE = 60.0  # seconds that a stage gets to end when the curriculum ends
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(PlannedRun):
     """One run of a curriculum."""
 
     name: str
     settings: Settings
-
-    @property
-    def run(self) -> RunFolder:
-        return RunFolder(self.settings.output)
-
-    @property
-    def begun(self) -> bool:
-        """Whether there is a run to go on with: one killed while its folder was made has no settings yet."""
-        return self.run.config.is_file() and self.run.config.stat().st_size > 0
-
-    @property
-    def finished(self) -> bool:
-        return self.run.metrics.is_file()
 
 
 def read_stages(path: Path, typed: dict, folder: Path) -> list[Stage]:
@@ -91,30 +75,21 @@ def check_folder(folder: Path, stages: Sequence[Stage]):
     """Raise ValueError where the folder holds something else, or stages that were run with other settings."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output is {folder}, a file; expected a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not _config(stages[0]).is_file():
-        raise ValueError(f"--output is {folder}, which has no {_config(stages[0]).name}; expected a new folder, or one "
+    if folder.is_dir() and any(folder.iterdir()) and not stages[0].config.is_file():
+        raise ValueError(f"--output is {folder}, which has no {stages[0].config.name}; expected a new folder, or one "
                          "of this curriculum to go on with")  # fmt: skip
     for stage in stages:
-        if not stage.begun:
-            continue
-        before = load_settings(stage.run.config)
-        for name, value in vars(stage.settings).items():
-            if name not in MAY_CHANGE and getattr(before, name) != value:
-                raise ValueError(
-                    f"stage {stage.name}: {name.replace('_', '-')} is {value}, but {getattr(before, name)} in "
-                    f"{stage.run.config}; expected the same, or another --output"
-                )
+        if (found := stage.difference(MAY_CHANGE)) is not None:
+            flag, value, before = found
+            raise ValueError(
+                f"stage {stage.name}: {flag} is {value}, but {before} in {stage.run.config}; expected the same, or "
+                "another --output"
+            )
 
 
 def run_stage(stage: Stage) -> int:
     """Begin or resume a stage and wait for it: its exit code."""
-    if stage.begun:
-        flags = flags_to_resume(stage.run.config, stage.settings)
-    else:
-        shutil.rmtree(stage.run.path, ignore_errors=True)
-        write_atomically(_config(stage), stage.settings.to_yaml().encode())
-        flags = ["--config", str(_config(stage))]
-    process = subprocess.Popen([sys.executable, classify.__file__, *flags])
+    process = subprocess.Popen(stage.command())
     try:
         return process.wait()
     except BaseException:  # Ctrl-C, which the stage hears too, or SIGTERM
@@ -124,10 +99,6 @@ def run_stage(stage: Stage) -> int:
         finally:
             process.kill()
         raise
-
-
-def _config(stage: Stage) -> Path:
-    return stage.run.path.with_name(f"{stage.name}.yaml")
 
 
 def summary(stages: Sequence[Stage]) -> str:

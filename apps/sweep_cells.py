@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +18,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from flash_sparse_apps import classify
-from flash_sparse_apps.run_folder import RunFolder, write_atomically
-from flash_sparse_apps.settings import MAY_CHANGE, Settings, flags_to_resume, load_settings
+from flash_sparse_apps.planned_run import PlannedRun
+from flash_sparse_apps.settings import MAY_CHANGE, Settings
 
 # Settings that decide nothing about a cell's training and test: cells may differ in them from what was asked.
 NO_MATTER = MAY_CHANGE | {"output", "linear_baseline", "compare", "compare_peers", "compare_documents", "examples"}
@@ -30,7 +28,7 @@ OWN_PACE = 10.0  # of those, after Ctrl-C: the terminal has told the cells too, 
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(PlannedRun):
     """One run of a sweep.
 
     Attributes:
@@ -42,14 +40,6 @@ class Cell:
     kind: str
     seed: int
     settings: Settings
-
-    @property
-    def run(self) -> RunFolder:
-        return RunFolder(self.settings.output)
-
-    @property
-    def finished(self) -> bool:
-        return self.run.metrics.is_file()
 
     @property
     def log(self) -> Path:
@@ -64,16 +54,11 @@ def check_folder(folder: Path, cells: Sequence[Cell]):
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "cells").is_dir():
         raise ValueError(f"--output is {folder}, which is no sweep; expected a new folder, or a sweep to go on with")
     for cell in cells:
-        if not _begun(cell):
-            continue
-        before = load_settings(cell.run.config)
-        for name, value in vars(cell.settings).items():
-            if name not in NO_MATTER and getattr(before, name) != value:
-                flag = name.replace("_", "-")
-                raise ValueError(
-                    f"--{flag} is {value}, but {getattr(before, name)} in {cell.run.config}; expected the same, or "
-                    "another --output"
-                )
+        if (found := cell.difference(NO_MATTER)) is not None:
+            flag, value, before = found
+            raise ValueError(
+                f"--{flag} is {value}, but {before} in {cell.run.config}; expected the same, or another --output"
+            )
 
 
 def run_cells(cells: Sequence[Cell], parallel: int | None, after_each: Callable[[], None]) -> list[str]:
@@ -157,15 +142,7 @@ def _run(
     cell: Cell, environment: dict[str, str], lock: int, processes: set[subprocess.Popen], to_terminal: bool
 ) -> int:
     """Begin or resume one cell and wait for it: its exit code. What it prints goes to the terminal or to its log."""
-    folder = cell.run.path
-    config = folder.with_name(f"{cell.name}.yaml")
-    if _begun(cell):
-        flags = flags_to_resume(cell.run.config, cell.settings)
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        write_atomically(config, cell.settings.to_yaml().encode())
-        flags = ["--config", str(config)]
-    command = [sys.executable, classify.__file__, *flags]
+    command = cell.command()
     if to_terminal:
         print(f"== {cell.settings.dataset}, {cell.length:,} tokens, {cell.kind}, seed {cell.seed}", flush=True)
         process = subprocess.Popen(command, env=environment, pass_fds=[lock])
@@ -177,11 +154,6 @@ def _run(
         return process.wait()
     finally:
         processes.discard(process)
-
-
-def _begun(cell: Cell) -> bool:
-    """Whether there is a run to go on with: one killed while its folder was made has no settings yet."""
-    return cell.run.config.is_file() and cell.run.config.stat().st_size > 0
 
 
 def _visible_gpus(settings: Settings) -> list[str]:

@@ -186,13 +186,8 @@ def _centre(grown, forms, orientation, size, border):
     """Row and column of a tail so far within the image that what its dash fills is so too; -1 where that cannot be."""
     if not forms.begins[orientation]:
         return -1, -1
-    low, high = np.full(2, border), np.full(2, size - border)
-    for offset in forms.free_offsets[orientation]:
-        row = (offset + forms.border * (forms.stride + 1)) // forms.stride - forms.border
-        reach = (row, offset - row * forms.stride)
-        for axis in range(2):
-            low[axis] = max(low[axis], border - reach[axis])
-            high[axis] = min(high[axis], size - border - reach[axis])
+    low = border - np.minimum(forms.reach[orientation, 0], 0)
+    high = size - border - np.maximum(forms.reach[orientation, 1], 0)
     row, column = _uniform(grown.random), _uniform(grown.random)
     if low[0] >= high[0] or low[1] >= high[1]:
         return -1, -1

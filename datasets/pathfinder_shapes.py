@@ -69,6 +69,7 @@ class Shapes(NamedTuple):
     to_window: int  # from the start to the window's first pixel
     begins: np.ndarray  # (orientations,) bool: whether a snake can begin with it
     free_offsets: np.ndarray  # (orientations, pixels) what must be free for a first dash
+    reach: np.ndarray  # (orientations, 2, 2) their first and last row and column, from its tail
     to_head: np.ndarray  # (orientations, 2) rows and columns, of a first dash from its tail
     to_pivot: np.ndarray  # (orientations, 2) rows and columns, of a first dash from its tail
     to_next_pivot: np.ndarray  # (orientations,) from the pivot of the dash before
@@ -148,6 +149,12 @@ def _required(taken: np.ndarray, reach: int) -> np.ndarray:
     return filled[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
 
 
+def _reach(required: np.ndarray) -> np.ndarray:
+    """(2, 2): the first and the last row and column of these pixels, from the middle."""
+    places = np.argwhere(required) - len(required) // 2  # (pixels, 2)
+    return np.stack((places.min(0), places.max(0)))
+
+
 def _begins(required: np.ndarray) -> bool:
     """Whether a snake can begin with a dash that requires these pixels.
 
@@ -208,6 +215,7 @@ def shapes(size: int) -> Shapes:
         *_windows(taken, near, stride),
         np.array([_begins(pixels) for pixels in required]),
         _offsets(required, stride)[0],
+        np.array([_reach(pixels) for pixels in required]),
         np.array(head),
         np.array(head) + np.array(pivot),
         np.array(next_pivot) @ (stride, 1),

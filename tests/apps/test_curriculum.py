@@ -25,7 +25,7 @@ from flash_sparse_apps.settings import Settings, UserError
 from flash_sparse_apps.starting_weights import load_start
 
 from .conftest import LABELS, TINY
-from .test_resume import Killed, same_results
+from .test_resume import Killed, kill_at, same_results
 from .test_settings import one_error_line
 
 CONFIG = Path(__file__).parents[2] / "configs" / "lra" / "pathx-curriculum.yaml"
@@ -221,18 +221,10 @@ def test_stages_run_in_order_and_go_on(command, fails, in_this_process, tmp_path
     assert curriculum.main(command()) == 0  # nothing is left to do
     assert len(in_this_process) == 2
 
-    save, saved = Checkpoints._save, []
-
-    def save_and_die(self, trainer):
-        save(self, trainer)
-        saved.append(trainer.global_step)
-        if len(saved) == 5:  # the second checkpoint of the second stage
-            raise Killed
-
-    monkeypatch.setattr(Checkpoints, "_save", save_and_die)
-    with pytest.raises(Killed):
-        curriculum.main(command(output="again"))
-    monkeypatch.setattr(Checkpoints, "_save", save)
+    with monkeypatch.context() as patch:
+        kill_at(patch, Checkpoints, 5)  # the second checkpoint of the second stage
+        with pytest.raises(Killed):
+            curriculum.main(command(output="again"))
     assert not (tmp_path / "again" / "long" / "metrics.json").exists()
     assert "stage short: width is 32, but 16 in" in fails(command("--width", "32", output="again"))
     assert curriculum.main(command(output="again")) == 0

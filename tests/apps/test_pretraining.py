@@ -27,7 +27,7 @@ from flash_sparse_apps.pretraining import MaskedTokens, PretrainingCheckpoints, 
 from flash_sparse_apps.settings import Settings
 
 from .conftest import SPARSE, TINY
-from .test_resume import SCRIPT, Killed, same_results
+from .test_resume import SCRIPT, Killed, kill_at, same_results
 from .test_settings import one_error_line
 
 # 10 steps an epoch, a checkpoint after steps 6, 10, 12, 18, 20 of either phase
@@ -203,15 +203,7 @@ def test_the_weights_pass_on_and_the_files_are_as_without(uninterrupted, data, t
 )
 def test_killed_in_either_phase(phase, checkpoint, data, uninterrupted, tmp_path, monkeypatch):
     """In the middle of an epoch (1), at its end (2), in the next one (3), and after the last (5)."""
-    save, saved = phase._save, []
-
-    def save_and_die(self, trainer):
-        save(self, trainer)
-        saved.append(trainer.global_step)
-        if len(saved) == checkpoint:
-            raise Killed
-
-    monkeypatch.setattr(phase, "_save", save_and_die)
+    saved = kill_at(monkeypatch, phase, checkpoint)
     run = tmp_path / "run"
     with pytest.raises(Killed):
         classify.main([*data, *FLAGS, "--output", str(run)])
@@ -260,13 +252,7 @@ def test_time_that_ends_before_it_ends_is_one_line_and_goes_on(data, uninterrupt
 
 @pytest.mark.parametrize("name", ["pretraining.json", "pretraining.safetensors"])
 def test_damaged_files_are_one_line(name, data, tmp_path, monkeypatch, capsys):
-    save = Checkpoints._save
-
-    def save_and_die(self, trainer):
-        save(self, trainer)
-        raise Killed
-
-    monkeypatch.setattr(Checkpoints, "_save", save_and_die)
+    kill_at(monkeypatch, Checkpoints, 1)
     run = tmp_path / "run"
     with pytest.raises(Killed):
         classify.main([*data, *FLAGS, "--output", str(run)])

@@ -41,6 +41,20 @@ def uninterrupted(data, tmp_path_factory) -> Path:
     return run
 
 
+def kill_at(monkeypatch, phase: type, checkpoint: int) -> list[int]:
+    """Let the callback `phase` end its process after it has saved so many checkpoints; the list gets their steps."""
+    save, saved = phase._save, []
+
+    def save_and_die(self, trainer):
+        save(self, trainer)
+        saved.append(trainer.global_step)
+        if len(saved) >= checkpoint:
+            raise Killed
+
+    monkeypatch.setattr(phase, "_save", save_and_die)
+    return saved
+
+
 def same_results(run: Path, other: Path):
     for name in ("model/model.safetensors", "model/classifier.json", "predictions.jsonl"):
         assert (run / name).read_bytes() == (other / name).read_bytes(), name
@@ -56,15 +70,7 @@ def same_results(run: Path, other: Path):
 @pytest.mark.parametrize("checkpoint", [1, 2, 3, 4, 6, 12])
 def test_killed_after_a_checkpoint(checkpoint, data, uninterrupted, tmp_path, monkeypatch):
     """In the middle of an epoch (1, 2), after its validation (3), in the next one (4), and after the last (12)."""
-    save, saved = Checkpoints._save, []
-
-    def save_and_die(self, trainer):
-        save(self, trainer)
-        saved.append(trainer.global_step)
-        if len(saved) == checkpoint:
-            raise Killed
-
-    monkeypatch.setattr(Checkpoints, "_save", save_and_die)
+    saved = kill_at(monkeypatch, Checkpoints, checkpoint)
     run = tmp_path / "run"
     with pytest.raises(Killed):
         classify.main([*data, *FLAGS, "--output", str(run)])
@@ -76,14 +82,8 @@ def test_killed_after_a_checkpoint(checkpoint, data, uninterrupted, tmp_path, mo
 
 
 def test_killed_again_and_again(data, uninterrupted, tmp_path, monkeypatch):
-    save = Checkpoints._save
-
-    def save_and_die(self, trainer):
-        save(self, trainer)
-        raise Killed
-
     run = tmp_path / "run"
-    monkeypatch.setattr(Checkpoints, "_save", save_and_die)
+    kill_at(monkeypatch, Checkpoints, 1)
     with pytest.raises(Killed):
         classify.main([*data, *FLAGS, "--output", str(run)])
     for _ in range(4):
