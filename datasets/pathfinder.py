@@ -39,7 +39,7 @@ from flash_sparse_datasets.documents import DataError, Dataset, Document, Docume
 from flash_sparse_datasets.official_files import LRA_RELEASE, official_folder
 from flash_sparse_datasets.one_line_parser import OneLineParser
 from flash_sparse_datasets.pathfinder_images import images_of
-from flash_sparse_datasets.pathfinder_shapes import LEVELS, PRESETS, RECIPES
+from flash_sparse_datasets.pathfinder_shapes import LEVELS, PRESETS, RECIPES, usual_distractors
 from flash_sparse_datasets.statistics_table import print_statistics
 
 LABELS = ("connected", "separate")
@@ -50,12 +50,16 @@ VERSION = 3  # of the generator: another one makes other files
 EMPTY = "curv_baseline/imgs/0/sample_172.png"  # of the released 32 x 32 images
 
 
-def _check(size: int, level: int, preset: str, seed: int, workers: int) -> None:
+def _recipe(size: int, level: int, preset: str, distractors: int | None, seed: int) -> dict:
+    """What decides how the images look."""
     for name, value, allowed in (("size", size, RECIPES), ("level", level, LEVELS), ("preset", preset, PRESETS)):
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(str, allowed))}")
     _check_count("seed", seed, 0)
-    _check_count("workers", workers, 1)
+    if distractors is None:
+        distractors = usual_distractors(size, level, preset)
+    _check_count("distractors", distractors, 0)
+    return {"size": size, "level": level, "distractors": distractors, "seed": seed}
 
 
 def _check_count(name: str, value: int, least: int) -> None:
@@ -95,6 +99,7 @@ def generate(
     size: int = 128,
     level: int = 14,
     preset: str = "released",
+    distractors: int | None = None,
     seed: int = 0,
     workers: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -105,6 +110,7 @@ def generate(
         size: 32, 64, 128 or 256 pixels.
         level: Dashes of a target snake: 6 (the baseline), 9 or 14.
         preset: "released" or "documented".
+        distractors: At most so many shorter snakes, fewer where there is no room; None is as many as the preset has.
         seed: Another seed gives other images.
         workers: Processes. A script that asks for more than one needs `if __name__ == "__main__":`.
 
@@ -114,10 +120,10 @@ def generate(
     Raises:
         ValueError: for an argument's value.
     """
-    _check(size, level, preset, seed, workers)
+    recipe = _recipe(size, level, preset, distractors, seed)
     _check_count("count", count, 0)
+    _check_count("workers", workers, 1)
     images, labels = np.empty((count, size, size), np.uint8), np.empty(count, np.uint8)
-    recipe = {"size": size, "level": level, "preset": preset, "seed": seed}
     for start, some, some_labels in _chunks(list(range(0, count, CHUNK)), count, workers, **recipe):
         images[start : start + len(some)], labels[start : start + len(some)] = some, some_labels
     return images, labels
@@ -128,6 +134,7 @@ def load(
     size: int = 128,
     level: int = 14,
     preset: str = "released",
+    distractors: int | None = None,
     seed: int = 0,
     train_size: int = SIZES["train"],
     validation_size: int = SIZES["validation"],
@@ -139,7 +146,7 @@ def load(
 
     Args:
         root: The official files' folder pathfinder<size>, or one above it; None generates.
-        size, level, preset, seed, workers: See `generate`.
+        size, level, preset, distractors, seed, workers: See `generate`.
         train_size, validation_size, test_size: How many images to generate; test and validation images stay the same
             when there are more for training.
         cache_dir: Where generated files are kept; None is flash-sparse in $XDG_CACHE_HOME or ~/.cache.
@@ -148,23 +155,26 @@ def load(
         DataError: for files that are missing or cannot be used.
         ValueError: for an argument's value.
     """
-    _check(size, level, preset, seed, workers)
+    recipe = _recipe(size, level, preset, distractors, seed)
+    _check_count("workers", workers, 1)
     sizes = {"test": test_size, "validation": validation_size, "train": train_size}
     for split, number in sizes.items():
         _check_count(f"{split}_size", number, 1)
     digest = hashlib.sha256(repr(("single-label", LABELS)).encode())
     if root is None:
-        recipe = {"size": size, "level": level, "preset": preset, "seed": seed}
         folder = _generated(cache_folder(cache_dir), sum(sizes.values()), workers, recipe)
         splits, begin = {}, 0
         for split, number in sizes.items():
             splits[split] = Documents(partial(_generated_documents, folder, size, begin, begin + number), number)
             begin += number
         made = f"generated with seed {seed} as {preset}"
+        if distractors is not None:
+            made += f", but with at most {distractors} distractors"
         notes = ()
     else:
-        if (sizes, seed, preset) != ({s: SIZES[s] for s in sizes}, 0, "released"):
-            raise ValueError(f"root is {root}, whose files are read as they are, expected no sizes, seed or preset")
+        if (sizes, seed, preset, distractors) != ({s: SIZES[s] for s in sizes}, 0, "released", None):
+            expected = "expected no sizes, seed, preset or distractors"
+            raise ValueError(f"root is {root}, whose files are read as they are, {expected}")
         folder, rows, notes = _official(root, size, level)
         # As in S4 and its successors: torch's random_split with 42 as the seed.
         import torch
@@ -337,6 +347,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=128, help="32, 64, 128 (the default) or 256")
     parser.add_argument("--level", type=int, default=14, help="6, 9 or 14 (the default) dashes")
     parser.add_argument("--preset", default="released", help="released (the default) or documented")
+    parser.add_argument("--distractors", type=int, help="at most so many (default: as the preset has)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--output", help="an .npz file to write: images (count, size, size) and labels (count,) uint8")
@@ -346,8 +357,15 @@ def main() -> int:
         return print_statistics(partial(load, arguments.root, arguments.size, arguments.level))
     try:
         _check_count("count", arguments.count, 1)
-        recipe = (arguments.size, arguments.level, arguments.preset, arguments.seed, arguments.workers)
-        images, labels = generate(arguments.count, *recipe)
+        images, labels = generate(
+            arguments.count,
+            arguments.size,
+            arguments.level,
+            arguments.preset,
+            arguments.distractors,
+            arguments.seed,
+            arguments.workers,
+        )
         if arguments.output:
             with open(arguments.output, "wb") as file:
                 np.savez_compressed(file, images=images, labels=labels)

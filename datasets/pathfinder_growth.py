@@ -22,7 +22,7 @@ import numpy as np
 from scipy.ndimage import grey_dilation
 
 from flash_sparse_datasets.compiled import compiled
-from flash_sparse_datasets.pathfinder_shapes import LEVELS, RECIPES, disk, distractors, shapes
+from flash_sparse_datasets.pathfinder_shapes import LEVELS, RECIPES, disk, shapes
 
 DRAWS = 3  # of one dash
 DISTRACTOR_TRIES = 5
@@ -55,13 +55,12 @@ class Drawing:
     attempts: int
 
 
-def grow(index: int, size: int, level: int, preset: str, seed: int) -> Drawing:
-    """The image of this index."""
+def grow(index: int, size: int, level: int, distractors: int, seed: int) -> Drawing:
+    """The image of this index, with at most so many distractors."""
     forms, recipe = shapes(size), RECIPES[size]
     keys = np.random.SeedSequence([seed, index]).generate_state(3, np.uint64)
-    most = distractors(size, level, preset)
     label, origin, attempts, starts, orientations, snakes = _grow(
-        keys, forms, _empty(size), size, recipe.seed_distance, level, LEVELS[level], most
+        keys, forms, _empty(size), size, recipe.seed_distance, level, LEVELS[level], distractors
     )
     terminal = origin if label else 1 - origin
     places = np.stack(np.divmod(starts, forms.stride), 1) - forms.border

@@ -33,10 +33,10 @@ def _draw_lines(image, forms, starts, orientations, contrasts):
             image[position] = max(image[position], np.float32(values[pixel]) * contrasts[dash])
 
 
-def images_of(indices: range, size: int, level: int, preset: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def images_of(indices: range, size: int, level: int, distractors: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Images (len(indices), size, size) uint8 and labels (len(indices),) uint8."""
     images, labels = np.empty((len(indices), size, size), np.uint8), np.empty(len(indices), np.uint8)
     for row, index in enumerate(indices):
-        drawing = grow(index, size, level, preset, seed)
+        drawing = grow(index, size, level, distractors, seed)
         images[row], labels[row] = draw(drawing, size), drawing.label
     return images, labels

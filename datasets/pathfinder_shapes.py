@@ -45,9 +45,11 @@ RECIPES = {
 }
 
 
-def distractors(size: int, level: int, preset: str) -> int:
-    """At most so many: one for which there is no room is left out. The released 128 x 128 images have twice as many
-    as documented."""
+def usual_distractors(size: int, level: int, preset: str) -> int:
+    """How many snakes of distractors there are at most: one for which there is no room is left out.
+
+    The released 128 x 128 images have twice as many as documented.
+    """
     dashes = RECIPES[size].distractor_dashes
     return (2 * dashes if (size, preset) == (128, "released") else dashes) // LEVELS[level]
 

@@ -16,7 +16,7 @@ from scipy.ndimage import label as components
 from flash_sparse_datasets import DataError, load, pathfinder
 from flash_sparse_datasets.pathfinder_growth import grow
 from flash_sparse_datasets.pathfinder_images import draw
-from flash_sparse_datasets.pathfinder_shapes import RECIPES, distractors
+from flash_sparse_datasets.pathfinder_shapes import RECIPES, usual_distractors
 
 SCRIPT = Path(pathfinder.__file__)
 SPLITS = ("train", "validation", "test")
@@ -52,7 +52,7 @@ def test_an_image_depends_on_its_seed_and_index_alone(monkeypatch):
 def test_markers_are_on_one_snake_if_and_only_if_the_label_is_1(size, level, count):
     recipe = RECIPES[size]
     for index in range(count):
-        drawing = grow(index, size, level, "released", 0)
+        drawing = grow(index, size, level, usual_distractors(size, level, "released"), 0)
         for snake in range(drawing.snakes.max() + 1):
             own = drawing.snakes == snake
             assert own.sum() in ((level,) if snake < 2 else (0, pathfinder.LEVELS[level]))
@@ -73,7 +73,7 @@ def test_markers_are_on_one_snake_if_and_only_if_the_label_is_1(size, level, cou
 def test_path_x_has_as_many_components_as_the_released_images():
     """They have 87.6 with a standard deviation of 7.0, known from 8 images alone."""
     count = 40
-    parts = [components(draw(grow(i, 128, 14, "released", 0), 128) > 90, np.ones((3, 3)))[1] for i in range(count)]
+    parts = [components(draw(grow(i, 128, 14, 17, 0), 128) > 90, np.ones((3, 3)))[1] for i in range(count)]
     assert np.mean(parts) == pytest.approx(87.6, abs=3 * 7 * (1 / 8 + 1 / count) ** 0.5)
 
 
@@ -91,9 +91,14 @@ def test_labels_are_balanced_and_not_in_the_pixel_counts():
 
 
 def test_how_many_distractors():
-    assert [distractors(size, 14, "documented") for size in (32, 64, 128, 256)] == [5, 5, 8, 7]
-    assert [distractors(size, 14, "released") for size in (32, 64, 128, 256)] == [5, 5, 17, 7]
-    assert distractors(128, 9, "documented") == 11
+    assert [usual_distractors(size, 14, "documented") for size in (32, 64, 128, 256)] == [5, 5, 8, 7]
+    assert [usual_distractors(size, 14, "released") for size in (32, 64, 128, 256)] == [5, 5, 17, 7]
+    assert usual_distractors(128, 9, "documented") == 11
+    usual = pathfinder.generate(8, 32, level=6)[0]
+    assert (pathfinder.generate(8, 32, level=6, distractors=10)[0] == usual).all()
+    fewer = [pathfinder.generate(8, 32, level=6, distractors=number)[0] for number in (0, 3)]
+    shares = [(images > 0).mean() for images in (*fewer, usual)]
+    assert 0 < shares[0] < shares[1] < shares[2]
 
 
 # Generated files
@@ -240,7 +245,7 @@ def test_errors_of_official_files(tmp_path):
     folder, _ = write_official(tmp_path)
     with pytest.raises(DataError, match="no curv_baseline in it, expected the folder"):
         load("pathfinder32", tmp_path, level=6)
-    with pytest.raises(ValueError, match="expected no sizes, seed or preset"):
+    with pytest.raises(ValueError, match="expected no sizes, seed, preset or distractors"):
         load("pathfinder32", tmp_path, seed=1)
     image = folder / "imgs/1/sample_3.png"
     image.write_bytes(b"no image")
@@ -269,6 +274,7 @@ def test_errors_of_official_files(tmp_path):
         ({"preset": "x"}, "preset is 'x', expected one of released, documented"),
         ({"seed": -1}, "seed is -1, expected an integer of at least 0"),
         ({"workers": 0}, "workers is 0, expected an integer of at least 1"),
+        ({"distractors": -1}, "distractors is -1, expected an integer of at least 0"),
         ({"count": -1}, "count is -1, expected an integer of at least 0"),
     ],
 )

@@ -10,17 +10,19 @@ Letters as in `plan.py`.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from flash_sparse.backends.cpu.plan import WORK, DensePlan, Mask, SparsePlan
+from flash_sparse.backends.cpu.bundles import bundles
+from flash_sparse.backends.cpu.plan import WORK, DensePlan, SparsePlan
 
 LOG2_E = math.log2(math.e)
+# Rows whose outputs and gradients are multiplied at a time: few enough for the products to stay in cache.
+DELTA_ROWS = 2048
 
 
 def forward(
@@ -42,15 +44,15 @@ def forward(
     output = torch.zeros_like(query)  # (B, H, Nq, D)
     logsumexp = query.new_full(query.shape[:3], -torch.inf, dtype=torch.promote_types(query.dtype, torch.float32))
     dropout = Dropout(dropout_p, seed)
+    dtype = logsumexp.dtype
     with bfloat16_matrix_units(query.dtype):
-        for entry, queries, keys, plan in sequences(
-            query, key, row_offsets, row_blocks, block_size, cu_seqlens, key_lengths, left, right
-        ):
-            rows = query[entry, :, queries], key[entry, :, keys], value[entry, :, keys]
+        for bundle in bundles(query, key, row_offsets, row_blocks, block_size, cu_seqlens, key_lengths, left, right):
+            queries, keys, plan = bundle
             with (
-                writable(plan.arrange_queries, output[entry, :, queries], logsumexp.dtype) as part,
-                writable(plan.arrange_queries, logsumexp[entry, :, queries, None], logsumexp.dtype) as part_logsumexp,
+                queries.write(output, 0, dtype) as part,
+                queries.write(logsumexp[..., None], -torch.inf, dtype) as part_logsumexp,
             ):
+                rows = queries.load(query, dtype), keys.load(key, dtype), keys.load(value, dtype)
                 _forward(plan, *rows, part, part_logsumexp, dropout, scale)
     return output, logsumexp
 
@@ -76,86 +78,55 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, each shaped and strided as what it belongs to."""
     gradients = tuple(torch.zeros_like(tensor) for tensor in (query, key, value))
-    if grad_logsumexp is None:
-        grad_logsumexp = torch.zeros((), dtype=logsumexp.dtype).expand(logsumexp.shape)  # (B, H, Nq)
     dropout = Dropout(dropout_p, seed)
+    dtype = logsumexp.dtype
+    minus_delta, shift = row_constants(grad_output, grad_logsumexp, output, logsumexp)  # (B, H, Nq, 1) each
     with bfloat16_matrix_units(query.dtype):
-        for entry, queries, keys, plan in sequences(
-            query, key, row_offsets, row_blocks, block_size, cu_seqlens, key_lengths, left, right
-        ):
-            rows = query[entry, :, queries], key[entry, :, keys], value[entry, :, keys]
-            results = tuple(tensor[entry, :, queries] for tensor in (output, grad_output))  # (H, Nq, D) each
-            sums = tuple(tensor[entry, :, queries, None] for tensor in (logsumexp, grad_logsumexp))  # (H, Nq, 1) each
-            arrange = plan.arrange_queries, plan.arrange_keys, plan.arrange_keys
+        for bundle in bundles(query, key, row_offsets, row_blocks, block_size, cu_seqlens, key_lengths, left, right):
+            queries, keys, plan = bundle
             with contextlib.ExitStack() as stack:
                 parts = [
-                    stack.enter_context(writable(arrange, gradient[entry, :, rows], logsumexp.dtype))
-                    for arrange, gradient, rows in zip(arrange, gradients, (queries, keys, keys), strict=True)
+                    stack.enter_context(side.write(gradient, 0, dtype))
+                    for side, gradient in zip((queries, keys, keys), gradients, strict=True)
                 ]
-                _backward(plan, *rows, *results, *sums, *parts, dropout, scale)
+                of_queries = [queries.load(tensor, dtype) for tensor in (query, grad_output, minus_delta)]
+                of_queries.append(queries.load(shift, dtype, padding=-torch.inf))
+                of_keys = [keys.load(tensor, dtype) for tensor in (key, value)]
+                _backward(plan, *of_queries, *of_keys, *parts, dropout, scale)
     return gradients
 
 
-@contextlib.contextmanager
-def writable(arrange: Callable[[Tensor], Tensor], rows: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """`rows` (H, N, D), all zeros or minus infinity, arranged for groups to write to, in the dtype of the computation.
-
-    A view of `rows` where that can be, else a copy whose contents go to `rows` at the end.
-    """
-    arranged = arrange(rows.to(dtype))
-    yield arranged
-    if arranged.untyped_storage().data_ptr() != rows.untyped_storage().data_ptr():
-        flat = arranged.view(rows.shape[0], -1, rows.shape[2])  # (H, >= N, D)
-        rows.copy_(flat[:, : rows.shape[1]])
-
-
-def sequences(
-    query: Tensor,
-    key: Tensor,
-    row_offsets: Tensor | None,
-    row_blocks: Tensor | None,
-    block_size: int,
-    cu_seqlens: Tensor | None,
-    key_lengths: Tensor | None,
-    left: int,
-    right: int,
-) -> Iterator[tuple[int, slice, slice, DensePlan | SparsePlan]]:
-    """Each sequence that sees anything: its batch entry, its rows of queries and of keys, and its plan."""
-    heads, key_heads = query.shape[1], key.shape[1]
-    if cu_seqlens is None:
-        lengths = [key.shape[2]] * key.shape[0] if key_lengths is None else key_lengths.tolist()
-        whole = slice(0, query.shape[2])
-        spans = [(entry, whole, slice(0, length)) for entry, length in enumerate(lengths)]
-        diagonal = key.shape[2] - query.shape[2]
-    else:
-        bounds = cu_seqlens.tolist()
-        spans = [(0, slice(*pair), slice(*pair)) for pair in itertools.pairwise(bounds)]
-        diagonal = 0
-    for index, (entry, queries, keys) in enumerate(spans):
-        mask = Mask(queries.stop - queries.start, keys.stop - keys.start, diagonal, left, right)
-        if mask.query_length == 0 or mask.key_length == 0:
-            continue
-        if row_offsets is None:
-            plan = DensePlan(heads, key_heads, mask)
-        else:
-            own = row_offsets[index if row_offsets.shape[0] > 1 else 0]  # (Hl, Qb + 1)
-            plan = SparsePlan(heads, key_heads, mask, own, row_blocks, block_size)
-        yield entry, queries, keys, plan
+def row_constants(
+    grad_output: Tensor,  # (B, H, Nq, D)
+    grad_logsumexp: Tensor | None,  # (B, H, Nq)
+    output: Tensor,  # (B, H, Nq, D)
+    logsumexp: Tensor,  # (B, H, Nq)
+) -> tuple[Tensor, Tensor]:
+    """What the backward pass adds to the gradients of the probabilities, and to the scores, (B, H, Nq, 1) each."""
+    # The softmax's own term: the sum over keys of probability x gradient is the row sum of output x gradient.
+    minus_delta = torch.zeros_like(logsumexp) if grad_logsumexp is None else grad_logsumexp.clone()
+    for start in range(0, output.shape[2], DELTA_ROWS):
+        rows = slice(start, start + DELTA_ROWS)
+        product = output[:, :, rows].to(logsumexp.dtype) * grad_output[:, :, rows]
+        minus_delta[:, :, rows] -= product.sum(3)
+    # A row that saw nothing gets probability 2 ** (score - infinity) = 0.
+    shift = logsumexp * -LOG2_E
+    shift.masked_fill_(shift == torch.inf, -torch.inf)
+    return minus_delta[..., None], shift[..., None]
 
 
 def _forward(
     plan: DensePlan | SparsePlan,
-    query: Tensor,  # (H, Nq, D)
-    key: Tensor,  # (Hkv, Nk, D)
-    value: Tensor,  # (Hkv, Nk, D)
-    output: Tensor,  # arranged, zeros
-    logsumexp: Tensor,  # arranged, minus infinity
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,  # zeros
+    logsumexp: Tensor,  # minus infinity
     dropout: Dropout,
     scale: float,
 ) -> None:
+    """Everything arranged by the plan."""
     dtype = logsumexp.dtype
-    query = plan.arrange_queries(query.to(dtype))
-    key, value = plan.arrange_keys(key.to(dtype)), plan.arrange_keys(value.to(dtype))
     for group in plan.groups():
         tile_query = group.load(query) * (scale * LOG2_E)  # (C, M, D)
         maximum = total = tile_output = None  # of the pieces so far
@@ -187,38 +158,29 @@ def _forward(
 
 def _backward(
     plan: DensePlan | SparsePlan,
-    query: Tensor,  # (H, Nq, D)
-    key: Tensor,  # (Hkv, Nk, D)
-    value: Tensor,  # (Hkv, Nk, D)
-    output: Tensor,  # (H, Nq, D)
-    grad_output: Tensor,  # (H, Nq, D)
-    logsumexp: Tensor,  # (H, Nq, 1)
-    grad_logsumexp: Tensor,  # (H, Nq, 1)
-    grad_query: Tensor,  # arranged, zeros
-    grad_key: Tensor,  # arranged, zeros
-    grad_value: Tensor,  # arranged, zeros
+    query: Tensor,
+    grad_output: Tensor,
+    minus_delta: Tensor,
+    shift: Tensor,
+    key: Tensor,
+    value: Tensor,
+    grad_query: Tensor,  # zeros
+    grad_key: Tensor,  # zeros
+    grad_value: Tensor,  # zeros
     dropout: Dropout,
     scale: float,
 ) -> None:
-    dtype = logsumexp.dtype
-    query, output, grad_output, logsumexp, grad_logsumexp = (
-        plan.arrange_queries(rows.to(dtype)) for rows in (query, output, grad_output, logsumexp, grad_logsumexp)
-    )
-    key, value = plan.arrange_keys(key.to(dtype)), plan.arrange_keys(value.to(dtype))
+    """Everything arranged by the plan."""
+    dtype = shift.dtype
     for group in plan.groups():
         tile_query = group.load(query) * (scale * LOG2_E)  # (C, M, D)
         tile_grad = group.load(grad_output)  # (C, M, D)
-        # The softmax's own term: the sum over keys of probability x gradient is the row sum of output x gradient.
-        delta = (group.load(output) * tile_grad).sum(2, keepdim=True)  # (C, M, 1)
-        minus_delta = (group.load(grad_logsumexp) - delta).mT  # (C, 1, M)
-        # A row that saw nothing gets probability 2 ** (score - infinity) = 0.
-        shift = (group.load(logsumexp) * -LOG2_E).mT  # (C, 1, M)
-        shift.masked_fill_(shift == torch.inf, -torch.inf)
+        tile_shift, tile_minus_delta = group.load(shift).mT, group.load(minus_delta).mT  # (C, 1, M) each
         tile_grad_query = None
         for piece in group.pieces():
             tile_key = piece.load(key, "keys")  # (C, K, D)
             probabilities = WORK.buffer("scores", piece.shape, dtype)  # (C, K, M)
-            torch.baddbmm(shift.expand(piece.shape), tile_key, tile_query.mT, out=probabilities)
+            torch.baddbmm(tile_shift.expand(piece.shape), tile_key, tile_query.mT, out=probabilities)
             piece.hide(probabilities)
             probabilities.exp2_()
 
@@ -227,10 +189,10 @@ def _backward(
             if dropout.p:
                 torch.bmm(tile_value, tile_grad.mT, out=grad_scores)
                 kept = dropout.keep(probabilities)  # (C, K, M)
-                grad_scores.mul_(kept).add_(minus_delta)
+                grad_scores.mul_(kept).add_(tile_minus_delta)
                 kept.mul_(probabilities)
             else:  # within the product, the addition costs nothing
-                torch.baddbmm(minus_delta.expand(piece.shape), tile_value, tile_grad.mT, out=grad_scores)
+                torch.baddbmm(tile_minus_delta.expand(piece.shape), tile_value, tile_grad.mT, out=grad_scores)
                 kept = probabilities
             grad_scores.mul_(probabilities)
             tile_rows = WORK.buffer("rows", tile_key.shape, dtype)  # (C, K, D)

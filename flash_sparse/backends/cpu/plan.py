@@ -1,4 +1,4 @@
-"""How the attention matrix of one sequence is cut into pieces of work for matrix products on a CPU.
+"""How the attention matrix of a sequence, or of a bundle of short ones, is cut into products that suit a CPU.
 
 A group is a set of query tiles that are computed together, in batched products. It walks over its keys in pieces that
 are small enough for a piece's scores to stay in cache. Scores are kept transposed, keys by queries: all seven products
@@ -90,12 +90,18 @@ class Mask(NamedTuple):
 
 
 class DensePlan:
-    """Every key that the mask lets through. Groups are slices of queries, all heads together."""
+    """Every key that the mask lets through. Groups are slices of queries, all heads together.
 
-    def __init__(self, heads: int, key_heads: int, mask: Mask):
+    Args:
+        key_lengths: (Hkv,), the keys of each head, where those of some are fewer than the mask's.
+    """
+
+    def __init__(self, heads: int, key_heads: int, mask: Mask, key_lengths: Tensor | None = None):
         self.key_heads = key_heads
         self.group_heads = heads // key_heads
         self.mask = mask
+        self.key_lengths = key_lengths
+        self.shortest = mask.key_length if key_lengths is None else int(key_lengths.min())
 
     def arrange_queries(self, rows: Tensor) -> Tensor:
         """(H, N, D) as (Hkv, G, N, D): a view, through which groups read and write."""
@@ -129,6 +135,8 @@ class DenseGroup:
         start, stop = self.keys
         tiles = self.plan.key_heads * self.plan.group_heads * (self.stop - self.start)
         step = max(64, PIECE_ELEMENTS // tiles // 64 * 64)
+        if (stop - start) * tiles <= PIECE_ELEMENTS:
+            step = stop - start
         for first in range(start, stop, step):
             yield DensePiece(self, first, min(first + step, stop))
 
@@ -162,7 +170,11 @@ class DensePiece:
             hidden = ~mask.visible(queries, torch.arange(start, stop)[:, None, None])  # (k, 1, stop - start)
             part = scores[:, start - self.start : stop - self.start].unflatten(2, (-1, group.stop - group.start))
             part.masked_fill_(hidden, -torch.inf)  # (C, k, G, stop - start)
-        return bool(partial)
+        start = max(self.start, group.plan.shortest)
+        if start < self.stop:
+            padding = torch.arange(start, self.stop)[:, None] >= group.plan.key_lengths[:, None, None]  # (C, k, 1)
+            scores[:, start - self.start :].masked_fill_(padding, -torch.inf)
+        return bool(partial) or start < self.stop
 
 
 class SparsePlan:
