@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_anything()
     settings, resumed = parse(arguments)
     with plain_interrupt():  # it takes seconds, which --help and a wrong flag need not pay
-        from flash_sparse_apps import training_run
+        from flash_sparse_apps.training import training_run
 
     run = None
     try:

@@ -37,9 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import torch
         from tqdm import tqdm
 
-        from flash_sparse_apps.labelling import predict_documents
-        from flash_sparse_apps.new_documents import check_paths, read_documents
-        from flash_sparse_apps.prediction_formats import FORMATS
+        from flash_sparse_apps.prediction.formats import FORMATS
+        from flash_sparse_apps.prediction.labelling import predict_documents
+        from flash_sparse_apps.prediction.new_documents import check_paths, read_documents
         from flash_sparse_apps.run_folder import SavedModel, write_atomically
         from flash_sparse_apps.settings import OneLineParser
 

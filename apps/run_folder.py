@@ -33,11 +33,11 @@ from torch import nn
 
 from flash_sparse import BlockLayout
 from flash_sparse.nn import Encoder
-from flash_sparse_apps.byte_tokenizer import ByteTokenizer
-from flash_sparse_apps.chunking import Chunked
-from flash_sparse_apps.layouts import PATTERNS, make_layout
-from flash_sparse_apps.tokenization import Tokenizer, open_saved
-from flash_sparse_apps.two_towers import TwoTowers
+from flash_sparse_apps.models.chunking import Chunked
+from flash_sparse_apps.models.layouts import PATTERNS, make_layout
+from flash_sparse_apps.models.two_towers import TwoTowers
+from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
+from flash_sparse_apps.tokens.tokenization import Tokenizer, open_saved
 
 
 def write_atomically(path: Path, content: bytes):
@@ -270,7 +270,7 @@ class SavedModel:
 def _make_pretrained(folder: Path, described: dict) -> tuple[nn.Module, int]:
     """A `PretrainedEncoder` without its weights, and the number of tokens that it knows."""
     try:
-        from flash_sparse_apps.pretrained import PretrainedEncoder, make_body
+        from flash_sparse_apps.models.pretrained import PretrainedEncoder, make_body
     except ImportError as error:
         raise ValueError(
             f"{folder}: a pretrained encoder, which needs transformers: pip install 'flash-sparse[hub]' ({error})"

@@ -47,11 +47,11 @@ RECIPE = ("seq_lens", "dataset", "dataset_options")  # what a suite's recipes de
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     with plain_interrupt():
-        from flash_sparse_apps import lra_suite
-        from flash_sparse_apps.lra_report import write_suite
+        from flash_sparse_apps.lra import suite as lra_suite
+        from flash_sparse_apps.lra.report import write_suite
         from flash_sparse_apps.settings import check_typed, make_parser, read_arguments
-        from flash_sparse_apps.sweep_cells import check_folder, run_cells
-        from flash_sparse_apps.sweep_report import write_table
+        from flash_sparse_apps.sweeping.cells import check_folder, run_cells
+        from flash_sparse_apps.sweeping.report import write_table
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     print_anything()
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def plan_suite(options, typed: dict, files: list[str], folder: Path):
     """The cells of a suite, from its recipes and what was typed over them; says which tasks are not run and why."""
-    from flash_sparse_apps import lra_suite
+    from flash_sparse_apps.lra import suite as lra_suite
     from flash_sparse_apps.settings import Settings
 
     _check_once(options, "tasks", "kinds", "seeds")
@@ -180,7 +180,7 @@ def make_cells(options, folder: Path) -> list:
     The linear baseline and the timings do not depend on the seed: the first seed's cells have them.
     """
     from flash_sparse_apps.settings import Settings
-    from flash_sparse_apps.sweep_cells import Cell
+    from flash_sparse_apps.sweeping.cells import Cell
 
     _check_once(options, "seq_lens", "kinds", "seeds")
     given = {field.name: options[field.name] for field in dataclasses.fields(Settings)}

@@ -20,16 +20,16 @@ from tqdm import tqdm
 from flash_sparse import BlockLayout
 from flash_sparse.layout import count_blocks
 from flash_sparse.nn import Encoder
-from flash_sparse_apps.batching import PackedBatch
 from flash_sparse_apps.benchmarking.plots import draw_steps
 from flash_sparse_apps.benchmarking.stopwatch import MEBIBYTE, GpuClock, WallClock, in_turn, spread
 from flash_sparse_apps.benchmarking.tables import markdown_table, text_table
-from flash_sparse_apps.layouts import describe, make_layout
-from flash_sparse_apps.lightning_module import document_losses
 from flash_sparse_apps.machine import describe_machine, describe_versions
-from flash_sparse_apps.peers import attending, sdpa, textbook, textbook_fits
+from flash_sparse_apps.models.layouts import describe, make_layout
+from flash_sparse_apps.models.lightning_module import document_losses
 from flash_sparse_apps.run_folder import to_json, write_atomically
+from flash_sparse_apps.scores.peers import attending, sdpa, textbook, textbook_fits
 from flash_sparse_apps.settings import OneLineParser, Settings
+from flash_sparse_apps.tokens.batching import PackedBatch
 
 ATTENTIONS = {"dense": None, "sparse": None, "PyTorch": sdpa, "textbook": textbook}
 VOCABULARY, CLASSES = 256, 16

@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from flash_sparse_apps.batching import EvaluationSampler, StepSampler, collate
-from flash_sparse_apps.token_store import TokenStore
+from flash_sparse_apps.tokens.batching import EvaluationSampler, StepSampler, collate
+from flash_sparse_apps.tokens.token_store import TokenStore
 from flash_sparse_datasets import Document
 
 lengths_lists = st.lists(st.integers(1, 300), min_size=1, max_size=60)

@@ -11,7 +11,7 @@ import torch
 from flash_sparse import patterns
 from flash_sparse.nn import Encoder
 from flash_sparse_apps import classify, predict
-from flash_sparse_apps.chunking import Chunked, cut
+from flash_sparse_apps.models.chunking import Chunked, cut
 
 from .conftest import TINY
 

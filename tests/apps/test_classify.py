@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from flash_sparse_apps import classify, training_run
+from flash_sparse_apps import classify
 from flash_sparse_apps.settings import Settings, load_settings
+from flash_sparse_apps.training import training_run
 
 from .conftest import LABELS, SPARSE, TINY, write_planted
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from flash_sparse.nn import Encoder
-from flash_sparse_apps import layouts
+from flash_sparse_apps.models import layouts
 from flash_sparse_apps.settings import Settings, load_settings, parse
 
 ROOT = Path(__file__).parents[2]

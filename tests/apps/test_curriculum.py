@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 
 from flash_sparse.nn import Encoder
 from flash_sparse_apps import classify, curriculum, stages
-from flash_sparse_apps.callbacks import Checkpoints
-from flash_sparse_apps.chunking import Chunked
+from flash_sparse_apps.models.chunking import Chunked
+from flash_sparse_apps.models.starting_weights import load_start
 from flash_sparse_apps.run_folder import SavedModel
 from flash_sparse_apps.settings import Settings, UserError
-from flash_sparse_apps.starting_weights import load_start
+from flash_sparse_apps.training.callbacks import Checkpoints
 
 from .conftest import LABELS, TINY
 from .test_resume import Killed, kill_at, same_results

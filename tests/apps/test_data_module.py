@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from flash_sparse_apps.data_module import TextDataModule
+from flash_sparse_apps.tokens.data_module import TextDataModule
 from flash_sparse_datasets import Dataset, Document
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
-from flash_sparse_apps.evaluation import (
+from flash_sparse_apps.scores.evaluation import (
     METRICS,
     agreement,
     bootstrap_interval,

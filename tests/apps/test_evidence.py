@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from flash_sparse.nn import Encoder
-from flash_sparse_apps import evidence, predict
-from flash_sparse_apps.byte_tokenizer import ByteTokenizer
-from flash_sparse_apps.evidence import find_evidence, find_passages
+from flash_sparse_apps import predict
+from flash_sparse_apps.prediction import evidence
+from flash_sparse_apps.prediction.evidence import find_evidence, find_passages
 from flash_sparse_apps.run_folder import SavedModel
-from flash_sparse_apps.tokenization import word_tokenizer
+from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
+from flash_sparse_apps.tokens.tokenization import word_tokenizer
 
 LABELS = ("apple", "fig", "pear")
 WORDS = 400  # of a document; the words that give its labels away stand among the last

@@ -10,8 +10,8 @@ import torch
 
 from flash_sparse import patterns
 from flash_sparse.nn import Encoder
-from flash_sparse_apps.batching import PackedBatch
-from flash_sparse_apps.lightning_module import Classifier, document_losses, predict, rate, to_probabilities
+from flash_sparse_apps.models.lightning_module import Classifier, document_losses, predict, rate, to_probabilities
+from flash_sparse_apps.tokens.batching import PackedBatch
 
 ENCODER = {"vocab_size": 30, "width": 16, "depth": 1, "heads": 2, "rotary": "1d", "pooling": "label", "num_outputs": 3}
 

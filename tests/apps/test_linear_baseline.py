@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from flash_sparse_apps.evaluation import evaluate
-from flash_sparse_apps.linear_baseline import _count, linear_baseline
-from flash_sparse_apps.token_store import TokenStore
+from flash_sparse_apps.scores.evaluation import evaluate
+from flash_sparse_apps.scores.linear_baseline import _count, linear_baseline
+from flash_sparse_apps.tokens.token_store import TokenStore
 from flash_sparse_datasets import Document
 
 LABELS = ("a", "b", "c", "all")

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flash_sparse_apps import lra_suite, lra_table, sweep
-from flash_sparse_apps.lra_published import PUBLISHED
-from flash_sparse_apps.lra_report import write_suite
+from flash_sparse_apps import sweep
+from flash_sparse_apps.lra import suite as lra_suite
+from flash_sparse_apps.lra import table as lra_table
+from flash_sparse_apps.lra.published import PUBLISHED
+from flash_sparse_apps.lra.report import write_suite
 
 from .test_sweep import in_this_process  # noqa: F401  (a fixture)
 

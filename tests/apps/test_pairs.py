@@ -12,10 +12,10 @@ import torch
 
 from flash_sparse.nn import Encoder
 from flash_sparse_apps import classify, predict
-from flash_sparse_apps.batching import collate
-from flash_sparse_apps.byte_tokenizer import ByteTokenizer
-from flash_sparse_apps.token_store import TokenStore, truncation
-from flash_sparse_apps.two_towers import TwoTowers
+from flash_sparse_apps.models.two_towers import TwoTowers
+from flash_sparse_apps.tokens.batching import collate
+from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
+from flash_sparse_apps.tokens.token_store import TokenStore, truncation
 from flash_sparse_datasets import Document
 
 DOCUMENTS = [

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from flash_sparse_apps.batching import PackedBatch
-from flash_sparse_apps.lightning_module import Classifier
-from flash_sparse_apps.pixels import turn_images
+from flash_sparse_apps.models.lightning_module import Classifier
 from flash_sparse_apps.run_folder import SavedModel
+from flash_sparse_apps.tokens.batching import PackedBatch
+from flash_sparse_apps.tokens.pixels import turn_images
 
 from .test_settings import one_error_line
 from .test_symbols import LISTOPS, cifar10, run  # noqa: F401  (cifar10 is a fixture)

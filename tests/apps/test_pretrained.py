@@ -14,14 +14,15 @@ import torch
 from safetensors.torch import load_file
 
 from flash_sparse import patterns
-from flash_sparse_apps import classify, peers, predict
-from flash_sparse_apps.callbacks import Checkpoints
-from flash_sparse_apps.lightning_module import Classifier
+from flash_sparse_apps import classify, predict
+from flash_sparse_apps.models.lightning_module import Classifier
+from flash_sparse_apps.scores import peers
+from flash_sparse_apps.training.callbacks import Checkpoints
 
 from .conftest import SPARSE
 
 transformers = pytest.importorskip("transformers")
-pretrained = pytest.importorskip("flash_sparse_apps.pretrained")
+pretrained = pytest.importorskip("flash_sparse_apps.models.pretrained")
 
 WORDS = [f"word{number}" for number in range(40)] + [f"keyword{number}" for number in range(4)]
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

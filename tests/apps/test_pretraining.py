@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 
 from flash_sparse.nn import Encoder
 from flash_sparse_apps import classify
-from flash_sparse_apps.batching import PackedBatch
-from flash_sparse_apps.callbacks import Checkpoints
-from flash_sparse_apps.pretraining import MaskedTokens, PretrainingCheckpoints, frequency_loss, mask_share
 from flash_sparse_apps.settings import Settings
+from flash_sparse_apps.tokens.batching import PackedBatch
+from flash_sparse_apps.training.callbacks import Checkpoints
+from flash_sparse_apps.training.pretraining import MaskedTokens, PretrainingCheckpoints, frequency_loss, mask_share
 
 from .conftest import SPARSE, TINY
 from .test_resume import SCRIPT, Killed, kill_at, same_results

@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 
 from flash_sparse_apps import classify
-from flash_sparse_apps.callbacks import Checkpoints
+from flash_sparse_apps.training.callbacks import Checkpoints
 
 from .conftest import SPARSE, TINY
 

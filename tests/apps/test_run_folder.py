@@ -11,7 +11,7 @@ import torch
 
 from flash_sparse.nn import Encoder
 from flash_sparse_apps.run_folder import RunFolder, SavedModel, load_weights, to_json, write_atomically
-from flash_sparse_apps.tokenization import train_tokenizer
+from flash_sparse_apps.tokens.tokenization import train_tokenizer
 
 
 @pytest.fixture

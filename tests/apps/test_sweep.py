@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import torch
 
-from flash_sparse_apps import classify, sweep, sweep_cells
-from flash_sparse_apps.evaluation import micro_f1
+from flash_sparse_apps import classify, sweep
+from flash_sparse_apps.scores.evaluation import micro_f1
 from flash_sparse_apps.settings import Settings, load_settings
-from flash_sparse_apps.sweep_report import write_table
-from flash_sparse_apps.sweep_table import collect
+from flash_sparse_apps.sweeping import cells as sweep_cells
+from flash_sparse_apps.sweeping.report import write_table
+from flash_sparse_apps.sweeping.table import collect
 
 from .conftest import LABELS, TINY
 

@@ -9,8 +9,8 @@ import yaml
 
 import flash_sparse_datasets
 from flash_sparse_apps import classify, predict
-from flash_sparse_apps.byte_tokenizer import ByteTokenizer
-from flash_sparse_apps.tokenization import MASK, Tokenizer, open_saved, word_tokenizer
+from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
+from flash_sparse_apps.tokens.tokenization import MASK, Tokenizer, open_saved, word_tokenizer
 
 SMALL = (
     *("--width", "16", "--depth", "1", "--batch-size", "8", "--tokens-per-batch", "4096", "--accelerator", "cpu"),

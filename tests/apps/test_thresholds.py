@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from flash_sparse_apps.thresholds import PRIOR_POSITIVES, _best_f1_thresholds, tune_thresholds
+from flash_sparse_apps.scores.thresholds import PRIOR_POSITIVES, _best_f1_thresholds, tune_thresholds
 
 
 def skewed(documents, seed, labels=30):

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flash_sparse_apps import token_store
-from flash_sparse_apps.token_store import TokenStore, store_key, truncation
+from flash_sparse_apps.tokens import token_store
+from flash_sparse_apps.tokens.token_store import TokenStore, store_key, truncation
 from flash_sparse_datasets import Document
 
 LABELS = ("a", "b", "c")
@@ -141,8 +141,8 @@ def test_a_damaged_store_is_built_again(tmp_path, damage):
 
 KILLED = """
 import os, signal, sys
-from flash_sparse_apps.token_store import TokenStore
-from flash_sparse_apps import token_store
+from flash_sparse_apps.tokens.token_store import TokenStore
+from flash_sparse_apps.tokens import token_store
 from flash_sparse_datasets import Document
 class Words:
     vocab_size = 65536

@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from flash_sparse_apps.tokenization import Tokenizer, _even_sample, load_tokenizer, train_tokenizer
+from flash_sparse_apps.tokens.tokenization import Tokenizer, _even_sample, load_tokenizer, train_tokenizer
 
 TEXTS = ["the cat sat on the mat\n" * 20, "def f(x):\n    return x + 1\n" * 20, "Straße naïve 東京 🙂\n" * 5]
 
@@ -53,7 +53,7 @@ def test_spans_point_into_the_text(tokenizer):
 
 def test_the_same_texts_give_the_same_file_in_another_process(tmp_path):
     program = (
-        "import sys; from flash_sparse_apps.tokenization import train_tokenizer\n"
+        "import sys; from flash_sparse_apps.tokens.tokenization import train_tokenizer\n"
         "texts = (f'{i % 97} tie{i % 13} wort{i % 7} 東{i % 5}' for i in range(2000))\n"
         "train_tokenizer(texts, 600, sys.argv[1], progress=False)"
     )

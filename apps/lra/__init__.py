@@ -1,0 +1,1 @@
+"""Long Range Arena: its tasks, its table, and what others published."""

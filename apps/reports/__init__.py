@@ -1,0 +1,1 @@
+"""A run told to people: its page, pictures and examples."""

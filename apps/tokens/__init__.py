@@ -1,0 +1,1 @@
+"""From documents to the token batches of a model."""

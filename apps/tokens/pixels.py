@@ -1,0 +1,45 @@
+"""What may be done to images beside reading all their pixels: turning them for training, and leaving black ones out."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from flash_sparse_apps.settings import Settings, UserError
+from flash_sparse_apps.tokens.batching import PackedBatch
+from flash_sparse_apps.tokens.token_store import TokenStore
+from flash_sparse_datasets import Dataset
+
+BLACK = 0
+SAMPLE = 1000  # images whose black pixels are counted
+
+
+def check_images(settings: Settings, dataset: Dataset):
+    """Raise UserError where the flags for images do not fit the data."""
+    asked = {"--augment is dihedral": settings.augment == "dihedral", "--skip-black is given": settings.skip_black}
+    for what in (what for what, given in asked.items() if given):
+        if dataset.grid is None:
+            raise UserError(f"{what}; expected it without {dataset.name}, whose texts are no images")
+    if settings.augment == "dihedral":
+        height, width = dataset.grid
+        if height != width:
+            raise UserError(f"--augment is dihedral; expected square images, {dataset.name} has {height} x {width}")
+        if settings.seq_len < height * width:
+            raise UserError(
+                f"--seq-len is {settings.seq_len}; expected at least {height * width}, whole images, for --augment"
+            )
+
+
+def turn_images(batch: PackedBatch, side: int, seed: int, epoch: int):
+    """Turn and mirror each image of a batch, in place: one of eight ways, by seed, epoch and its place in the split."""
+    images = batch.tokens.view(-1, side, side)  # (B, side, side)
+    for image, index in zip(images, batch.indices.tolist(), strict=True):
+        way = int(np.random.default_rng([seed, epoch, index]).integers(8))
+        turned = torch.rot90(image, way % 4)  # (side, side)
+        image.copy_(turned.flip(0) if way >= 4 else turned.clone())
+
+
+def share_read(store: TokenStore, seq_len: int) -> float:
+    """The share of the pixels that are not black, over the first images of a split."""
+    shares = [(store.tokens(index, seq_len) != BLACK).mean() for index in range(min(SAMPLE, len(store)))]
+    return float(np.mean(shares))
