@@ -62,12 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if code != 0:
                 print(f"error: stage {stage.name} ended with exit code {code}", file=sys.stderr)
                 return 1
-    except OSError as error:
+        print(summary(stages))
+    except (OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     finally:
         signal.signal(signal.SIGTERM, before)
-    print(summary(stages))
     print(f"report: {stages[-1].run.report}")
     return 0
 

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from flash_sparse_apps.prediction.formats import FORMATS
         from flash_sparse_apps.prediction.labelling import predict_documents
         from flash_sparse_apps.prediction.new_documents import check_paths, read_documents
-        from flash_sparse_apps.run_folder import SavedModel, write_atomically
+        from flash_sparse_apps.run_folder import SavedModel, model_folder, write_atomically
         from flash_sparse_apps.settings import OneLineParser
 
     print_anything()
@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError("--evidence is given with --format csv; expected jsonl or table, which have room for it")
         if given.accelerator == "gpu" and not torch.cuda.is_available():
             raise ValueError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
+        model_folder(given.run)
         check_paths(given.files)
         output = None if given.output is None else _check_output(given.output, given.files)
         model = SavedModel.load(given.run)

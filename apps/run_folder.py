@@ -219,13 +219,8 @@ class SavedModel:
         Raises:
             ValueError: one line that says which file is missing or damaged.
         """
-        folder = Path(run)
-        if (folder / "model").is_dir():
-            folder = folder / "model"
+        folder = model_folder(run)
         path = folder / "classifier.json"
-        if not path.is_file():
-            missing = "no model/classifier.json in it" if Path(run).is_dir() else "no such folder"
-            raise ValueError(f"{run}: {missing}; expected the folder of a finished run")
         try:
             described = json.loads(path.read_text(encoding="utf-8"))
             _check(described)
@@ -265,6 +260,17 @@ class SavedModel:
             raise ValueError(f"{path}: damaged: {type(error).__name__}: {error}") from None
         load_weights(encoder, folder / "model.safetensors")
         return model
+
+
+def model_folder(run: str | Path) -> Path:
+    """Where the model of a run is, given the run folder or its `model/`; ValueError where there is none."""
+    folder = Path(run)
+    if (folder / "model").is_dir():
+        folder = folder / "model"
+    if not (folder / "classifier.json").is_file():
+        missing = "no model/classifier.json in it" if Path(run).is_dir() else "no such folder"
+        raise ValueError(f"{run}: {missing}; expected the folder of a finished run")
+    return folder
 
 
 def _make_pretrained(folder: Path, described: dict) -> tuple[nn.Module, int]:

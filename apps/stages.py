@@ -102,14 +102,19 @@ def run_stage(stage: Stage) -> int:
 
 
 def summary(stages: Sequence[Stage]) -> str:
-    """A line for each finished stage."""
+    """A line for each finished stage; ValueError names a file that is damaged."""
     width = max(len(stage.name) for stage in stages)
     lines = [f"{'stage':<{width}}  {'tokens':>7}  {'steps':>9}  {'minutes':>8}  {'test micro-F1':>13}"]
     for stage in stages:
-        metrics = json.loads(stage.run.metrics.read_text(encoding="utf-8"))
-        training = metrics["training"]
+        try:
+            metrics = json.loads(stage.run.metrics.read_text(encoding="utf-8"))
+            steps, minutes = metrics["training"]["steps"], metrics["training"]["seconds"] / 60
+            score = metrics["test"]["micro_f1"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{stage.run.metrics}: {type(error).__name__}: {error}; expected what a finished run leaves"
+            ) from None
         lines.append(
-            f"{stage.name:<{width}}  {stage.settings.seq_len:>7,}  {training['steps']:>9,}  "
-            f"{training['seconds'] / 60:>8.1f}  {metrics['test']['micro_f1']:>13.4f}"
+            f"{stage.name:<{width}}  {stage.settings.seq_len:>7,}  {steps:>9,}  {minutes:>8.1f}  {score:>13.4f}"
         )
     return "\n".join(lines)

@@ -38,7 +38,7 @@ from flash_sparse_datasets.cache_folder import cache_folder
 from flash_sparse_datasets.documents import DataError, Dataset, Document, Documents
 from flash_sparse_datasets.official_files import LRA_RELEASE, official_folder
 from flash_sparse_datasets.one_line_parser import OneLineParser
-from flash_sparse_datasets.pathfinder_images import images_of
+from flash_sparse_datasets.pathfinder_images import Images, images_of
 from flash_sparse_datasets.pathfinder_shapes import LEVELS, PRESETS, RECIPES, usual_distractors
 from flash_sparse_datasets.statistics_table import print_statistics
 
@@ -46,7 +46,8 @@ LABELS = ("connected", "separate")
 FOLDERS = {6: "curv_baseline", 9: "curv_contour_length_9", 14: "curv_contour_length_14"}
 SIZES = {"train": 160_000, "validation": 20_000, "test": 20_000}
 CHUNK = 250  # images that one worker makes at a time, a few seconds' work, and that are lost if it is killed
-VERSION = 3  # of the generator: another one makes other files
+VERSION = 4  # of the generator: another one makes other files
+RULE_IMAGES = 20_000  # of training, for what sees the markers alone
 EMPTY = "curv_baseline/imgs/0/sample_172.png"  # of the released 32 x 32 images
 
 
@@ -67,13 +68,13 @@ def _check_count(name: str, value: int, least: int) -> None:
         raise ValueError(f"{name} is {value!r}, expected an integer of at least {least}")
 
 
-def _chunks(starts: list[int], count: int, workers: int, **recipe) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """The first image, the images and the labels of the chunks that begin at `starts`, in this order."""
+def _chunks(starts: list[int], count: int, workers: int, **recipe) -> Iterator[tuple[slice, Images]]:
+    """The chunks that begin at `starts`, in this order, each with its place among all images."""
     ranges = [range(start, min(start + CHUNK, count)) for start in starts]
     make = partial(images_of, **recipe)
     if workers == 1:
         for indices in ranges:
-            yield indices.start, *make(indices)
+            yield slice(indices.start, indices.stop), make(indices)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         pending = [pool.submit(make, indices) for indices in ranges[: 2 * workers]]
@@ -81,7 +82,7 @@ def _chunks(starts: list[int], count: int, workers: int, **recipe) -> Iterator[t
             result, pending[number] = pending[number].result(), None
             if len(pending) < len(ranges):
                 pending.append(pool.submit(make, ranges[len(pending)]))
-            yield indices.start, *result
+            yield slice(indices.start, indices.stop), result
 
 
 def _end_with_parent() -> None:
@@ -123,10 +124,10 @@ def generate(
     recipe = _recipe(size, level, preset, distractors, seed)
     _check_count("count", count, 0)
     _check_count("workers", workers, 1)
-    images, labels = np.empty((count, size, size), np.uint8), np.empty(count, np.uint8)
-    for start, some, some_labels in _chunks(list(range(0, count, CHUNK)), count, workers, **recipe):
-        images[start : start + len(some)], labels[start : start + len(some)] = some, some_labels
-    return images, labels
+    every = Images.empty(count, size)
+    for place, some in _chunks(list(range(0, count, CHUNK)), count, workers, **recipe):
+        every.images[place], every.labels[place] = some.images, some.labels
+    return every.images, every.labels
 
 
 def load(
@@ -163,13 +164,15 @@ def load(
     digest = hashlib.sha256(repr(("single-label", LABELS)).encode())
     if root is None:
         folder = _generated(cache_folder(cache_dir), sum(sizes.values()), workers, recipe)
-        splits, begin = {}, 0
+        splits, ranges, begin = {}, {}, 0
         for split, number in sizes.items():
-            splits[split] = Documents(partial(_generated_documents, folder, size, begin, begin + number), number)
+            ranges[split] = range(begin, begin + number)
+            splits[split] = Documents(partial(_generated_documents, folder, size, ranges[split]), number)
             begin += number
+        baselines = partial(_baselines, folder, ranges["train"], ranges["test"])
         made = f"generated with seed {seed} as {preset}"
         if distractors is not None:
-            made += f", but with at most {distractors} distractors"
+            made += f", but with {f'at most {distractors}' if distractors else 'no'} distractors"
         notes = ()
     else:
         if (sizes, seed, preset, distractors) != ({s: SIZES[s] for s in sizes}, 0, "released", None):
@@ -189,6 +192,7 @@ def load(
             split: Documents(partial(_official_documents, folder, size, [rows[i] for i in order[b:e]]), e - b)
             for split, (b, e) in ends.items()
         }
+        baselines = None
         made = f"read from {folder.parent.name}/{folder.name}, split as in S4 (random_split, seed 42)"
 
     for split in SIZES:
@@ -208,10 +212,11 @@ def load(
         ),
         notes=tuple(notes),
         grid=(size, size),
+        baselines=baselines,
     )
 
 
-# Generated files: one of images, one of labels, where 255 stands for an image that is not there yet
+# Generated files: one of images, one of markers, one of labels, where 255 stands for an image that is not there yet
 
 
 def _generated(cache: Path, count: int, workers: int, recipe: dict) -> Path:
@@ -222,36 +227,55 @@ def _generated(cache: Path, count: int, workers: int, recipe: dict) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shape = (count, recipe["size"], recipe["size"])
-        with open(folder / "images.bin", "ab") as file:
-            size = np.prod(shape, dtype=np.int64).item()
-            file.truncate(size)
-            if hasattr(os, "posix_fallocate"):  # to write where there is no room kills a process that maps the file
-                os.posix_fallocate(file.fileno(), 0, size)
+        for name, size in (("images.bin", np.prod(shape, dtype=np.int64).item()), ("markers.bin", 4 * count)):
+            with open(folder / name, "ab") as file:
+                file.truncate(size)
+                if hasattr(os, "posix_fallocate"):  # to write where there is no room kills a process that maps the file
+                    os.posix_fallocate(file.fileno(), 0, size)
         with open(folder / "labels.bin", "ab") as file:
             file.write(b"\xff" * (count - file.tell()))
         images = np.memmap(folder / "images.bin", np.uint8, "r+", shape=shape)
+        markers = np.memmap(folder / "markers.bin", np.uint8, "r+", shape=(count, 2, 2))
         labels = np.memmap(folder / "labels.bin", np.uint8, "r+", shape=count)
         starts = [s for s in range(0, count, CHUNK) if (labels[s : s + CHUNK] == 255).any()]
         done = count - sum(min(CHUNK, count - start) for start in starts)
         with tqdm(total=count, initial=done, desc="generating pathfinder", disable=None, leave=False) as bar:
-            for start, some, some_labels in _chunks(starts, count, workers, **recipe):
-                images[start : start + len(some)] = some
+            for place, some in _chunks(starts, count, workers, **recipe):
+                images[place], markers[place] = some.images, some.markers
                 images.flush()  # before the labels, which say that they are there
-                labels[start : start + len(some)] = some_labels
+                markers.flush()
+                labels[place] = some.labels
                 labels.flush()
-                bar.update(len(some))
+                bar.update(len(some.labels))
         (folder / "complete").touch()
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror}), expected room in cache_dir") from None
     return folder
 
 
-def _generated_documents(folder: Path, size: int, begin: int, end: int) -> Iterator[Document]:
+def _generated_documents(folder: Path, size: int, indices: range) -> Iterator[Document]:
     labels = np.fromfile(folder / "labels.bin", np.uint8)
     with open(folder / "images.bin", "rb") as file:
-        file.seek(begin * size * size)
-        for index in range(begin, end):
+        file.seek(indices.start * size * size)
+        for index in indices:
             yield Document(str(index), file.read(size * size), (LABELS[1 - labels[index]],))
+
+
+def _baselines(folder: Path, train: range, test: range) -> dict[str, float]:
+    """The test accuracy of what sees where the two markers are, and no snake: boosted trees."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    labels = np.fromfile(folder / "labels.bin", np.uint8)
+    ends = np.fromfile(folder / "markers.bin", np.uint8).reshape(-1, 2, 2).astype(int)  # (count, 2, 2)
+    apart = np.abs(ends[:, 0] - ends[:, 1])  # (count, 2)
+    features = np.concatenate((ends.min(1), ends.max(1), ends.sum(1), apart, np.hypot(*apart.T)[:, None]), axis=1)
+    train = train[:RULE_IMAGES]
+    if len(set(labels[train.start : train.stop])) < 2:  # of very few images
+        return {}
+    trees = HistGradientBoostingClassifier(random_state=0)
+    trees.fit(features[train.start : train.stop], labels[train.start : train.stop])
+    accuracy = trees.score(features[test.start : test.stop], labels[test.start : test.stop])
+    return {"marker positions": float(accuracy)}
 
 
 # Official files

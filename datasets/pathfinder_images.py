@@ -1,5 +1,9 @@
 """Drawing the images of Pathfinder, whose snakes have grown before (`pathfinder_growth`)."""
 
+from __future__ import annotations
+
+from typing import NamedTuple
+
 import numpy as np
 
 from flash_sparse_datasets.compiled import compiled
@@ -33,10 +37,22 @@ def _draw_lines(image, forms, starts, orientations, contrasts):
             image[position] = max(image[position], np.float32(values[pixel]) * contrasts[dash])
 
 
-def images_of(indices: range, size: int, level: int, distractors: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images (len(indices), size, size) uint8 and labels (len(indices),) uint8."""
-    images, labels = np.empty((len(indices), size, size), np.uint8), np.empty(len(indices), np.uint8)
+class Images(NamedTuple):
+    """Images in a row."""
+
+    images: np.ndarray  # (count, size, size) uint8
+    labels: np.ndarray  # (count,) uint8
+    markers: np.ndarray  # (count, 2, 2) uint8, rows and columns
+
+    @classmethod
+    def empty(cls, count: int, size: int) -> Images:
+        return cls(*(np.empty((count, *shape), np.uint8) for shape in ((size, size), (), (2, 2))))
+
+
+def images_of(indices: range, size: int, level: int, distractors: int, seed: int) -> Images:
+    """The images of these indices."""
+    made = Images.empty(len(indices), size)
     for row, index in enumerate(indices):
         drawing = grow(index, size, level, distractors, seed)
-        images[row], labels[row] = draw(drawing, size), drawing.label
-    return images, labels
+        made.images[row], made.labels[row], made.markers[row] = draw(drawing, size), drawing.label, drawing.markers
+    return made

@@ -118,8 +118,15 @@ def measure(length: int, options, clock: WallClock) -> list[dict]:
         if name == "textbook" and not textbook_fits(encoder, length, clock.device):
             row["result"] = "does not fit in memory"
             continue
-        steps[name] = _within(encoder, name, step)
-        row["MiB"] = _peak_memory(steps[name], clock)
+        step = _within(encoder, name, step)
+        try:
+            row["MiB"] = _peak_memory(step, clock)
+        except torch.OutOfMemoryError:
+            row["result"] = "does not fit in memory"
+            optimizer.zero_grad()
+            clock.free()
+            continue
+        steps[name] = step
     seconds = dict(zip(steps, in_turn(list(steps.values()), options.repeats), strict=True))
     for row in rows:
         if (own := seconds.get(row["attention"])) is None:

@@ -25,6 +25,10 @@ def fetch(load: Callable[..., Any], what: str, name_or_folder: str, **options) -
         ValueError: one line that says why nothing could be loaded.
     """
     options["trust_remote_code"] = False
+    cannot = f"{what} {name_or_folder!r} cannot be loaded; expected a folder or a name on the hub"
+    path = os.fspath(name_or_folder)
+    if (path.startswith((".", "~", os.sep)) or path.count("/") > 1) and not os.path.isdir(path):  # no name on the hub
+        raise ValueError(f"{cannot}: no such folder")
     try:
         with _quiet():
             try:
@@ -42,9 +46,7 @@ def fetch(load: Callable[..., Any], what: str, name_or_folder: str, **options) -
         ) from error
     except Exception as error:  # network, cache, missing file, unknown format: transformers raises many kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"{what} {name_or_folder!r} cannot be loaded; expected a folder or a name on the hub: {reason}"
-        ) from error
+        raise ValueError(f"{cannot}: {reason}") from error
 
 
 def _check_connection():

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from flash_sparse.nn import Encoder
-from flash_sparse_apps.run_folder import SavedModel
+from flash_sparse_apps.run_folder import SavedModel, model_folder
 from flash_sparse_apps.settings import Settings, UserError
 from flash_sparse_apps.tokens.tokenization import Tokenizer
 
 SIZES = ("width", "depth", "heads", "activation", "rotary")  # --mlp-width may be null, so the weights tell it
 ROTARY = {"1d": "1d", "axial2d": "2d", None: "none"}
+
+
+def check_start(run: str):
+    """Raise UserError where `run` is no folder of a finished run, before anything takes long."""
+    try:
+        model_folder(run)
+    except ValueError as error:
+        raise UserError(f"--init-from: {error}") from error
 
 
 def load_start(

@@ -139,7 +139,7 @@ def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] =
     method = "" if baseline is None else " The linear baseline: for each label an SVM on TF-IDF of the same tokens."
     if rules := metrics["rule_baselines"]:
         names = escape(" or by the ".join(rules))
-        method += f" By the {names} alone: always the answer that is most frequent for it in training."
+        method += f" By the {names} alone: the best guess, from training, of what sees nothing else of a document."
     notes = "".join(f"<li>{escape(note)}</li>" for note in data["notes"])
     parts = [
         f"<h1>{escape(data['name'])}</h1>",

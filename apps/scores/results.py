@@ -33,6 +33,7 @@ from flash_sparse_apps.scores.thresholds import tune_thresholds
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.batching import PackedBatch
 from flash_sparse_apps.tokens.data_module import EvaluationLoader, TextDataModule
+from flash_sparse_apps.tokens.pixels import share_read
 from flash_sparse_apps.tokens.token_store import TokenStore
 from flash_sparse_apps.training.callbacks import History
 
@@ -141,6 +142,7 @@ def collect(
             max_seconds=max(COMPARE_SECONDS, COMPARE_SHARE * history.seconds),
         )
 
+    read = share_read(stores["train"], settings.seq_len) if settings.skip_black else 1.0
     validation = evaluate(validation_probabilities, truth["validation"], thresholds, task, none_counts)
     best = max(history.epochs, key=lambda entry: entry["validation_micro_f1"])
     metrics = {
@@ -150,7 +152,7 @@ def collect(
         "rule_baselines": rules,
         "compare": compared,
         "peers": peers,
-        "speed": _speed(history),
+        "speed": _speed(history, read),
         "training": {
             "steps": history.epochs[-1]["step"],
             "epochs": history.epochs[-1]["epoch"],
@@ -162,6 +164,7 @@ def collect(
             "curve": history.steps,
         },
         "model": {
+            "pixels_read": read,
             "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
             "encoder": prepared.encoder_arguments,
             "pretrained": settings.pretrained,
@@ -219,12 +222,13 @@ def _one_by_one(data: TextDataModule, store: TokenStore, seed: int) -> Iterator[
         yield data.batch(store, [int(index)])
 
 
-def _speed(history: History) -> dict:
+def _speed(history: History, read: float) -> dict:
+    """Of the tokens, those that the model reads: their share is `read`."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "step_seconds": history.step_seconds / history.num_steps if history.num_steps else None,
-        "tokens_per_second": history.tokens / history.step_seconds if history.num_steps else None,
-        "tokens": history.tokens,
+        "tokens_per_second": read * history.tokens / history.step_seconds if history.num_steps else None,
+        "tokens": round(read * history.tokens),
         "peak_memory_bytes": peak,
         "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }

@@ -28,7 +28,7 @@ from flash_sparse.nn import Encoder
 from flash_sparse_apps.models import layouts
 from flash_sparse_apps.models.chunking import Chunked
 from flash_sparse_apps.models.lightning_module import MONITOR, Classifier
-from flash_sparse_apps.models.starting_weights import load_start
+from flash_sparse_apps.models.starting_weights import check_start, load_start
 from flash_sparse_apps.models.two_towers import TwoTowers
 from flash_sparse_apps.reports import figures, report
 from flash_sparse_apps.run_folder import RunFolder, SavedModel, load_weights, to_json, write_atomically
@@ -36,7 +36,7 @@ from flash_sparse_apps.scores import results
 from flash_sparse_apps.settings import MAY_CHANGE, Settings, UserError
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.data_module import TextDataModule
-from flash_sparse_apps.tokens.pixels import BLACK, check_images, share_read
+from flash_sparse_apps.tokens.pixels import BLACK, check_images
 from flash_sparse_apps.tokens.token_store import TokenStore, truncation
 from flash_sparse_apps.tokens.tokenization import Tokenizer, load_tokenizer, train_tokenizer, word_tokenizer
 from flash_sparse_apps.training.callbacks import Checkpoints, History, Progress
@@ -87,6 +87,8 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
         RunFolder(settings.output).check_new()
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
+    if settings.init_from is not None and resumed is None:
+        check_start(settings.init_from)
     cache = cache_folder(settings.cache_dir)
     try:
         defaults = {field.name: field.default for field in fields(Settings)}
@@ -368,8 +370,6 @@ def finish(
     metrics, thresholds, predictions, examples = results.collect(
         settings, prepared, encoder, module.layout, history, command, _say
     )
-    if settings.skip_black:
-        metrics["model"]["pixels_read"] = share_read(prepared.data.train_store, settings.seq_len)
     metrics["pretraining"] = read_summary(run) if settings.pretrain else None
     saved = SavedModel(
         encoder=encoder,

@@ -83,6 +83,17 @@ def test_what_does_not_fit_is_said(monkeypatch):
     assert all("over textbook" not in row and math.isfinite(row["ms"]) for row in rows[:-1])
 
 
+def test_a_gpu_that_is_too_small_is_said(monkeypatch):
+    def too_large(*unused, **options):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setitem(steps.ATTENTIONS, "PyTorch", too_large)
+    rows = {row["attention"]: row for row in steps.measure(32, Options(), WallClock())}
+    assert rows["PyTorch"]["result"] == "does not fit in memory"
+    assert all("over PyTorch" not in row for row in rows.values())
+    assert rows["dense"]["result"] == rows["textbook"]["result"] == "ok"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

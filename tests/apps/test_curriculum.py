@@ -138,6 +138,12 @@ def test_wrong_flags_are_one_line(capsys, name):
     assert said in one_error_line(capsys, ["--init-from", "run", f"--{name}"])
 
 
+def test_a_wrong_run_is_said_before_anything_is_read(capsys, tmp_path):
+    said = f"--init-from: {tmp_path}/none: no such folder; expected the folder of a finished run"
+    flags = ["--init-from", f"{tmp_path}/none", "--dataset", f"{tmp_path}/none.csv", "--output", f"{tmp_path}/run"]
+    assert said in one_error_line(capsys, flags)
+
+
 # Stages
 
 
@@ -230,6 +236,16 @@ def test_stages_run_in_order_and_go_on(command, fails, in_this_process, tmp_path
     assert curriculum.main(command(output="again")) == 0
     assert "--resume" in in_this_process[-1]
     same_results(tmp_path / "again" / "long", whole / "long")
+
+
+def test_a_stage_whose_metrics_are_damaged_is_named(command, in_this_process, tmp_path, capsys):
+    stages = {"stages": CURRICULUM["stages"][:1]}
+    assert curriculum.main(command(**stages)) == 0
+    metrics = tmp_path / "out" / "short" / "metrics.json"
+    metrics.write_text("{}")
+    capsys.readouterr()
+    assert curriculum.main(command(**stages)) == 2
+    assert capsys.readouterr().err == f"error: {metrics}: KeyError: 'training'; expected what a finished run leaves\n"
 
 
 def test_more_time_reaches_a_stage_that_had_too_little(command, in_this_process, tmp_path, capsys):

@@ -99,7 +99,11 @@ def test_black_pixels_are_left_out_and_the_report_says_so(tmp_path, cifar10):  #
     code, output = run(tmp_path, *flags)
     assert code == 0
     metrics = json.loads((output / "metrics.json").read_text())
-    assert metrics["model"]["pixels_read"] == pytest.approx(2 / 3, abs=0.01)
+    read = metrics["model"]["pixels_read"]
+    assert read == pytest.approx(2 / 3, abs=0.01)
+    assert metrics["speed"]["tokens"] == pytest.approx(
+        read * 1024 * metrics["data"]["truncation"]["train"]["documents"]
+    )
     assert metrics["pretraining"]["mask_share"] == 0.5
     for name in ("report.html", "model/README.md"):
         assert "black pixels are left out, 66.6% of the pixels are read" in (output / name).read_text(), name

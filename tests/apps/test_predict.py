@@ -153,6 +153,7 @@ def test_a_text_on_standard_input(multi_label_run):
     ("arguments", "said"),
     [
         (["RUN", "/not/there.txt"], "/not/there.txt: no such file"),
+        (["/not/there", "/not/there.txt"], "/not/there: no such folder; expected the folder of a finished run"),
         (["/not/a/run", "FILE"], "/not/a/run"),
         (["RUN", ""], "the name of a file is empty"),
         (["RUN", "EMPTY_FOLDER"], "no .txt files"),

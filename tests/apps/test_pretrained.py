@@ -459,11 +459,12 @@ def test_checkpoints_that_cannot_be_used(how, said, checkpoints, run_command, tm
     assert not run.exists()
 
 
-@pytest.mark.parametrize("name", ["nobody/nothing-of-this-name", "not-there", "/not/there", "a b/c:d"])
+@pytest.mark.parametrize("name", ["nobody/nothing-of-this-name", "not-there", "/not/there", "./not-there", "a b/c:d"])
 def test_names_that_cannot_be_fetched(name, run_command):
     code, out, err, run = run_command(*FLAGS, "--pretrained", name)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert f"model {name!r} cannot be loaded; expected a folder or a name on the hub" in err
+    assert err.endswith(": no such folder\n") == name.startswith(("/", "."))
     assert not run.exists()
 
 

@@ -115,10 +115,18 @@ def test_load(tmp_path):
     assert (dataset.grid, dataset.labels, dataset.task) == ((32, 32), ("connected", "separate"), "single-label")
     again = small(tmp_path, workers=2)
     assert (again.fingerprint, rows(again)) == (dataset.fingerprint, everything)
+    assert set(dataset.baselines()) == {"marker positions"}
     more = rows(small(tmp_path, train_size=33))
     assert (more["test"], more["train"][:30]) == (everything["test"], everything["train"])
     others = [small(tmp_path, seed=1), small(tmp_path, level=6), small(tmp_path, preset="documented")]
     assert len({dataset.fingerprint, *(other.fingerprint for other in others[:2])}) == 3
+
+
+def test_what_marker_positions_tell(tmp_path):
+    """Ends of short snakes are near each other, so that where the markers are says something, but not all."""
+    dataset = small(tmp_path, level=6, distractors=0, train_size=3000, test_size=1000)
+    assert 0.62 < dataset.baselines()["marker positions"] < 0.78
+    assert small(tmp_path, train_size=1).baselines() == {}
 
 
 def test_a_killed_generation_goes_on(tmp_path, monkeypatch):
