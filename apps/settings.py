@@ -75,6 +75,9 @@ class Settings:
     augment: Literal["none", "dihedral"] = _flag(
         "none", "dihedral turns and mirrors each training image at random, anew in each epoch", group="images"
     )
+    fresh_images: bool = _flag(
+        False, "generate new training images in every epoch but the first (Pathfinder without --root)"
+    )
     skip_black: bool = _flag(
         False,
         "leave black pixels (value 0) out of what the model reads; the others keep their positions. Long Range Arena's "

@@ -23,24 +23,22 @@ many dashes, but of other widths, which an older Pillow may have drawn. Say whic
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from functools import partial
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 from scipy.ndimage import label as label_components
 from tqdm import tqdm
 
 from flash_sparse_datasets.cache_folder import cache_folder
-from flash_sparse_datasets.documents import DataError, Dataset, Document, Documents
+from flash_sparse_datasets.documents import DataError, Dataset, Document, Documents, Fresh
 from flash_sparse_datasets.official_files import LRA_RELEASE, official_folder
 from flash_sparse_datasets.one_line_parser import OneLineParser
 from flash_sparse_datasets.pathfinder_images import Images, images_of
 from flash_sparse_datasets.pathfinder_shapes import LEVELS, PRESETS, RECIPES, usual_distractors
 from flash_sparse_datasets.statistics_table import print_statistics
+from flash_sparse_datasets.workers import process_pool
 
 LABELS = ("connected", "separate")
 FOLDERS = {6: "curv_baseline", 9: "curv_contour_length_9", 14: "curv_contour_length_14"}
@@ -76,23 +74,13 @@ def _chunks(starts: list[int], count: int, workers: int, **recipe) -> Iterator[t
         for indices in ranges:
             yield slice(indices.start, indices.stop), make(indices)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+    with process_pool(workers) as pool:
         pending = [pool.submit(make, indices) for indices in ranges[: 2 * workers]]
         for number, indices in enumerate(ranges):
             result, pending[number] = pending[number].result(), None
             if len(pending) < len(ranges):
                 pending.append(pool.submit(make, ranges[len(pending)]))
             yield slice(indices.start, indices.stop), result
-
-
-def _end_with_parent() -> None:
-    """End this worker when the process that started it is gone: killed, it tells its workers nothing."""
-
-    def wait():
-        parent_process().join()
-        os._exit(1)
-
-    Thread(target=wait, daemon=True).start()
 
 
 def generate(
@@ -170,6 +158,7 @@ def load(
             splits[split] = Documents(partial(_generated_documents, folder, size, ranges[split]), number)
             begin += number
         baselines = partial(_baselines, folder, ranges["train"], ranges["test"])
+        fresh = Fresh(partial(_fresh, begin=begin, **recipe), workers)
         made = f"generated with seed {seed} as {preset}"
         if distractors is not None:
             made += f", but with {f'at most {distractors}' if distractors else 'no'} distractors"
@@ -192,7 +181,7 @@ def load(
             split: Documents(partial(_official_documents, folder, size, [rows[i] for i in order[b:e]]), e - b)
             for split, (b, e) in ends.items()
         }
-        baselines = None
+        baselines = fresh = None
         made = f"read from {folder.parent.name}/{folder.name}, split as in S4 (random_split, seed 42)"
 
     for split in SIZES:
@@ -213,6 +202,7 @@ def load(
         notes=tuple(notes),
         grid=(size, size),
         baselines=baselines,
+        fresh=fresh,
     )
 
 
@@ -259,6 +249,12 @@ def _generated_documents(folder: Path, size: int, indices: range) -> Iterator[Do
         file.seek(indices.start * size * size)
         for index in indices:
             yield Document(str(index), file.read(size * size), (LABELS[1 - labels[index]],))
+
+
+def _fresh(numbers: Sequence[int], begin: int, **recipe) -> tuple[np.ndarray, np.ndarray]:
+    """The images behind the `begin` ones of the files, (count, pixels), and their classes, (count,)."""
+    made = images_of([begin + number for number in numbers], **recipe)
+    return made.images.reshape(len(numbers), -1), 1 - made.labels
 
 
 def _baselines(folder: Path, train: range, test: range) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +50,7 @@ class Images(NamedTuple):
         return cls(*(np.empty((count, *shape), np.uint8) for shape in ((size, size), (), (2, 2))))
 
 
-def images_of(indices: range, size: int, level: int, distractors: int, seed: int) -> Images:
+def images_of(indices: Sequence[int], size: int, level: int, distractors: int, seed: int) -> Images:
     """The images of these indices."""
     made = Images.empty(len(indices), size)
     for row, index in enumerate(indices):

@@ -271,6 +271,8 @@ def _before_training(metrics: dict) -> str:
     settings, sentences = metrics["settings"], ""
     if settings.get("init-from") is not None:
         sentences += f" It began with the weights of {settings['init-from']}."
+    if settings.get("fresh-images"):
+        sentences += " Every epoch but the first had new training images."
     if settings.get("augment", "none") != "none":
         sentences += " Training images were turned and mirrored at random; those for validation and test were not."
     return sentences

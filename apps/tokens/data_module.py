@@ -12,6 +12,7 @@ import torch
 
 from flash_sparse_apps.tokens.batching import EvaluationSampler, PackedBatch, StepSampler, collate
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
+from flash_sparse_apps.tokens.fresh_images import made_ahead
 from flash_sparse_apps.tokens.pixels import turn_images
 from flash_sparse_apps.tokens.token_store import TokenStore, store_key
 from flash_sparse_apps.tokens.tokenization import Tokenizer
@@ -37,6 +38,7 @@ class TextDataModule(L.LightningDataModule):
         cache_dir: folder of the token stores.
         progress: show a progress bar while tokenizing.
         turned: the documents are square images; turn and mirror those for training at random.
+        fresh: the documents are images that can be made; train on others in every epoch but the first.
 
     Attributes (after `setup`):
         train_store, validation_store, test_store: the `TokenStore` of each split.
@@ -57,6 +59,7 @@ class TextDataModule(L.LightningDataModule):
         cache_dir: str | Path,
         progress: bool = True,
         turned: bool = False,
+        fresh: bool = False,
     ):
         super().__init__()
         self.dataset = dataset
@@ -68,6 +71,7 @@ class TextDataModule(L.LightningDataModule):
         self.cache_dir = cache_dir
         self.progress = progress
         self.turned = turned
+        self.fresh = fresh
 
     def prepare_data(self) -> None:
         """Tokenize what is not in the cache yet; Lightning calls it on one rank of each machine."""
@@ -141,11 +145,16 @@ class StepLoader:
 
     def __iter__(self) -> Iterator[list[PackedBatch]]:
         # a generator: Lightning makes the iterator first and tells the epoch afterwards
-        for step in self.sampler:
-            data = self._data
+        data, epoch = self._data, self.sampler.epoch
+        steps = ((step, None) for step in self.sampler)
+        if data.fresh and epoch > 0:
+            steps = made_ahead(data.dataset.fresh, self.sampler, len(data.train_store), epoch)
+        for step, images in steps:
             batches = [data.batch(data.train_store, part, step.documents) for part in step.micro_batches]
+            if images is not None:
+                images.put_into(batches)
             for batch in batches if data.turned else ():
-                turn_images(batch, data.dataset.grid[0], data.seed, self.sampler.epoch)
+                turn_images(batch, data.dataset.grid[0], data.seed, epoch)
             yield batches
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -16,18 +18,23 @@ SAMPLE = 1000  # images whose black pixels are counted
 
 def check_images(settings: Settings, dataset: Dataset):
     """Raise UserError where the flags for images do not fit the data."""
-    asked = {"--augment is dihedral": settings.augment == "dihedral", "--skip-black is given": settings.skip_black}
+    asked = {
+        "--augment is dihedral": settings.augment == "dihedral",
+        "--fresh-images is given": settings.fresh_images,
+        "--skip-black is given": settings.skip_black,
+    }
     for what in (what for what, given in asked.items() if given):
         if dataset.grid is None:
             raise UserError(f"{what}; expected it without {dataset.name}, whose texts are no images")
-    if settings.augment == "dihedral":
+    if settings.fresh_images and dataset.fresh is None:
+        raise UserError(f"--fresh-images is given; expected it without {dataset.name}, whose images are files")
+    if settings.augment == "dihedral" and dataset.grid[0] != dataset.grid[1]:
         height, width = dataset.grid
-        if height != width:
-            raise UserError(f"--augment is dihedral; expected square images, {dataset.name} has {height} x {width}")
-        if settings.seq_len < height * width:
-            raise UserError(
-                f"--seq-len is {settings.seq_len}; expected at least {height * width}, whole images, for --augment"
-            )
+        raise UserError(f"--augment is dihedral; expected square images, {dataset.name} has {height} x {width}")
+    pixels = math.prod(dataset.grid or ())
+    for flag, given in (("--augment", settings.augment == "dihedral"), ("--fresh-images", settings.fresh_images)):
+        if given and settings.seq_len < pixels:
+            raise UserError(f"--seq-len is {settings.seq_len}; expected at least {pixels}, whole images, for {flag}")
 
 
 def turn_images(batch: PackedBatch, side: int, seed: int, epoch: int):

@@ -120,6 +120,7 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
             cache_dir=cache,
             progress=is_main_process() and sys.stderr.isatty(),
             turned=settings.augment == "dihedral",
+            fresh=settings.fresh_images,
         )
         data.prepare_data()
         data.setup("fit")

@@ -14,9 +14,9 @@ import inspect
 import os
 from pathlib import Path
 
-from .documents import DataError, Dataset, Document, Documents
+from .documents import DataError, Dataset, Document, Documents, Fresh
 
-__all__ = ["DataError", "Dataset", "Document", "Documents", "load"]
+__all__ = ["DataError", "Dataset", "Document", "Documents", "Fresh", "load"]
 
 _here = Path(__file__).resolve().parent
 _sources = _here / "sources"

@@ -1,7 +1,13 @@
 """What every dataset is: three splits of documents, each a text and its labels."""
 
-from collections.abc import Callable, Iterator
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class DataError(ValueError):
@@ -47,6 +53,20 @@ class Documents:
 
 
 @dataclass(frozen=True)
+class Fresh:
+    """Training documents beyond those of the split, as many as are asked for.
+
+    Attributes:
+        make: Takes numbers from 0, each of another document, and gives their bytes (count, length) uint8 and the
+            positions of their labels (count,). It can be pickled, for worker processes.
+        workers: Processes to make them in.
+    """
+
+    make: Callable[[Sequence[int]], tuple[np.ndarray, np.ndarray]]
+    workers: int
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A dataset ready to train on.
 
@@ -65,6 +85,7 @@ class Dataset:
             predicted; nothing learns it. None if they count the labels alone.
         baselines: Gives what simple rules reach on the test documents, to stand beside a model's result: names and the
             shares of right answers. It reads all documents. None where there are no such rules; single-label alone.
+        fresh: Makes more training documents of the same kind; None where they cannot be made.
     """
 
     name: str
@@ -80,3 +101,4 @@ class Dataset:
     grid: tuple[int, int] | None = None
     none_label: str | None = None
     baselines: Callable[[], dict[str, float]] | None = None
+    fresh: Fresh | None = None
