@@ -12,6 +12,7 @@ SIGTERM.
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -63,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"error: stage {stage.name} ended with exit code {code}", file=sys.stderr)
                 return 1
         print(summary(stages))
+    except (KeyboardInterrupt, SystemExit):  # the stage has named a command that would finish it alone
+        print(f"to go on with all stages: the same command with --output {shlex.quote(str(folder))}", file=sys.stderr)
+        raise
     except (OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

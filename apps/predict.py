@@ -5,6 +5,7 @@
     python apps/predict.py RUN letter.txt --evidence
     cat letter.txt | python apps/predict.py RUN -
     python apps/predict.py RUN pairs.jsonl          # a run on pairs: rows with the fields `text` and `second`
+    python apps/predict.py RUN image.png more.npz   # a run on images: of its size, or what the generators write
 
 One JSON object for each document on stdout: its id, the labels whose probability reaches their threshold (single-label:
 the most probable one), the probabilities, its tokens and whether it was longer than the model reads. With --evidence,
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from flash_sparse_apps.prediction.formats import FORMATS
         from flash_sparse_apps.prediction.labelling import predict_documents
         from flash_sparse_apps.prediction.new_documents import check_paths, read_documents
+        from flash_sparse_apps.prediction.new_images import read_images
         from flash_sparse_apps.run_folder import SavedModel, model_folder, write_atomically
         from flash_sparse_apps.settings import OneLineParser
 
@@ -75,12 +77,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_paths(given.files)
         output = None if given.output is None else _check_output(given.output, given.files)
         model = SavedModel.load(given.run)
-        if given.evidence and model.pairs:
-            raise ValueError("--evidence is given, but the run is on pairs of texts; expected one on single texts")
+        if given.evidence and (model.pairs or model.grid is not None):
+            what = "pairs of texts" if model.pairs else "images"
+            raise ValueError(f"--evidence is given, but the run is on {what}; expected one on single texts")
         second_field = given.second_field if model.pairs else None
         use_gpu = given.accelerator != "cpu" and torch.cuda.is_available()
         documents = itertools.chain.from_iterable(
-            read_documents(file, given.text_field, given.id_field, second_field) for file in given.files
+            read_documents(file, given.text_field, given.id_field, second_field)
+            if model.grid is None
+            else read_images(file, model.grid)
+            for file in given.files
         )
         device = "cuda" if use_gpu else "cpu"
         predictions = predict_documents(model, documents, given.tokens_per_batch, device, given.evidence)

@@ -161,6 +161,7 @@ class SavedModel:
         attention: `{"sparse": bool, "pattern": ..., ...}`, what `make_layout` takes.
         chunk_tokens: of a window where documents are read window by window, else None.
         pairs: whether a document is a pair of texts.
+        grid: rows and columns of the images that it reads; None if it reads texts.
         thresholds: (L,) for multi-label, None for single-label, where the most probable label is given.
     """
 
@@ -176,6 +177,7 @@ class SavedModel:
     pretrained: str | None = None
     chunk_tokens: int | None = None
     pairs: bool = False
+    grid: tuple[int, int] | None = None
 
     def layout(self) -> BlockLayout | None:
         return make_layout(self.seq_len, self.attention)
@@ -200,6 +202,7 @@ class SavedModel:
                 "attention": self.attention,
                 "chunk_tokens": self.chunk_tokens,
                 "pairs": self.pairs,
+                "grid": self.grid,
                 "dataset": self.dataset,
             }
             write_atomically(temporary / "classifier.json", to_json(description))
@@ -244,6 +247,7 @@ class SavedModel:
                 attention=described["attention"],
                 chunk_tokens=chunk_tokens,
                 pairs=pairs,
+                grid=None if described.get("grid") is None else tuple(described["grid"]),
                 tokenizer=open_saved(folder),
                 labels=labels,
                 task=described["task"],

@@ -14,6 +14,7 @@ import yaml
 
 from flash_sparse_apps.planned_run import PlannedRun
 from flash_sparse_apps.settings import MAY_CHANGE, Settings, make_parser
+from flash_sparse_datasets import check_options
 
 DECIDED = ("output", "init-from", "resume")  # by the order of the stages
 PATIENCE = 60.0  # seconds that a stage gets to end when the curriculum ends
@@ -59,6 +60,7 @@ def read_stages(path: Path, typed: dict, folder: Path) -> list[Stage]:
             flags["init-from"] = stages[-1].settings.output
         try:
             stages.append(Stage(name, _settings(flags)))
+            check_options(stages[-1].settings.dataset, stages[-1].settings.dataset_options or {})
         except Exception as error:  # jsonargparse raises many kinds
             raise ValueError(f"{path}: stage {name}: {' '.join(str(error).split())}") from None
     return stages
@@ -110,11 +112,11 @@ def summary(stages: Sequence[Stage]) -> str:
             metrics = json.loads(stage.run.metrics.read_text(encoding="utf-8"))
             steps, minutes = metrics["training"]["steps"], metrics["training"]["seconds"] / 60
             score = metrics["test"]["micro_f1"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            lines.append(
+                f"{stage.name:<{width}}  {stage.settings.seq_len:>7,}  {steps:>9,}  {minutes:>8.1f}  {score:>13.4f}"
+            )
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{stage.run.metrics}: {type(error).__name__}: {error}; expected what a finished run leaves"
             ) from None
-        lines.append(
-            f"{stage.name:<{width}}  {stage.settings.seq_len:>7,}  {steps:>9,}  {minutes:>8.1f}  {score:>13.4f}"
-        )
     return "\n".join(lines)

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--scale",
         type=Literal[tuple(lra_suite.SCALES)],
         default="paper",
-        help="which recipes: the published sizes; those for one GPU, where there are such; for a CPU ListOps alone",
+        help="which recipes: the published sizes; those for one GPU, if any; small ListOps and Pathfinder",
     )
     group.add_argument(
         "--recipes",

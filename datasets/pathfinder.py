@@ -45,6 +45,7 @@ FOLDERS = {6: "curv_baseline", 9: "curv_contour_length_9", 14: "curv_contour_len
 SIZES = {"train": 160_000, "validation": 20_000, "test": 20_000}
 CHUNK = 250  # images that one worker makes at a time, a few seconds' work, and that are lost if it is killed
 VERSION = 4  # of the generator: another one makes other files
+MOST_DISTRACTORS = 100  # there is room for fewer
 RULE_IMAGES = 20_000  # of training, for what sees the markers alone
 EMPTY = "curv_baseline/imgs/0/sample_172.png"  # of the released 32 x 32 images
 
@@ -52,18 +53,19 @@ EMPTY = "curv_baseline/imgs/0/sample_172.png"  # of the released 32 x 32 images
 def _recipe(size: int, level: int, preset: str, distractors: int | None, seed: int) -> dict:
     """What decides how the images look."""
     for name, value, allowed in (("size", size, RECIPES), ("level", level, LEVELS), ("preset", preset, PRESETS)):
-        if value not in allowed:
+        if not any(type(value) is type(one) and value == one for one in allowed):
             raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(str, allowed))}")
     _check_count("seed", seed, 0)
     if distractors is None:
         distractors = usual_distractors(size, level, preset)
-    _check_count("distractors", distractors, 0)
+    _check_count("distractors", distractors, 0, MOST_DISTRACTORS)
     return {"size": size, "level": level, "distractors": distractors, "seed": seed}
 
 
-def _check_count(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is {value!r}, expected an integer of at least {least}")
+def _check_count(name: str, value: int, least: int, most: int = 2**62) -> None:
+    if type(value) is not int or not least <= value <= most:
+        expected = f"of at least {least}" if most == 2**62 else f"from {least} to {most}"
+        raise ValueError(f"{name} is {value!r}, expected an integer {expected}")
 
 
 def _chunks(starts: list[int], count: int, workers: int, **recipe) -> Iterator[tuple[slice, Images]]:
@@ -212,12 +214,21 @@ def load(
 def _generated(cache: Path, count: int, workers: int, recipe: dict) -> Path:
     key = hashlib.sha256(repr((VERSION, sorted(recipe.items()))).encode()).hexdigest()[:16]
     folder = cache / "pathfinder" / f"{recipe['size']}-{key}-{count}"
+    shape = (count, recipe["size"], recipe["size"])
+    sizes = {"images.bin": np.prod(shape, dtype=np.int64).item(), "markers.bin": 4 * count}
+
+    def whole(sizes: dict[str, int]) -> bool:
+        return all((folder / name).is_file() and (folder / name).stat().st_size == sizes[name] for name in sizes)
+
     if (folder / "complete").exists():
+        if not whole(sizes | {"labels.bin": count}):
+            raise DataError(f"{folder}: files are missing or cut, expected those that were generated; remove it")
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shape = (count, recipe["size"], recipe["size"])
-        for name, size in (("images.bin", np.prod(shape, dtype=np.int64).item()), ("markers.bin", 4 * count)):
+        if not whole(sizes):  # then no image is there, whatever the labels say
+            (folder / "labels.bin").unlink(missing_ok=True)
+        for name, size in sizes.items():
             with open(folder / name, "ab") as file:
                 file.truncate(size)
                 if hasattr(os, "posix_fallocate"):  # to write where there is no room kills a process that maps the file

@@ -121,7 +121,9 @@ def measure(length: int, options, clock: WallClock) -> list[dict]:
         step = _within(encoder, name, step)
         try:
             row["MiB"] = _peak_memory(step, clock)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
             row["result"] = "does not fit in memory"
             optimizer.zero_grad()
             clock.free()

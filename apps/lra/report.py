@@ -102,6 +102,7 @@ def _mean_lines(found: dict) -> list[str]:
 
 def _missing_lines(found: dict) -> list[str]:
     lines = [f"{TITLES[task]} was not run: {why}." for task, why in found["missing"].items()]
+    lines += [f"{cell}: {why}" for cell, why in found["cut_short"].items()]
     return lines + ([f"Not finished: {', '.join(found['unfinished'])}."] if found["unfinished"] else [])
 
 

@@ -18,9 +18,9 @@ def collect_suite(suite: Suite) -> dict:
         baselines: dicts with task, name and accuracy: the linear model and the dataset's rules.
         means: for each kind its tasks, the average accuracy over them, and the geometric mean of the speedups over
             textbook attention with the tasks that it is of; a kind without a finished cell is left out.
-        unfinished: names of cells; missing: task -> why it is not run.
+        unfinished: names of cells; missing: task -> why it is not run; cut_short: cell -> where --max-time ended it.
     """
-    rows, baselines, unfinished = [], [], []
+    rows, baselines, unfinished, cut_short = [], [], [], {}
     for task in TASKS:
         cells = [cell for cell in suite.cells if cell.settings.dataset == task.name]
         found = collect(cells)
@@ -29,6 +29,8 @@ def collect_suite(suite: Suite) -> dict:
             {"task": task.name, "name": "linear model", "accuracy": entry["micro_f1"]} for entry in found["linear"]
         ]
         finished = [cell for cell in cells if cell.finished]
+        stopped = {cell.name: read_metrics(cell)["training"]["stopped"] for cell in finished}
+        cut_short |= {name: why for name, why in stopped.items() if why.startswith("--max-time")}
         if finished:
             rules = read_metrics(finished[0]).get("rule_baselines", {})
             baselines += [{"task": task.name, "name": name, "accuracy": value} for name, value in rules.items()]
@@ -51,6 +53,7 @@ def collect_suite(suite: Suite) -> dict:
         "means": {kind: means for kind in KINDS if (means := _means([row for row in rows if row["kind"] == kind]))},
         "unfinished": unfinished,
         "missing": suite.missing,
+        "cut_short": cut_short,
     }
 
 

@@ -49,10 +49,10 @@ def load_start(
         before, now = saved.encoder_arguments[name], arguments[name]
         if before != now:
             before, now = (ROTARY[value] if name == "rotary" else value for value in (before, now))
-            raise UserError(f"{given}, a run with --{name} {before}; expected --{name} {now}")
+            raise UserError(f"{given}, a run with --{name} {before}; expected the same here, not --{name} {now}")
     before, now = (model.layers[0].mlp.gate.out_features for model in (saved.encoder, encoder))
     if before != now:
-        raise UserError(f"{given}, a run with --mlp-width {before}; expected --mlp-width {now}")
+        raise UserError(f"{given}, a run with --mlp-width {before}; expected the same here, not --mlp-width {now}")
     if saved.tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(f"{given}, whose tokens are others ({saved.dataset}); expected a run with the same tokenizer")
     with_head = saved.labels == labels and saved.encoder_arguments["pooling"] == arguments["pooling"]

@@ -32,6 +32,10 @@ def predict_documents(
         columns += [[document.second for document in chunk]] if model.pairs else []
         # the one text of each document, or its two
         encoded = list(zip(*(model.tokenizer.encode_batch(column) for column in columns), strict=True))
+        for document, (tokens, *_) in zip(chunk, encoded, strict=True):
+            if (unknown := model.tokenizer.first_unknown(tokens, document.text)) is not None:
+                raise ValueError(f"{document.id}: {unknown!r} is none of the words that the run knows; white space "
+                                 "separates words")  # fmt: skip
         read = [[torch.tensor(tokens[: model.seq_len], dtype=torch.int64) for tokens in texts] for texts in encoded]
         logits = compute_logits(encoder, read, layout, tokens_per_batch)
         probabilities = to_probabilities(logits, model.task).numpy()  # (chunk, L)

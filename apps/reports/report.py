@@ -46,7 +46,7 @@ def result_rows(metrics: dict) -> list[tuple[str, str, str]]:
         rows.append(
             ("difference in micro-F1", f"{difference['micro_f1']:+.4f}", interval(difference["micro_f1_interval"]))
         )
-    rows += [(f"{name} alone, micro-F1", score(value), "") for name, value in metrics["rule_baselines"].items()]
+    rows += [(f"by {name} alone, micro-F1", score(value), "") for name, value in metrics["rule_baselines"].items()]
     return rows
 
 
@@ -77,7 +77,21 @@ def speed_rows(metrics: dict) -> list[tuple[str, str]]:
 
 
 def verdict(metrics: dict) -> str:
-    """One sentence on whether the model earns its keep beside the linear one."""
+    """Whether the model earns its keep beside the linear one and beside simple rules."""
+    return " ".join([_beside_linear(metrics), *_beside_rules(metrics)])
+
+
+def _beside_rules(metrics: dict) -> list[str]:
+    low, high = metrics["test"]["micro_f1_interval"]
+    sentences = []
+    for name, value in metrics["rule_baselines"].items():
+        if low <= value:
+            found = "is worse than" if high < value else "cannot be told from"
+            sentences.append(f"The model {found} the best guess by the {name} alone.")
+    return sentences
+
+
+def _beside_linear(metrics: dict) -> str:
     baseline = metrics["linear_baseline"]
     if baseline is None:
         return "No linear baseline (TF-IDF) was fitted (--no-linear-baseline)."
@@ -87,6 +101,13 @@ def verdict(metrics: dict) -> str:
     if high < 0:
         return "The model is worse than the linear baseline: the 95% interval of the difference is below 0."
     return "The test does not tell the model from the linear baseline: the 95% interval of the difference contains 0."
+
+
+def what_to_predict(metrics: dict) -> str:
+    """The files that `predict.py` takes for the run."""
+    if metrics["data"]["grid"]:
+        return "IMAGE.png ..."
+    return "PAIRS.jsonl" if metrics["data"]["pairs"] else "FILE.txt ..."
 
 
 def truncation_lines(truncation: dict[str, dict], seq_len: int) -> list[str]:
@@ -357,10 +378,10 @@ Reads the first {metrics["settings"]["seq-len"]:,} tokens of {_text(metrics)}; a
 
 {verdict(metrics)}
 
-Files: `model.safetensors` (weights), `tokenizer.json`, `classifier.json` (labels, thresholds, encoder arguments).
-To label new texts:
+Files: `model.safetensors` (weights), `classifier.json` (labels, thresholds, encoder arguments), and the
+tokenizer's. To label new {"images" if data["grid"] else "texts"}:
 
-    python apps/predict.py RUN {"PAIRS.jsonl" if data["pairs"] else "FILE.txt ..."}
+    python apps/predict.py RUN {what_to_predict(metrics)}
 
 Data fingerprint: `{data["fingerprint"]}`. Seed: {metrics["settings"]["seed"]}.
 

@@ -20,6 +20,7 @@ from flash_sparse import BlockLayout
 from flash_sparse_apps.machine import describe_machine, describe_versions
 from flash_sparse_apps.models.lightning_module import predict
 from flash_sparse_apps.reports.examples import Example, find_examples
+from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.scores.evaluation import (
     bootstrap_interval,
     count_none,
@@ -182,6 +183,7 @@ def collect(
             "notes": list(dataset.notes),
             "truncation": prepared.truncation,
             "pairs": stores["train"].pairs,
+            "grid": dataset.grid,
         },
         "settings": yaml.safe_load(settings.to_yaml()),
         "command": shlex.join(command),
@@ -232,6 +234,14 @@ def _speed(history: History, read: float) -> dict:
         "peak_memory_bytes": peak,
         "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
+
+
+def all_trained(run: RunFolder) -> bool:
+    """Whether a finished run has nothing left to train, however long it may."""
+    try:
+        return json.loads(run.metrics.read_text(encoding="utf-8"))["training"]["stopped"] == ALL_TRAINED
+    except (OSError, ValueError, KeyError, TypeError):  # damaged: then it is tested again
+        return False
 
 
 def why_stopped(settings: Settings, history: History) -> str:

@@ -42,6 +42,9 @@ class ByteTokenizer:
         spans = [(at, at + 1) for at, character in enumerate(text) for _ in character.encode("utf-8", "replace")]
         return values, spans
 
+    def first_unknown(self, tokens: Sequence[int], text: str | bytes) -> None:
+        """Every byte is known."""
+
     def save(self, folder: str | Path) -> None:
         """Write `bytes.json` into an existing folder."""
         (Path(folder) / FILE_NAME).write_text(json.dumps(_DESCRIPTION) + "\n")

@@ -80,6 +80,14 @@ class Tokenizer:
         encoding = self._backend.encode(_without_surrogates(text))
         return encoding.ids, encoding.offsets
 
+    def first_unknown(self, tokens: Sequence[int], text: str) -> str | None:
+        """The first word of a text, whose `tokens` are given, that is none of a fixed vocabulary's."""
+        if not isinstance(self._backend.model, models.WordLevel) or self._backend.token_to_id(UNKNOWN) not in tokens:
+            return None
+        _, spans = self.encode_with_spans(text)
+        start, stop = spans[list(tokens).index(self._backend.token_to_id(UNKNOWN))]
+        return text[start:stop]
+
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` into an existing folder.
 

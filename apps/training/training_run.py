@@ -253,7 +253,7 @@ def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> Ru
     if resumed is not None:
         run = RunFolder(resumed)
         run.lock()
-        if run.metrics.is_file() and settings.max_time is None:
+        if run.metrics.is_file() and (settings.max_time is None or results.all_trained(run)):
             raise UserError(f"--resume is {resumed}, which is finished: its report is {run.report}")
         if run.metrics.is_file() and not run.last_checkpoint.is_file():
             raise UserError(f"--resume is {resumed}, which is finished and has no {run.last_checkpoint} to go on from")
@@ -379,6 +379,7 @@ def finish(
         attention=prepared.attention,
         chunk_tokens=prepared.chunk_tokens,
         pairs=prepared.data.train_store.pairs,
+        grid=prepared.dataset.grid,
         tokenizer=prepared.tokenizer,
         labels=prepared.dataset.labels,
         task=prepared.dataset.task,
@@ -388,8 +389,9 @@ def finish(
     )
     saved.save(run.model, report.model_card(metrics))
     write_atomically(run.predictions, predictions)
-    files = "PAIRS.jsonl" if prepared.data.train_store.pairs else "FILE.txt ..."
-    metrics["predict_command"] = f"python apps/predict.py {shlex.quote(str(run.path))} {files}"
+    metrics["predict_command"] = (
+        f"python apps/predict.py {shlex.quote(str(run.path))} {report.what_to_predict(metrics)}"
+    )
     pictures = {
         "loss": figures.loss_curve(history.steps, history.epochs),
         "score": figures.score_curve(history.epochs),

@@ -12,11 +12,12 @@ Hugging Face library `datasets`; in an installed wheel they are in the folder `s
 import importlib
 import inspect
 import os
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
 from .documents import DataError, Dataset, Document, Documents, Fresh
 
-__all__ = ["DataError", "Dataset", "Document", "Documents", "Fresh", "load"]
+__all__ = ["DataError", "Dataset", "Document", "Documents", "Fresh", "check_options", "load"]
 
 _here = Path(__file__).resolve().parent
 _sources = _here / "sources"
@@ -92,11 +93,22 @@ def load(
         fixed = {"path": path}
         arguments = {**options, **fixed}
 
+    _check_known(name, load_it, options, fixed)
+    if "cache_dir" in inspect.signature(load_it).parameters:
+        arguments["cache_dir"] = cache_dir
+    return load_it(**arguments)
+
+
+def check_options(name: str, options: Iterable[str]):
+    """Raise ValueError for an option that a named dataset does not have; nothing is read."""
+    if name in _NAMED:
+        load_it = importlib.import_module(f"{__name__}.{_NAMED[name]}").load
+        _check_known(name, load_it, options, _PRESET_OPTIONS.get(name, {}))
+
+
+def _check_known(name: str, load_it: Callable[..., Dataset], options: Iterable[str], fixed: Container[str]):
     known = inspect.signature(load_it).parameters
     for option in options:
         if option not in known or option in fixed:
             free = ", ".join(o for o in known if o not in fixed)
             raise ValueError(f"{name} has no option {option!r}; it has: {free}")
-    if "cache_dir" in known:
-        arguments["cache_dir"] = cache_dir
-    return load_it(**arguments)

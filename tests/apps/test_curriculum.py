@@ -73,11 +73,11 @@ class TestLoadStart:
     @pytest.mark.parametrize(
         ("changes", "said"),
         [
-            ({"width": 32}, "a run with --width 16; expected --width 32"),
-            ({"depth": 2}, "a run with --depth 1; expected --depth 2"),
-            ({"heads": 4}, "a run with --heads 2; expected --heads 4"),
-            ({"rotary": None}, "a run with --rotary 1d; expected --rotary none"),
-            ({"mlp_width": 8}, "expected --mlp-width 8"),
+            ({"width": 32}, "a run with --width 16; expected the same here, not --width 32"),
+            ({"depth": 2}, "a run with --depth 1; expected the same here, not --depth 2"),
+            ({"heads": 4}, "a run with --heads 2; expected the same here, not --heads 4"),
+            ({"rotary": None}, "a run with --rotary 1d; expected the same here, not --rotary none"),
+            ({"mlp_width": 8}, "expected the same here, not --mlp-width 8"),
             ({"tokenizer": SimpleNamespace(fingerprint="other")}, "whose tokens are others"),
         ],
     )
@@ -243,10 +243,14 @@ def test_a_stage_whose_metrics_are_damaged_is_named(command, in_this_process, tm
     stages = {"stages": CURRICULUM["stages"][:1]}
     assert curriculum.main(command(**stages)) == 0
     metrics = tmp_path / "out" / "short" / "metrics.json"
-    metrics.write_text("{}")
     capsys.readouterr()
-    assert curriculum.main(command(**stages)) == 2
-    assert capsys.readouterr().err == f"error: {metrics}: KeyError: 'training'; expected what a finished run leaves\n"
+    for content, why in (
+        ({}, "KeyError: 'training'"),
+        ({"training": {"steps": None, "seconds": 1}, "test": {"micro_f1": 0.5}}, "TypeError: unsupported format"),
+    ):
+        metrics.write_text(json.dumps(content))
+        assert curriculum.main(command(**stages)) == 2
+        assert capsys.readouterr().err.startswith(f"error: {metrics}: {why}")
 
 
 def test_more_time_reaches_a_stage_that_had_too_little(command, in_this_process, tmp_path, capsys):
@@ -261,7 +265,7 @@ def test_a_stage_that_fails_ends_it(command, in_this_process, tmp_path, capsys):
     second = {"name": "long", "seq-len": 40, "rotary": "none"}
     assert curriculum.main(command(stages=[CURRICULUM["stages"][0], second])) == 1
     err = capsys.readouterr().err
-    assert "a run with --rotary 1d; expected --rotary none" in err
+    assert "a run with --rotary 1d; expected the same here, not --rotary none" in err
     assert "error: stage long ended with exit code 2" in err
     assert (tmp_path / "out" / "short" / "metrics.json").is_file()
     assert not (tmp_path / "out" / "long").exists()
@@ -278,6 +282,10 @@ def test_a_stage_that_fails_ends_it(command, in_this_process, tmp_path, capsys):
         ({"stages": [{"name": "a", "output": "there"}]}, "stage a has output; expected it without"),
         ({"stages": [{"name": "a", "seq-lem": 20}]}, "curriculum.yaml: stage a: "),
         ({"stages": [{"name": "a", "seq-len": 0}]}, "stage a: --seq-len is 0; expected at least 1"),
+        (
+            {"stages": [{"name": "a", "dataset": "pathfinder32", "dataset-options": {"distractor": 3}}]},
+            "stage a: pathfinder32 has no option 'distractor'; it has: ",
+        ),
         ({"width": 15}, "stage short: --heads is 2; expected a divisor of --width 15"),
     ],
 )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from flash_sparse_apps import sweep
+from flash_sparse_apps.lra import report as lra_report
 from flash_sparse_apps.lra import suite as lra_suite
 from flash_sparse_apps.lra import table as lra_table
 from flash_sparse_apps.lra.published import PUBLISHED
@@ -159,9 +160,14 @@ def test_data_is_what_a_cell_was_trained_on(recipes, root, tmp_path, monkeypatch
         lra_table, "collect", lambda cells: {"rows": [row] * len(cells), "linear": [], "unfinished": []}
     )
     for trained_with, data in ((None, "generated"), (str(root), "official")):
-        monkeypatch.setattr(lra_table, "read_metrics", lambda cell, own=trained_with: {"settings": {"root": own}})
-        assert [row["data"] for row in lra_table.collect_suite(dataclasses.replace(suite, cells=[cell]))["rows"]] == [
-            data
+        metrics = {"settings": {"root": trained_with}, "training": {"stopped": "--max-time 1 ended it."}}
+        monkeypatch.setattr(lra_table, "read_metrics", lambda cell, own=metrics: own)
+        found = lra_table.collect_suite(dataclasses.replace(suite, cells=[cell]))
+        assert [row["data"] for row in found["rows"]] == [data]
+        assert found["cut_short"] == {"listops-dense-0": "--max-time 1 ended it."}
+        assert lra_report._missing_lines(found) == [
+            *(f"{lra_report.TITLES[task]} was not run: {why}." for task, why in suite.missing.items()),
+            "listops-dense-0: --max-time 1 ended it.",
         ]
 
 

@@ -121,6 +121,17 @@ def test_the_verdict_follows_the_interval(metrics, bounds, word):
     assert word in report.verdict(metrics | {"linear_baseline": changed})
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.39, ""), (0.45, "The model cannot be told from"), (0.51, "The model is worse than")],
+)
+def test_the_verdict_names_rules_that_are_not_beaten(metrics, value, said):
+    changed = {"rule_baselines": {"first word": value}, "linear_baseline": None}
+    changed["test"] = metrics["test"] | {"micro_f1_interval": [0.4, 0.5]}
+    said = said and f" {said} the best guess by the first word alone."
+    assert report.verdict(metrics | changed).endswith(f"(--no-linear-baseline).{said}")
+
+
 def test_without_a_baseline(metrics):
     alone = metrics | {"linear_baseline": None}
     assert "linear baseline" not in " ".join(row[0] for row in report.result_rows(alone))

@@ -179,8 +179,14 @@ def test_a_finished_run_without_checkpoints_is_not_begun_anew(uninterrupted, tmp
     shutil.rmtree(run / "checkpoints")
     before = (run / "metrics.json").read_bytes()
     assert classify.main(["--resume", str(run), "--max-time", "5"]) == 2
-    assert "which is finished and has no" in capsys.readouterr().err
+    assert "which is finished: its report is" in capsys.readouterr().err
     assert (run / "metrics.json").read_bytes() == before
+
+    metrics = json.loads(before)
+    metrics["training"]["stopped"] = "--max-time 1 ended it."
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert classify.main(["--resume", str(run), "--max-time", "5"]) == 2
+    assert "which is finished and has no" in capsys.readouterr().err
 
 
 def test_two_processes_at_one_run(uninterrupted, tmp_path, capsys):

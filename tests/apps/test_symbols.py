@@ -83,6 +83,9 @@ class TestWords:
         prediction = json.loads(capsys.readouterr().out)
         assert prediction["tokens"] == 8
         assert prediction["labels"][0] in list("0123456789")
+        new.write_text("[MAX 1 [MIN 3 4]]")
+        assert predict.main([str(output), str(new)]) == 2
+        assert f"{new}: '4]]' is none of the words that the run knows" in capsys.readouterr().err
 
 
 class TestBytes:

@@ -150,6 +150,20 @@ def test_a_killed_generation_goes_on(tmp_path, monkeypatch):
     assert len(made) == 6
 
 
+@pytest.mark.parametrize("name", ["images.bin", "markers.bin", "labels.bin"])
+def test_files_that_are_missing_or_cut(tmp_path, name):
+    whole = small(tmp_path)
+    (complete,) = tmp_path.glob("pathfinder/*/complete")
+    file = complete.parent / name
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(DataError, match=f"{complete.parent}: files are missing or cut"):
+        small(tmp_path)
+    complete.unlink()
+    file.unlink()
+    again = small(tmp_path)
+    assert (again.fingerprint, again.baselines()) == (whole.fingerprint, whole.baselines())
+
+
 def test_room_is_taken_before_anything_is_written(tmp_path, monkeypatch):
     def stopped(*arguments, **recipe):
         raise KeyboardInterrupt
@@ -282,7 +296,11 @@ def test_errors_of_official_files(tmp_path):
         ({"preset": "x"}, "preset is 'x', expected one of released, documented"),
         ({"seed": -1}, "seed is -1, expected an integer of at least 0"),
         ({"workers": 0}, "workers is 0, expected an integer of at least 1"),
-        ({"distractors": -1}, "distractors is -1, expected an integer of at least 0"),
+        ({"distractors": -1}, "distractors is -1, expected an integer from 0 to 100"),
+        ({"distractors": 10**20}, f"distractors is {10**20}, expected an integer from 0 to 100"),
+        ({"distractors": True}, "distractors is True, expected an integer from 0 to 100"),
+        ({"level": [6]}, "level is [6], expected one of 6, 9, 14"),
+        ({"level": 6.0}, "level is 6.0, expected one of 6, 9, 14"),
         ({"count": -1}, "count is -1, expected an integer of at least 0"),
     ],
 )

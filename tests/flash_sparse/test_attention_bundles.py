@@ -82,12 +82,13 @@ def test_similar_lengths_share_a_bundle_as_far_as_there_is_room():
     lengths = [100, 10, 74, 9, 75, 8, 7]
     sequences = tuple(bundling.Sequence(0, (0, length), (0, length)) for length in lengths)
 
-    def found(room):
-        return [[s.lengths[0] for s in some] for some in bundling._alike(sequences, 2, room)]
+    def found(room, width=8):
+        return [[s.lengths[0] for s in some] for some in bundling._alike(sequences, 2, width, room)]
 
     assert found(10**6) == [[100, 75], [74], [10, 9, 8], [7]]
     assert found(2 * 2 * 100 * 100 - 1) == [[100], [75, 74], [10, 9, 8], [7]]
     assert found(1) == [[100], [75], [74], [10], [9], [8], [7]]
+    assert found(10**6, width=bundling.SHORT // 2 // 75) == [[100], [75, 74], [10, 9, 8], [7]]
 
 
 def test_what_is_not_finite_stays_in_its_sequence(sizes):

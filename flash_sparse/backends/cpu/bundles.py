@@ -22,6 +22,8 @@ from flash_sparse.backends.cpu.plan import DensePlan, Mask, SparsePlan
 
 # The shortest sequence of a bundle has at least this share of the longest one's keys: the rest is work on padding.
 SHORTEST = 0.75
+# Elements of a sequence's queries, all heads: to copy those of a longer one takes as long as the calls that it saves.
+SHORT = 1 << 15
 
 
 class Sequence(NamedTuple):
@@ -79,7 +81,7 @@ class SideBySide:
         self.row = row.minimum(stop - 1)
         self.padding = row >= stop  # (n, 1, longest, 1)
         self.padded = bool(self.padding.any())
-        self._units: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        self._units: dict[tuple[int, ...], tuple[Tensor, Tensor | None]] = {}
 
     def load(self, tensor: Tensor, dtype: torch.dtype, padding: float | None = None) -> Tensor:
         """The rows of `tensor` (B, H, N, D) as the plan's groups read them.
@@ -106,9 +108,9 @@ class SideBySide:
     def _shape(self, tensor: Tensor) -> tuple[int, ...]:
         return self.row.shape[0], tensor.shape[1], self.row.shape[2], tensor.shape[3]  # (n, H, longest, D)
 
-    def _in_memory(self, tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _in_memory(self, tensor: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """The memory of `tensor` (B, H, N, D) cut into units, which of them the sequences' rows are, padded, and which
-        of these are no padding.
+        of these are no padding (None: all).
 
         A unit is a row (units, D) if the memory can be cut into such, else an element (units, 1).
         """
@@ -122,8 +124,11 @@ class SideBySide:
         if key not in self._units:
             head, column = torch.arange(heads)[:, None, None], torch.arange(columns)
             index = self.entry * strides[0] + head * strides[1] + self.row * strides[2] + column * stride
-            own = (~self.padding).expand(index.shape).flatten().nonzero().flatten()
-            self._units[key] = index.flatten() // unit, own
+            own = (~self.padding).expand(index.shape).flatten().nonzero().flatten() if self.padded else None
+            found = index.flatten() // unit, own
+            if not whole:  # as large as the tensor: not to be kept
+                return memory, *found
+            self._units[key] = found
         return memory, *self._units[key]
 
 
@@ -159,7 +164,9 @@ def bundles(
 
     if row_offsets is None:
         visible = tuple(sequence for sequence in sequences if all(sequence.lengths))
-        yield from _dense_bundles(visible, heads, key_heads, diagonal, left, right, plans.PIECE_ELEMENTS)
+        yield from _dense_bundles(
+            visible, heads, key_heads, query.shape[3], diagonal, left, right, plans.PIECE_ELEMENTS
+        )
         return
     for index, sequence in enumerate(sequences):
         if all(sequence.lengths):
@@ -168,14 +175,21 @@ def bundles(
             yield _bundle([sequence], SparsePlan(heads, key_heads, mask, own, row_blocks, block_size))
 
 
-@lru_cache(maxsize=4)  # the layers of a model ask for the same ones, forward and backward
+@lru_cache(maxsize=2)  # the layers of a model ask for the same ones, forward and backward
 def _dense_bundles(
-    sequences: tuple[Sequence, ...], heads: int, key_heads: int, diagonal: int, left: int, right: int, room: int
+    sequences: tuple[Sequence, ...],
+    heads: int,
+    key_heads: int,
+    width: int,
+    diagonal: int,
+    left: int,
+    right: int,
+    room: int,
 ) -> list[Bundle]:
-    """All sequences, without a layout; those of a bundle together have at most `room` scores."""
+    """All sequences, without a layout, rows of `width`; those of a bundle together have at most `room` scores."""
     found = []
     with torch.inference_mode(False):  # what is kept may be used outside of it later
-        for some in _alike(sequences, heads, room):
+        for some in _alike(sequences, heads, width, room):
             mask = Mask(*some[0].lengths, diagonal, left, right)
             plan = DensePlan(heads * len(some), key_heads * len(some), mask, _padding(some, key_heads))
             found.append(_bundle(some, plan))
@@ -192,14 +206,14 @@ def _bundle(some: list[Sequence], plan: DensePlan | SparsePlan) -> Bundle:
     return Bundle(queries, keys, plan)
 
 
-def _alike(sequences: tuple[Sequence, ...], heads: int, room: int) -> Iterator[list[Sequence]]:
-    """Sequences of similar lengths, the longest first."""
+def _alike(sequences: tuple[Sequence, ...], heads: int, width: int, room: int) -> Iterator[list[Sequence]]:
+    """Short sequences of similar lengths, the longest first, and each longer one by itself."""
     some: list[Sequence] = []
     for sequence in sorted(sequences, key=lambda sequence: sequence.lengths, reverse=True):
         if some:
             queries, keys = some[0].lengths
             full = (len(some) + 1) * heads * queries * keys > room
-            if full or sequence.lengths[1] < SHORTEST * keys:
+            if full or heads * queries * width > SHORT or sequence.lengths[1] < SHORTEST * keys:
                 yield some
                 some = []
         some.append(sequence)
