@@ -129,12 +129,21 @@ def _check_output(output: str, files: Sequence[str]) -> Path:
 
 
 def _counting(predictions: Iterable[dict], model: SavedModel) -> Iterator[dict]:
-    """Pass the predictions on and say at the end how many documents were cut."""
+    """Pass the predictions on and say at the end how many documents were cut, or have words that nobody knows."""
     count = cut = 0
+    unknown = []
     for prediction in predictions:
         count += 1
         cut += prediction["truncated"]
+        if (word := prediction.pop("unknown")) is not None:
+            unknown.append(f"{word!r} in {prediction['id']}")
         yield prediction
+    if unknown:
+        print(
+            f"note: {len(unknown)} of {count} documents have words that the run does not know, such as {unknown[0]}; "
+            "white space separates words",
+            file=sys.stderr,
+        )
     if cut:
         print(
             f"note: {cut} of {count} documents are longer than {model.seq_len:,} tokens and were cut", file=sys.stderr

@@ -22,7 +22,8 @@ TOGETHER = 64  # documents that are read and sorted by length together
 def predict_documents(
     model: SavedModel, documents: Iterable[NewDocument], tokens_per_batch: int, device: str, evidence: bool = False
 ) -> Iterator[dict]:
-    """For each document, in order: id, labels given, probabilities (L,) as a list, tokens, truncated; and evidence."""
+    """For each document, in order: id, labels given, probabilities (L,) as a list, tokens, truncated, the first word
+    that is unknown (None if all are known); and evidence."""
     encoder = model.encoder.to(device)
     layout = model.layout()
     layout = layout.to(device) if layout is not None else None
@@ -32,10 +33,6 @@ def predict_documents(
         columns += [[document.second for document in chunk]] if model.pairs else []
         # the one text of each document, or its two
         encoded = list(zip(*(model.tokenizer.encode_batch(column) for column in columns), strict=True))
-        for document, (tokens, *_) in zip(chunk, encoded, strict=True):
-            if (unknown := model.tokenizer.first_unknown(tokens, document.text)) is not None:
-                raise ValueError(f"{document.id}: {unknown!r} is none of the words that the run knows; white space "
-                                 "separates words")  # fmt: skip
         read = [[torch.tensor(tokens[: model.seq_len], dtype=torch.int64) for tokens in texts] for texts in encoded]
         logits = compute_logits(encoder, read, layout, tokens_per_batch)
         probabilities = to_probabilities(logits, model.task).numpy()  # (chunk, L)
@@ -48,6 +45,7 @@ def predict_documents(
                 "probabilities": [float(share) for share in shares],
                 "tokens": sum(map(len, texts)),
                 "truncated": max(map(len, texts)) > model.seq_len,
+                "unknown": model.tokenizer.first_unknown(texts[0], document.text),
             }
             if evidence:
                 prediction["evidence"] = _evidence(model, document.text, indices, layout, tokens_per_batch)

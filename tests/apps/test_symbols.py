@@ -84,8 +84,10 @@ class TestWords:
         assert prediction["tokens"] == 8
         assert prediction["labels"][0] in list("0123456789")
         new.write_text("[MAX 1 [MIN 3 4]]")
-        assert predict.main([str(output), str(new)]) == 2
-        assert f"{new}: '4]]' is none of the words that the run knows" in capsys.readouterr().err
+        assert predict.main([str(output), str(new)]) == 0
+        out, err = capsys.readouterr()
+        assert "unknown" not in json.loads(out)
+        assert f"1 of 1 documents have words that the run does not know, such as '4]]' in {new};" in err
 
 
 class TestBytes:
