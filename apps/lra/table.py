@@ -29,14 +29,15 @@ def collect_suite(suite: Suite) -> dict:
             {"task": task.name, "name": "linear model", "accuracy": entry["micro_f1"]} for entry in found["linear"]
         ]
         finished = [cell for cell in cells if cell.finished]
-        stopped = {cell.name: read_metrics(cell)["training"]["stopped"] for cell in finished}
+        metrics = {cell.name: read_metrics(cell) for cell in finished}
+        stopped = {name: read["training"]["stopped"] for name, read in metrics.items()}
         cut_short |= {name: why for name, why in stopped.items() if why.startswith("--max-time")}
         if finished:
-            rules = read_metrics(finished[0]).get("rule_baselines", {})
+            rules = metrics[finished[0].name].get("rule_baselines", {})
             baselines += [{"task": task.name, "name": name, "accuracy": value} for name, value in rules.items()]
         for row in found["rows"]:
-            settings = next(cell.settings for cell in finished if cell.kind == row["kind"])
-            root = read_metrics(next(cell for cell in finished if cell.kind == row["kind"]))["settings"]["root"]
+            first = next(cell for cell in finished if cell.kind == row["kind"])
+            settings, root = first.settings, metrics[first.name]["settings"]["root"]
             images = settings.sparse and settings.pattern in ("axial", "neighborhood_2d")
             about = {
                 "task": task.name,

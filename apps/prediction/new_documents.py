@@ -83,7 +83,7 @@ def read_documents(
                 raise DataError(
                     f"{rows.place(number)}: {id_field!r} is {shortened(name)}, expected a string or integer"
                 )
-            yield NewDocument(_printable(str(name)), *texts)
+            yield NewDocument(printable(str(name)), *texts)
 
 
 def _text(value, place: str) -> str:
@@ -100,9 +100,9 @@ def _plain(file: Path) -> NewDocument:
         text = opened.read()
     if not text.strip():
         raise DataError(f"{file}: empty, expected a text")
-    return NewDocument(_printable(str(file)), text)
+    return NewDocument(printable(str(file)), text)
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """The name with halves of surrogate pairs, as names of files that are not UTF-8 have, written out."""
     return name.encode(errors="backslashreplace").decode()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from flash_sparse_apps.prediction.new_documents import NewDocument
+from flash_sparse_apps.prediction.new_documents import STDIN, NewDocument, printable
 from flash_sparse_datasets import DataError
 
 
@@ -24,7 +24,7 @@ def read_images(path: str, grid: tuple[int, int]) -> Iterator[NewDocument]:
         DataError: one line with the file, and the image in it.
     """
     file, size = Path(path), f"{grid[0]} x {grid[1]}"
-    if path == "-":
+    if path == STDIN:
         raise DataError(f"standard input: a text, but the run is on images; expected files of {size} pixels")
     if file.suffix.lower() == ".npz":
         images = _images_in(file)
@@ -33,7 +33,7 @@ def read_images(path: str, grid: tuple[int, int]) -> Iterator[NewDocument]:
                 f"{path}: images {images.shape} {images.dtype}, expected (count, {', '.join(map(str, grid))}) uint8"
             )
         for number, image in enumerate(images):
-            yield NewDocument(f"{path}:{number}", image.tobytes())
+            yield NewDocument(printable(f"{path}:{number}"), image.tobytes())
         return
     files = sorted(entry for entry in file.rglob("*") if entry.suffix.lower() == ".png") if file.is_dir() else [file]
     if not files:
@@ -42,7 +42,7 @@ def read_images(path: str, grid: tuple[int, int]) -> Iterator[NewDocument]:
         pixels = _gray(image)
         if pixels.shape != grid:
             raise DataError(f"{image}: {pixels.shape[0]} x {pixels.shape[1]} pixels, expected {size}")
-        yield NewDocument(str(image).encode(errors="backslashreplace").decode(), pixels.tobytes())
+        yield NewDocument(printable(str(image)), pixels.tobytes())
 
 
 def _images_in(file: Path) -> np.ndarray:
