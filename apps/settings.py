@@ -6,6 +6,7 @@ A flag `--seq-len` is the field `seq_len` here and the key `seq-len` in a YAML f
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -180,7 +181,9 @@ class Settings:
     )
     compare_documents: int = _flag(64, "test documents that are also predicted densely for it, at most")
     examples: int = _flag(
-        3, "test documents of which the report shows passages that carry their labels; 0 where texts are confidential"
+        3,
+        "test documents of which the report shows passages that carry their labels, or test images, as many answered "
+        "right as wrong; 0 where they are confidential",
     )
     bootstrap_samples: int = _flag(1000, "resamples of the test documents behind each 95% interval")
 
@@ -326,6 +329,9 @@ class OneLineParser(ArgumentParser):
         message = re.sub(r'Parser key "(\w+)"(?: element \d+)?:', lambda match: f"--{_dashed(match[1])}:", str(message))
         message = re.sub(r"Expected an? (?:<class '(\w+)'>|typing\.Literal(\[[^]]*\]))\.", r"expected \1\2,", message)
         message = " ".join(message.replace("Got value:", "got").replace("typing.", "").split())
+        if unknown := re.match(r"[Uu]nrecognized arguments: (--[\w-]+)", message):
+            near = difflib.get_close_matches(_dashed(unknown[1]), self._option_string_actions, 1)
+            message += "".join(f"; the nearest is {flag}" for flag in near)
         if not self.exit_on_error:
             raise ValueError(message)
         self.exit(2, f"error: {message}\n")

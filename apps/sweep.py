@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     print_anything()
     parser = make_parser("sweep.py", "Train and test over sequence lengths, dense and sparse, and compare.")
-    group = parser.add_argument_group("sweep")
+    group = parser.add_argument_group("sweep", "each cell is a run of its own, and --max-time is for each")
     group.add_argument("--seq-lens", type=int, nargs="+", default=[512, 2048, 8192], help="tokens that the models read")
     group.add_argument(
         "--kinds",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import get_args, get_type_hints
 
+import numpy as np
+import torch
+
 from flash_sparse import BlockLayout, patterns
 from flash_sparse_apps.settings import Settings
 
@@ -44,6 +47,16 @@ def describe(settings: Settings, grid: tuple[int, int] | None = None) -> dict:
     if settings.pretrained is not None:  # its first token was trained to see all
         description["global_tokens"] = 1
     return description
+
+
+def share_computed(layout: BlockLayout, lengths: np.ndarray) -> float:
+    """The share of all blocks that a layout computes over texts of these lengths (N,): more than its density, which is
+    that of the longest, since short texts lie inside its window."""
+    _, _, rows, columns = layout.indices()  # (nnz,) each
+    reach = torch.bincount(torch.maximum(rows, columns), minlength=layout.num_query_blocks)  # (Qb,)
+    kept = reach.cumsum(0).numpy()  # (Qb,), of a text of 1, 2, ... blocks
+    blocks = -(-lengths // layout.block_size)  # (N,)
+    return float(kept[blocks - 1].sum() / (blocks**2).sum())
 
 
 def make_layout(seq_len: int, attention: dict) -> BlockLayout | None:

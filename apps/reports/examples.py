@@ -42,6 +42,11 @@ class Example:
     excerpts: tuple[Excerpt, ...]
 
 
+def can_be_read(prepared: Prepared) -> bool:
+    """Whether passages can be shown: not of pairs, whose labels no passage carries alone, nor of bytes and pixels."""
+    return not prepared.stores["test"].pairs and isinstance(next(iter(prepared.dataset.test)).text, str)
+
+
 def find_examples(
     settings: Settings,
     prepared: Prepared,
@@ -50,8 +55,7 @@ def find_examples(
     probabilities: np.ndarray,
     predictions: np.ndarray,
 ) -> list[Example]:
-    """Up to `settings.examples` test documents, drawn by the seed among those that are given a label. None of pairs,
-    whose labels no passage carries alone, and of bytes and pixels, which are not to be read.
+    """Up to `settings.examples` test documents, drawn by the seed among those that are given a label.
 
     Args:
         probabilities: (N, L) of the test documents.
@@ -61,8 +65,6 @@ def find_examples(
     given = [np.flatnonzero(row) if predictions.ndim == 2 else np.array([row]) for row in predictions]
     rows = [row for row in np.random.default_rng(settings.seed).permutation(len(store)) if len(given[row])]
     rows = rows[: settings.examples]
-    if store.pairs:
-        return []
     texts = {}
     for row, document in enumerate(dataset.test):
         if len(texts) == len(rows):
@@ -71,8 +73,6 @@ def find_examples(
             texts[row] = document.text
     began, examples = time.monotonic(), []
     for row in rows:
-        if not isinstance(texts[row], str):
-            return []  # pixels and bytes are not to be read
         if examples and time.monotonic() - began > SECONDS:
             break
         likely = sorted(given[row].tolist(), key=lambda label: -probabilities[row, label])[:LABELS]

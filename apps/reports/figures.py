@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 
 import matplotlib
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from flash_sparse import BlockLayout
+from flash_sparse_apps.reports.example_images import ExampleImage
 from flash_sparse_apps.run_folder import write_atomically
 
 BLUE, ORANGE, GREY, GREEN, VIOLET, GOLD = "#2463a8", "#c4571b", "#6b7280", "#2f7d4f", "#7c4d9e", "#a8860b"
@@ -154,6 +156,20 @@ def layout_picture(layout: BlockLayout) -> str:
         axes.locator_params(nbins=5)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    return svg[0]
+
+
+def images(examples: Sequence[ExampleImage]) -> str:
+    """Images side by side, those answered right above those answered wrong, each under its label and its answer."""
+    rows = [row for right in (True, False) if (row := [one for one in examples if one.right == right])]
+    columns = max(map(len, rows))
+    with _figure("test images", 2.2 * columns, 2.5 * len(rows)) as (figure, svg):
+        for places, row in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+            for axes, example in zip_longest(places, row):
+                axes.set_axis_off()
+                if example is not None:
+                    axes.imshow(example.pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+                    axes.set_title(f"{example.label}; given {example.given}, {example.probability:.2f}", fontsize=9)
     return svg[0]
 
 

@@ -26,7 +26,8 @@ def attention_line(metrics: dict) -> str:
         return f"dense{images}"
     return (
         f"block-sparse: {attention['pattern']}, blocks of {attention['block_size']} tokens, "
-        f"{percent(metrics['model']['density'])} of the blocks kept{images}"
+        f"{percent(metrics['model']['density'])} of the blocks kept at {metrics['settings']['seq-len']:,} tokens, "
+        f"{percent(metrics['model']['computed'])} over the training texts{images}"
     )
 
 
@@ -77,8 +78,14 @@ def speed_rows(metrics: dict) -> list[tuple[str, str]]:
 
 
 def verdict(metrics: dict) -> str:
-    """Whether the model earns its keep beside the linear one and beside simple rules."""
-    return " ".join([_beside_linear(metrics), *_beside_rules(metrics)])
+    """Whether the model earns its keep: tells documents apart, beside the linear one and beside simple rules."""
+    return " ".join([*_all_alike(metrics["test"]), _beside_linear(metrics), *_beside_rules(metrics)])
+
+
+def _all_alike(test: dict) -> list[str]:
+    if test["answers"] > 1 or test["documents"] == 1:
+        return []
+    return [f"The model gives all {test['documents']:,} test documents the same answer: it tells nothing apart."]
 
 
 def _beside_rules(metrics: dict) -> list[str]:
@@ -136,7 +143,7 @@ def console(metrics: dict) -> str:
 
 
 def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] = ()) -> str:
-    """The page. `figures` maps loss, score, lengths and, where they apply, layout and pretraining to SVG text."""
+    """The page. `figures` maps loss, score, lengths and, where they apply, layout, pretraining and images to SVG."""
     data, test, training = metrics["data"], metrics["test"], metrics["training"]
     baseline = metrics["linear_baseline"]
     tiles = [
@@ -198,6 +205,7 @@ def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] =
         picture(figures["lengths"], "Whole documents by length; what is right of the line is cut there.", "wide"),
         "<h2>Labels</h2>",
         _label_table(metrics),
+        *_images(figures),
         *_examples(examples),
         "<h2>Speed and memory</h2>",
         table(("", ""), [(escape(a), escape(b)) for a, b in speed_rows(metrics)], ["", ""]),
@@ -242,6 +250,16 @@ def _pretraining(metrics: dict, figures: dict[str, str]) -> list[str]:
         f"and nothing else, would give {before['frequency_loss']:.4f}.</p>",
         picture(figures["pretraining"], "Cross-entropy of masked tokens; the faint line is that of single steps.", ""),
     ]
+
+
+def _images(figures: dict[str, str]) -> list[str]:
+    if "images" not in figures:
+        return []
+    caption = (
+        "Above those answered right, below those answered wrong, drawn by the seed: the label, the answer and its "
+        "probability."
+    )
+    return ["<h2>Test images</h2>", picture(figures["images"], caption, "wide")]
 
 
 def _examples(examples: Sequence[Example]) -> list[str]:

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from flash_sparse import BlockLayout
 from flash_sparse_apps.machine import describe_machine, describe_versions
 from flash_sparse_apps.models.lightning_module import predict
-from flash_sparse_apps.reports.examples import Example, find_examples
+from flash_sparse_apps.reports.example_images import ExampleImage, find_images
+from flash_sparse_apps.reports.examples import Example, can_be_read, find_examples
 from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.scores.evaluation import (
     bootstrap_interval,
@@ -34,7 +35,6 @@ from flash_sparse_apps.scores.thresholds import tune_thresholds
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.batching import PackedBatch
 from flash_sparse_apps.tokens.data_module import EvaluationLoader, TextDataModule
-from flash_sparse_apps.tokens.pixels import share_read
 from flash_sparse_apps.tokens.token_store import TokenStore
 from flash_sparse_apps.training.callbacks import History
 
@@ -58,13 +58,14 @@ def collect(
     history: History,
     command: Sequence[str],
     say: Callable[[str], None],
-) -> tuple[dict, np.ndarray | None, bytes, list[Example]]:
+) -> tuple[dict, np.ndarray | None, bytes, list[Example], list[ExampleImage]]:
     """Test `encoder`, whose weights are those to be kept. Thresholds come from the validation documents alone.
 
     Testing is in float32 whatever the training's precision, as in `predict.py`.
 
     Returns:
-        The figures, the thresholds (None for single-label), the lines of predictions.jsonl, and examples to show.
+        The figures, the thresholds (None for single-label), the lines of predictions.jsonl, and documents and images
+        to show.
     """
     dataset, data, task = prepared.dataset, prepared.data, prepared.dataset.task
     device = next(encoder.parameters()).device
@@ -143,17 +144,21 @@ def collect(
             max_seconds=max(COMPARE_SECONDS, COMPARE_SHARE * history.seconds),
         )
 
-    read = share_read(stores["train"], settings.seq_len) if settings.skip_black else 1.0
     validation = evaluate(validation_probabilities, truth["validation"], thresholds, task, none_counts)
     best = max(history.epochs, key=lambda entry: entry["validation_micro_f1"])
     metrics = {
-        "test": test | {"documents": len(stores["test"]), "bootstrap_samples": settings.bootstrap_samples},
+        "test": test
+        | {
+            "documents": len(stores["test"]),
+            "answers": len(np.unique(predictions, axis=0)),  # 1: all documents are given the same labels
+            "bootstrap_samples": settings.bootstrap_samples,
+        },
         "validation": {key: validation.get(key) for key in ("micro_f1", "macro_f1", "accuracy")},
         "linear_baseline": baseline,
         "rule_baselines": rules,
         "compare": compared,
         "peers": peers,
-        "speed": _speed(history, read),
+        "speed": _speed(history, prepared.pixels_read),
         "training": {
             "steps": history.epochs[-1]["step"],
             "epochs": history.epochs[-1]["epoch"],
@@ -165,13 +170,14 @@ def collect(
             "curve": history.steps,
         },
         "model": {
-            "pixels_read": read,
+            "pixels_read": prepared.pixels_read,
             "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
             "encoder": prepared.encoder_arguments,
             "pretrained": settings.pretrained,
             "attention": prepared.attention,
             "chunk_tokens": prepared.chunk_tokens,
             "density": layout.density if layout is not None else 1.0,
+            "computed": prepared.computed,
         },
         "data": {
             "name": dataset.name,
@@ -192,11 +198,14 @@ def collect(
         "versions": describe_versions(),
     }
     lines = _prediction_lines(dataset.labels, stores["test"], test_probabilities, predictions, task)
+    images = []
+    if dataset.grid is not None:
+        images = find_images(dataset, stores["test"], test_probabilities, predictions, settings.examples, settings.seed)
     examples = []
-    if settings.examples:
+    if settings.examples and can_be_read(prepared):
         say("looking for passages that carry labels")
         examples = find_examples(settings, prepared, encoder, layout, test_probabilities, predictions)
-    return metrics, thresholds, lines, examples
+    return metrics, thresholds, lines, examples, images
 
 
 def _bar(batches: EvaluationLoader, split: str) -> tqdm:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lightning as L
+import numpy as np
 import torch
 import yaml
 from lightning.pytorch.callbacks import EarlyStopping
@@ -36,7 +37,7 @@ from flash_sparse_apps.scores import results
 from flash_sparse_apps.settings import MAY_CHANGE, Settings, UserError
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.data_module import TextDataModule
-from flash_sparse_apps.tokens.pixels import BLACK, check_images
+from flash_sparse_apps.tokens.pixels import BLACK, check_images, share_read
 from flash_sparse_apps.tokens.token_store import TokenStore, truncation
 from flash_sparse_apps.tokens.tokenization import Tokenizer, load_tokenizer, train_tokenizer, word_tokenizer
 from flash_sparse_apps.training.callbacks import Checkpoints, History, Progress
@@ -52,6 +53,7 @@ DATA_OPTIONS = (
     *("text_field", "label_field", "id_field", "validation", "test", "validation_share", "test_share", "split_seed"),
     *("task", "label_separator", "unseen_labels"),
 )
+MOST_COMPUTED = 0.75  # of the blocks: above, what is skipped no longer pays for finding the others
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Prepared:
     body: PreTrainedModel | None  # of a pretrained encoder, with its weights
     encoder_arguments: dict
     attention: dict
+    computed: float  # share of the blocks, over the training texts
+    pixels_read: float  # share of the training images' pixels
     chunk_tokens: int | None
 
     def make_encoder(self) -> nn.Module:
@@ -98,7 +102,7 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
         )
         _check_kind(settings, dataset)
         attention = layouts.describe(settings, dataset.grid)
-        layouts.make_layout(settings.seq_len, attention)
+        layout = layouts.make_layout(settings.seq_len, attention)
         body = None if settings.pretrained is None else _load_body(settings)
         tokenizer = _tokenizer(settings, dataset, cache)
         if body is not None and tokenizer.vocab_size > body.config.vocab_size:
@@ -138,6 +142,16 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
         for split, store in stores.items()
         if dataset.none_label is None and not store.label_matrix().nnz
     ]
+    pixels_read = share_read(data.train_store, settings.seq_len) if settings.skip_black else 1.0
+    computed = 1.0
+    if layout is not None:
+        lengths = data.train_store.text_lengths.clip(max=settings.seq_len)  # (N,)
+        computed = layouts.share_computed(layout, np.ceil(pixels_read * lengths).astype(np.int64))
+        if computed > MOST_COMPUTED:
+            notes.append(
+                f"--sparse computes {computed:.0%} of the blocks of the training texts, most of which are short: "
+                "--dense may be as fast"
+            )
     return Prepared(
         dataset=replace(dataset, notes=(*dataset.notes, *notes)),
         tokenizer=tokenizer,
@@ -147,6 +161,8 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
         body=body,
         encoder_arguments=_encoder_arguments(settings, dataset, tokenizer, body),
         attention=attention,
+        computed=computed,
+        pixels_read=pixels_read,
         chunk_tokens=settings.chunk_tokens if settings.chunked else None,
     )
 
@@ -368,7 +384,7 @@ def finish(
         raise UserError(str(error)) from error
     if (stopped := results.why_stopped(settings, history)) != results.ALL_TRAINED:
         _say(stopped)
-    metrics, thresholds, predictions, examples = results.collect(
+    metrics, thresholds, predictions, examples, images = results.collect(
         settings, prepared, encoder, module.layout, history, command, _say
     )
     metrics["pretraining"] = read_summary(run) if settings.pretrain else None
@@ -405,6 +421,8 @@ def finish(
         )
     if module.layout is not None:
         pictures["layout"] = figures.layout_picture(module.layout)
+    if images:
+        pictures["images"] = figures.images(images)
     write_atomically(run.report, report.render(metrics, pictures, examples).encode(errors="backslashreplace"))
     write_atomically(run.metrics, to_json(metrics))  # last: it marks the run as finished
     print(report.console(metrics))

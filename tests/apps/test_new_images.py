@@ -47,6 +47,16 @@ def test_all_kinds_of_files_give_the_run_s_own_predictions(trained, images, tmp_
             assert [entry["id"] for entry in found] == single
 
 
+def test_the_report_shows_images_instead_of_passages(trained, tmp_path, capsys):
+    page = (trained / "report.html").read_text()
+    assert "<h2>Test images</h2>" in page
+    assert "Passages" not in page
+    code, output = train(tmp_path, *FLAGS, "--examples", "0")
+    assert code == 0
+    assert "Test images" not in (output / "report.html").read_text()
+    assert "looking for passages" not in capsys.readouterr().out
+
+
 def test_what_cannot_be_read_is_one_line(trained, images, tmp_path, capsys):
     def said(*arguments):
         assert predict.main([str(trained), *map(str, arguments)]) == 2

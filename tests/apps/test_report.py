@@ -121,6 +121,14 @@ def test_the_verdict_follows_the_interval(metrics, bounds, word):
     assert word in report.verdict(metrics | {"linear_baseline": changed})
 
 
+def test_the_verdict_says_when_all_answers_are_alike(metrics):
+    said = "The model gives all 1,234 test documents the same answer: it tells nothing apart."
+    alike = metrics["test"] | {"documents": 1234, "answers": 1}
+    assert report.verdict(metrics | {"test": alike}).startswith(said)
+    for other in ({"answers": 2}, {"documents": 1}):
+        assert said[:20] not in report.verdict(metrics | {"test": alike | other})[:20]
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [(0.39, ""), (0.45, "The model cannot be told from"), (0.51, "The model is worse than")],

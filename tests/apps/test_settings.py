@@ -181,3 +181,13 @@ def test_configs_can_be_read_and_every_key_is_commented(path):
         if re.match(r"[a-z]", line):
             assert "#" in line or lines[number - 1].startswith("#"), line
     assert set(yaml.safe_load(path.read_text())) <= {f.name.replace("_", "-") for f in dataclasses.fields(Settings)}
+
+
+@pytest.mark.parametrize(
+    ("typed", "near"),
+    [("--seq_len", "--seq-len"), ("--seqlen=512", "--seq-len"), ("--max-tim", "--max-time"), ("--zzzz", None)],
+)
+def test_an_unknown_flag_is_named_with_the_nearest_one(capsys, typed, near):
+    said = one_error_line(capsys, [typed, "512"])
+    assert f"unrecognized arguments: {typed}" in said
+    assert said.rstrip().endswith(f"; the nearest is {near}" if near else " 512")
