@@ -115,6 +115,11 @@ class Settings:
         "folder of a finished run whose weights training begins with: of the same sizes and tokens, with documents or "
         "images of any length; the head is new where labels or --pooling differ",
     )
+    embeddings: Literal["cooccurrence", "random"] | None = _flag(
+        None,
+        "what token embeddings begin as: vectors from which tokens stand near which in the training texts, or random "
+        "ones; null: cooccurrence for texts, random for bytes, pixels and generated languages",
+    )
     width: int = _flag(64, "features of a token")
     depth: int = _flag(1, "layers")
     heads: int = _flag(2, "attention heads; must divide --width")
@@ -314,7 +319,7 @@ _AT_MOST |= {"seq_len": 2**24, "seed": 2**32 - 1, "vocab_size": 2**20, "max_time
 _SPARSE_ALONE = ("pattern", "window", "global_blocks", "random_blocks", "density", "stride_blocks", "block_size")
 # What the checkpoint decides
 _SCRATCH_ALONE = ("tokenizer", "vocab_size", "width", "depth", "heads", "mlp_width", "activation", "rotary", "dropout")
-_SCRATCH_ALONE += ("attention_dropout",)
+_SCRATCH_ALONE += ("attention_dropout", "embeddings")
 _SHARES = ("validation_share", "test_share", "dropout", "attention_dropout", "warmup_share")
 
 
@@ -442,6 +447,8 @@ def check_typed(given: dict, runs: Sequence[Settings], chunked: str):
             expected = f"{chunked} beside it"
         elif name in _SCRATCH_ALONE and runs[0].pretrained is not None:
             expected = f"it without --pretrained {runs[0].pretrained}, which decides that"
+        elif name == "embeddings" and runs[0].init_from is not None:
+            expected = f"it without --init-from {runs[0].init_from}, which brings its own"
         if expected is not None:
             raise ValueError(f"--{_dashed(name)} is {value}; expected {expected}")
 

@@ -310,6 +310,8 @@ def _before_training(metrics: dict) -> str:
     settings, sentences = metrics["settings"], ""
     if settings.get("init-from") is not None:
         sentences += f" It began with the weights of {settings['init-from']}."
+    if metrics["model"].get("embeddings") == "cooccurrence":
+        sentences += " Token embeddings began as vectors from which tokens stand near which in the training texts."
     if settings.get("fresh-images"):
         sentences += " Every epoch but the first had new training images."
     if settings.get("augment", "none") != "none":

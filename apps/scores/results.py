@@ -174,6 +174,7 @@ def collect(
             "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
             "encoder": prepared.encoder_arguments,
             "pretrained": settings.pretrained,
+            "embeddings": prepared.embeddings,
             "attention": prepared.attention,
             "chunk_tokens": prepared.chunk_tokens,
             "density": layout.density if layout is not None else 1.0,

@@ -30,6 +30,7 @@ from flash_sparse_apps.models import layouts
 from flash_sparse_apps.models.chunking import Chunked
 from flash_sparse_apps.models.lightning_module import MONITOR, Classifier
 from flash_sparse_apps.models.starting_weights import check_start, load_start
+from flash_sparse_apps.models.token_vectors import begin_with_vectors
 from flash_sparse_apps.models.two_towers import TwoTowers
 from flash_sparse_apps.reports import figures, report
 from flash_sparse_apps.run_folder import RunFolder, SavedModel, load_weights, to_json, write_atomically
@@ -67,6 +68,7 @@ class Prepared:
     truncation: dict[str, dict]
     body: PreTrainedModel | None  # of a pretrained encoder, with its weights
     encoder_arguments: dict
+    embeddings: str | None  # what they begin as; None where other weights bring them
     attention: dict
     computed: float  # share of the blocks, over the training texts
     pixels_read: float  # share of the training images' pixels
@@ -160,6 +162,7 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
         truncation={split: asdict(truncation(store, settings.seq_len)) for split, store in stores.items()},
         body=body,
         encoder_arguments=_encoder_arguments(settings, dataset, tokenizer, body),
+        embeddings=_embeddings(settings, dataset),
         attention=attention,
         computed=computed,
         pixels_read=pixels_read,
@@ -206,6 +209,14 @@ def _encoder_arguments(
         "grid": dataset.grid if settings.rotary == "2d" else None,
         "skip_token": BLACK if settings.skip_black else None,
     } | head
+
+
+def _embeddings(settings: Settings, dataset: Dataset) -> str | None:
+    """What token embeddings begin as: as asked for, or as suits the data."""
+    if settings.pretrained is not None or settings.init_from is not None:
+        return None
+    symbols = dataset.vocabulary is not None or isinstance(next(iter(dataset.train)).text, bytes)
+    return settings.embeddings or ("random" if symbols else "cooccurrence")
 
 
 def _check_kind(settings: Settings, dataset: Dataset):
@@ -343,6 +354,14 @@ def train(settings: Settings, prepared: Prepared, run: RunFolder) -> tuple[Class
         )
         if is_main_process():
             print(f"beginning with the weights of {settings.init_from}{'' if with_head else ', but a new head'}")
+    elif prepared.embeddings == "cooccurrence" and not run.has_checkpoint:
+        begin_with_vectors(
+            getattr(encoder, "encoder", encoder),  # of a model of pairs or windows, what reads each text
+            prepared.data.train_store,
+            settings.seq_len,
+            settings.seed,
+            progress=is_main_process() and sys.stderr.isatty(),
+        )
     layout = layouts.make_layout(settings.seq_len, prepared.attention)
     max_seconds = None if settings.max_time is None else 60 * settings.max_time
     history = History()

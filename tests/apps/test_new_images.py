@@ -51,6 +51,7 @@ def test_the_report_shows_images_instead_of_passages(trained, tmp_path, capsys):
     page = (trained / "report.html").read_text()
     assert "<h2>Test images</h2>" in page
     assert "Passages" not in page
+    assert json.loads((trained / "metrics.json").read_text())["model"]["embeddings"] == "random"
     code, output = train(tmp_path, *FLAGS, "--examples", "0")
     assert code == 0
     assert "Test images" not in (output / "report.html").read_text()

@@ -207,6 +207,7 @@ def test_a_cell_that_fails_does_not_end_the_sweep(flags, in_this_process, tmp_pa
         (("--seq-lens", "8"), "--block-size is 16; expected at most --seq-len 8"),
         (("--nonsense",), "--nonsense"),
         (("--pretrained", "some"), "--vocab-size is 400; expected it without --pretrained some, which decides that"),
+        (("--init-from", "some", "--embeddings", "random"), "--embeddings is random; expected it without --init-from"),
         (("--chunk-tokens", "64"), "--chunk-tokens is 64; expected --kinds chunked beside it"),
     ],
 )
