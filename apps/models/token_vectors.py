@@ -22,7 +22,7 @@ from tqdm import tqdm
 from flash_sparse.nn import Encoder
 from flash_sparse_apps.tokens.token_store import TokenStore
 
-REACH = 5  # tokens on either side that count as neighbours
+REACH = 2  # tokens on either side that count as neighbours
 SMOOTHING = 0.75  # power of how frequent a neighbour is, so that rare ones are not overrated
 ENOUGH_TOKENS = 10_000_000  # more would take longer and tell little more
 COUNTED_AT_ONCE = 1_000_000  # tokens
