@@ -117,8 +117,9 @@ class Settings:
     )
     embeddings: Literal["cooccurrence", "random"] | None = _flag(
         None,
-        "what token embeddings begin as: vectors from which tokens stand near which in the training texts, or random "
-        "ones; null: cooccurrence for texts, random for bytes, pixels and generated languages",
+        "what token embeddings begin as, without --pretrained and --init-from: vectors made from which tokens stand "
+        "next to each other in the training texts, or random ones; null: cooccurrence for texts, random for bytes, "
+        "pixels and generated languages",
     )
     width: int = _flag(64, "features of a token")
     depth: int = _flag(1, "layers")
@@ -188,7 +189,7 @@ class Settings:
     examples: int = _flag(
         3,
         "test documents of which the report shows passages that carry their labels, or test images, as many answered "
-        "right as wrong; 0 where they are confidential",
+        "right as wrong (8 at most); 0 where they are confidential",
     )
     bootstrap_samples: int = _flag(1000, "resamples of the test documents behind each 95% interval")
 
@@ -334,8 +335,12 @@ class OneLineParser(ArgumentParser):
         message = re.sub(r'Parser key "(\w+)"(?: element \d+)?:', lambda match: f"--{_dashed(match[1])}:", str(message))
         message = re.sub(r"Expected an? (?:<class '(\w+)'>|typing\.Literal(\[[^]]*\]))\.", r"expected \1\2,", message)
         message = " ".join(message.replace("Got value:", "got").replace("typing.", "").split())
+        union = r"Does not validate .*?(?:Literal(\[[^]]*\])|<class '(\w+)'>).*Given value: "
+        message = re.sub(union, r"expected \1\2 or null, got ", message)
         if unknown := re.match(r"[Uu]nrecognized arguments: (--[\w-]+)", message):
-            near = difflib.get_close_matches(_dashed(unknown[1]), self._option_string_actions, 1)
+            negative = unknown[1].startswith("--no-")  # its opposite would be the nearest
+            flags = [flag for flag in self._option_string_actions if flag.startswith("--no-") == negative]
+            near = difflib.get_close_matches(_dashed(unknown[1]), flags, 1, cutoff=0.8)
             message += "".join(f"; the nearest is {flag}" for flag in near)
         if not self.exit_on_error:
             raise ValueError(message)
@@ -447,7 +452,7 @@ def check_typed(given: dict, runs: Sequence[Settings], chunked: str):
             expected = f"{chunked} beside it"
         elif name in _SCRATCH_ALONE and runs[0].pretrained is not None:
             expected = f"it without --pretrained {runs[0].pretrained}, which decides that"
-        elif name == "embeddings" and runs[0].init_from is not None:
+        elif name == "embeddings" and value is not None and runs[0].init_from is not None:
             expected = f"it without --init-from {runs[0].init_from}, which brings its own"
         if expected is not None:
             raise ValueError(f"--{_dashed(name)} is {value}; expected {expected}")

@@ -56,7 +56,7 @@ def count_neighbours(store: TokenStore, seq_len: int, vocab_size: int, seed: int
     for index in tqdm(order, "token vectors", unit=" documents", leave=False, disable=not progress):
         if read >= ENOUGH_TOKENS:
             break
-        for text in store.texts(index, seq_len):
+        for text in store.texts(index, min(seq_len, ENOUGH_TOKENS)):
             texts += [text, gap]
             waiting, read = waiting + len(text), read + len(text)
         if waiting >= COUNTED_AT_ONCE:

@@ -10,10 +10,13 @@ import numpy as np
 from flash_sparse_apps.tokens.token_store import TokenStore
 from flash_sparse_datasets import Dataset
 
+MOST = 8  # that fit side by side
+
 
 @dataclass(frozen=True)
 class ExampleImage:
-    """An image's pixels (height, width) uint8, its label, the one it was given and how probable that is."""
+    """An image's pixels (height, width), NaN where the model does not read them, its label, the one it was given and
+    how probable that is."""
 
     pixels: np.ndarray
     label: str
@@ -26,24 +29,38 @@ class ExampleImage:
 
 
 def find_images(
-    dataset: Dataset, store: TokenStore, probabilities: np.ndarray, predictions: np.ndarray, count: int, seed: int
+    dataset: Dataset,
+    store: TokenStore,
+    seq_len: int,
+    probabilities: np.ndarray,
+    predictions: np.ndarray,
+    count: int,
+    seed: int,
 ) -> list[ExampleImage]:
     """Up to `count` test images that were answered right, then as many that were answered wrong, drawn by the seed.
 
     Args:
+        count: 8 are shown at most.
         store: of the test images.
         probabilities: (N, L).
         predictions: (N,) class indices.
     """
     truth = np.array([store.label_indices(row)[0] for row in range(len(store))])  # (N,)
     drawn = np.random.default_rng(seed).permutation(len(store))  # (N,)
-    rows = [row for right in (True, False) for row in drawn[(predictions == truth)[drawn] == right][:count]]
+    answered = (predictions == truth)[drawn]  # (N,)
+    rows = [row for right in (True, False) for row in drawn[answered == right][: min(count, MOST)]]
     return [
         ExampleImage(
-            pixels=store.tokens(row, math.prod(dataset.grid)).astype(np.uint8).reshape(dataset.grid),
+            pixels=_pixels(store.tokens(row, seq_len), dataset.grid),
             label=dataset.labels[truth[row]],
             given=dataset.labels[predictions[row]],
             probability=float(probabilities[row, predictions[row]]),
         )
         for row in rows
     ]
+
+
+def _pixels(tokens: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    pixels = np.full(math.prod(grid), np.nan)  # (height * width,)
+    pixels[: len(tokens)] = tokens
+    return pixels.reshape(grid)

@@ -120,7 +120,7 @@ def length_histogram(lengths: dict[str, np.ndarray], seq_len: int) -> str:
     with _figure("document lengths", 6.6, 2.8) as (figure, svg):
         axes = figure.subplots()
         every = np.concatenate([np.asarray(values) for values in lengths.values()])
-        low, high = max(1, every.min()), max(2, every.max(), seq_len * 1.15)
+        low, high = max(1, min(every.min(), seq_len / 1.15)), max(2, every.max(), seq_len * 1.15)
         edges = np.geomspace(low * 0.95, high * 1.05, 45)
         colors = (BLUE, ORANGE, GREY)
         axes.hist(list(lengths.values()), bins=edges, stacked=True, color=colors[: len(lengths)], label=list(lengths))

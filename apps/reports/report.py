@@ -27,7 +27,7 @@ def attention_line(metrics: dict) -> str:
     return (
         f"block-sparse: {attention['pattern']}, blocks of {attention['block_size']} tokens, "
         f"{percent(metrics['model']['density'])} of the blocks kept at {metrics['settings']['seq-len']:,} tokens, "
-        f"{percent(metrics['model']['computed'])} over the training texts{images}"
+        f"{percent(metrics['model']['computed'])} in training{images}"
     )
 
 
@@ -83,9 +83,13 @@ def verdict(metrics: dict) -> str:
 
 
 def _all_alike(test: dict) -> list[str]:
-    if test["answers"] > 1 or test["documents"] == 1:
+    if test["documents"] == 1:
         return []
-    return [f"The model gives all {test['documents']:,} test documents the same answer: it tells nothing apart."]
+    if test["truths"] == 1:
+        return ["All test documents have the same labels: the test does not show whether the model tells them apart."]
+    if test["answers"] == 1:
+        return [f"The model gives all {test['documents']:,} test documents the same answer: it tells nothing apart."]
+    return []
 
 
 def _beside_rules(metrics: dict) -> list[str]:
@@ -134,7 +138,7 @@ def console(metrics: dict) -> str:
     """The results as a few aligned lines."""
     results, speed = result_rows(metrics), speed_rows(metrics)
     width = max(len(row[0]) for row in (*results, *speed))
-    lines = [f"test, {metrics['test']['documents']:,} documents"]
+    lines = [f"test, {metrics['test']['documents']:,} document{'s' * (metrics['test']['documents'] != 1)}"]
     lines += [f"  {what:<{width}}  {value:>7}  {bounds}".rstrip() for what, value, bounds in results]
     lines.append(f"  {verdict(metrics)}")
     lines.append("speed and memory")
@@ -190,7 +194,7 @@ def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] =
             figures["score"],
             "By this score the tested weights are chosen"
             + ("; thresholds are tuned on the same validation documents" if data["task"] == "multi-label" else "")
-            + ", so it is higher than a test would be.",
+            + ", so it is rather higher than a test would be.",
             "",
         ),
         "</div>",
@@ -257,7 +261,7 @@ def _images(figures: dict[str, str]) -> list[str]:
         return []
     caption = (
         "Above those answered right, below those answered wrong, drawn by the seed: the label, the answer and its "
-        "probability."
+        "probability. What the model does not read is left blank."
     )
     return ["<h2>Test images</h2>", picture(figures["images"], caption, "wide")]
 
@@ -287,6 +291,8 @@ def _examples(examples: Sequence[Example]) -> list[str]:
 
 
 def _text(metrics: dict) -> str:
+    if metrics["data"]["grid"]:
+        return "an image"
     return "each text of a pair" if metrics["data"]["pairs"] else "a document"
 
 
@@ -311,7 +317,7 @@ def _before_training(metrics: dict) -> str:
     if settings.get("init-from") is not None:
         sentences += f" It began with the weights of {settings['init-from']}."
     if metrics["model"].get("embeddings") == "cooccurrence":
-        sentences += " Token embeddings began as vectors from which tokens stand near which in the training texts."
+        sentences += " Token embeddings began as vectors made from which tokens stand next to each other in its texts."
     if settings.get("fresh-images"):
         sentences += " Every epoch but the first had new training images."
     if settings.get("augment", "none") != "none":

@@ -151,6 +151,7 @@ def collect(
         | {
             "documents": len(stores["test"]),
             "answers": len(np.unique(predictions, axis=0)),  # 1: all documents are given the same labels
+            "truths": len(np.unique(truth["test"], axis=0)),  # 1: all documents have the same labels
             "bootstrap_samples": settings.bootstrap_samples,
         },
         "validation": {key: validation.get(key) for key in ("micro_f1", "macro_f1", "accuracy")},
@@ -201,7 +202,15 @@ def collect(
     lines = _prediction_lines(dataset.labels, stores["test"], test_probabilities, predictions, task)
     images = []
     if dataset.grid is not None:
-        images = find_images(dataset, stores["test"], test_probabilities, predictions, settings.examples, settings.seed)
+        images = find_images(
+            dataset,
+            stores["test"],
+            settings.seq_len,
+            test_probabilities,
+            predictions,
+            settings.examples,
+            settings.seed,
+        )
     examples = []
     if settings.examples and can_be_read(prepared):
         say("looking for passages that carry labels")

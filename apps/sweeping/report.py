@@ -63,7 +63,7 @@ def _cost_columns(found: dict) -> list[tuple[str, Callable[[dict], str]]]:
     columns = [
         ("tokens", lambda row: f"{row['length']:,}"),
         ("attention", lambda row: row["kind"]),
-        ("blocks kept", lambda row: percent(row["density"])),
+        ("blocks kept of the longest", lambda row: percent(row["density"])),
         ("tokens a second", lambda row: _or_none("{:,.0f}".format, row["tokens_per_second"])),
         ("mean step", lambda row: _or_none(duration, row["step_seconds"])),
         ("training", lambda row: duration(row["training_seconds"])),

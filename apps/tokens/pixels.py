@@ -46,7 +46,7 @@ def turn_images(batch: PackedBatch, side: int, seed: int, epoch: int):
         image.copy_(turned.flip(0) if way >= 4 else turned.clone())
 
 
-def share_read(store: TokenStore, seq_len: int) -> float:
-    """The share of the pixels that are not black, over the first images of a split."""
-    shares = [(store.tokens(index, seq_len) != BLACK).mean() for index in range(min(SAMPLE, len(store)))]
-    return float(np.mean(shares))
+def count_read(store: TokenStore, seq_len: int) -> np.ndarray:
+    """Pixels that are not black, (n,), of the first images of a split; one where all are, which the encoder keeps."""
+    counts = [(store.tokens(index, seq_len) != BLACK).sum() for index in range(min(SAMPLE, len(store)))]
+    return np.maximum(counts, 1)

@@ -142,9 +142,14 @@ class TokenStore:
         """The same end to end, (n,) int64."""
         return np.concatenate(self.texts(index, seq_len))
 
+    def each_length(self, seq_len: int) -> np.ndarray:
+        """(N,) tokens of each text as it is read; of pairs (2 N,), first all first texts."""
+        parts = [self._first_lengths, self.lengths - self._first_lengths]
+        return np.minimum(np.concatenate(parts if self.pairs else parts[:1]), seq_len)
+
     def read_lengths(self, seq_len: int) -> np.ndarray:
         """(N,) tokens of each document as it is read."""
-        return np.minimum(self._first_lengths, seq_len) + np.minimum(self.lengths - self._first_lengths, seq_len)
+        return self.each_length(seq_len).reshape(1 + self.pairs, len(self)).sum(0)
 
     def label_indices(self, index: int) -> np.ndarray:
         """The labels of a document, (k,) int32 ascending, positions in `labels`."""

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lightning as L
-import numpy as np
 import torch
 import yaml
 from lightning.pytorch.callbacks import EarlyStopping
@@ -38,7 +37,7 @@ from flash_sparse_apps.scores import results
 from flash_sparse_apps.settings import MAY_CHANGE, Settings, UserError
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.data_module import TextDataModule
-from flash_sparse_apps.tokens.pixels import BLACK, check_images, share_read
+from flash_sparse_apps.tokens.pixels import BLACK, SAMPLE, check_images, count_read
 from flash_sparse_apps.tokens.token_store import TokenStore, truncation
 from flash_sparse_apps.tokens.tokenization import Tokenizer, load_tokenizer, train_tokenizer, word_tokenizer
 from flash_sparse_apps.training.callbacks import Checkpoints, History, Progress
@@ -54,7 +53,7 @@ DATA_OPTIONS = (
     *("text_field", "label_field", "id_field", "validation", "test", "validation_share", "test_share", "split_seed"),
     *("task", "label_separator", "unseen_labels"),
 )
-MOST_COMPUTED = 0.75  # of the blocks: above, what is skipped no longer pays for finding the others
+MOST_COMPUTED = 0.6  # of the blocks: above, what is skipped may no longer pay for finding the others
 
 
 @dataclass(frozen=True)
@@ -144,16 +143,12 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
         for split, store in stores.items()
         if dataset.none_label is None and not store.label_matrix().nnz
     ]
-    pixels_read = share_read(data.train_store, settings.seq_len) if settings.skip_black else 1.0
-    computed = 1.0
-    if layout is not None:
-        lengths = data.train_store.text_lengths.clip(max=settings.seq_len)  # (N,)
-        computed = layouts.share_computed(layout, np.ceil(pixels_read * lengths).astype(np.int64))
-        if computed > MOST_COMPUTED:
-            notes.append(
-                f"--sparse computes {computed:.0%} of the blocks of the training texts, most of which are short: "
-                "--dense may be as fast"
-            )
+    lengths = whole = data.train_store.each_length(settings.seq_len)  # (texts,)
+    if settings.skip_black:
+        lengths, whole = count_read(data.train_store, settings.seq_len), lengths[:SAMPLE]
+    computed = 1.0 if layout is None else layouts.share_computed(layout, lengths)
+    if layout is not None and computed > MOST_COMPUTED:
+        notes.append(f"--sparse skips only {1 - computed:.0%} of the blocks in training: --dense may be as fast")
     return Prepared(
         dataset=replace(dataset, notes=(*dataset.notes, *notes)),
         tokenizer=tokenizer,
@@ -165,7 +160,7 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
         embeddings=_embeddings(settings, dataset),
         attention=attention,
         computed=computed,
-        pixels_read=pixels_read,
+        pixels_read=float(lengths.sum() / whole.sum()),
         chunk_tokens=settings.chunk_tokens if settings.chunked else None,
     )
 
@@ -336,6 +331,8 @@ def introduce(settings: Settings, prepared: Prepared, run: RunFolder):
         print("  pairs of texts: each of the two is cut by itself, and lengths are of the longer one")
     for line in report.truncation_lines(prepared.truncation, settings.seq_len):
         print(f"  {line}")
+    if settings.sparse:
+        print(f"  --sparse computes {report.percent(prepared.computed)} of the blocks in training")
     print(f"run folder: {run.path}", flush=True)
 
 

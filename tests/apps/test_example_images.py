@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flash_sparse_apps.reports import figures
+from flash_sparse_apps.reports import example_images, figures
 from flash_sparse_apps.reports.example_images import find_images
 
 TRUTH = np.array([0, 1, 0, 1, 0, 1, 0, 1])  # (N,)
@@ -24,13 +24,13 @@ class Store:
         return TRUTH[index : index + 1]
 
     def tokens(self, index, count):
-        return np.arange(index, index + count)
+        return np.arange(index, index + min(count, 6))
 
 
-def find(predictions: np.ndarray, count: int, seed: int = 0):
+def find(predictions: np.ndarray, count: int, seed: int = 0, seq_len: int = 6):
     probabilities = np.full((len(TRUTH), 2), 0.25)  # (N, 2)
     probabilities[np.arange(len(TRUTH)), predictions] = 0.75
-    return find_images(DATASET, Store(), probabilities, predictions, count, seed)
+    return find_images(DATASET, Store(), seq_len, probabilities, predictions, count, seed)
 
 
 def test_as_many_right_as_wrong_and_each_as_it_is():
@@ -48,10 +48,23 @@ def test_as_many_right_as_wrong_and_each_as_it_is():
     assert len(chosen) > 1
 
 
+def test_what_is_not_read_is_not_shown():
+    (example,) = find(TRUTH, 1, seq_len=4)
+    assert np.isnan(example.pixels).tolist() == [[False] * 3, [False, True, True]]
+    assert "data:image/png" in figures.images([example])
+
+
 def test_few_or_none_of_a_kind():
     assert [example.right for example in find(TRUTH, 3)] == [True] * 3
     assert [example.right for example in find(1 - TRUTH, 20)] == [False] * 8
     assert find(TRUTH, 0) == []
+
+
+def test_no_more_than_fit_side_by_side(monkeypatch):
+    monkeypatch.setattr(example_images, "MOST", 3)
+    assert [example.right for example in find(np.where(np.arange(8) < 4, 1 - TRUTH, TRUTH), 1000)] == [True] * 3 + [
+        False
+    ] * 3
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 8])

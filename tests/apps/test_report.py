@@ -123,10 +123,14 @@ def test_the_verdict_follows_the_interval(metrics, bounds, word):
 
 def test_the_verdict_says_when_all_answers_are_alike(metrics):
     said = "The model gives all 1,234 test documents the same answer: it tells nothing apart."
-    alike = metrics["test"] | {"documents": 1234, "answers": 1}
+    alike = metrics["test"] | {"documents": 1234, "answers": 1, "truths": 3}
     assert report.verdict(metrics | {"test": alike}).startswith(said)
     for other in ({"answers": 2}, {"documents": 1}):
-        assert said[:20] not in report.verdict(metrics | {"test": alike | other})[:20]
+        assert report.verdict(metrics | {"test": alike | other}).startswith("The ")
+        assert "same answer" not in report.verdict(metrics | {"test": alike | other})
+    same = report.verdict(metrics | {"test": alike | {"truths": 1}})
+    assert same.startswith("All test documents have the same labels: the test does not show")
+    assert "same answer" not in same
 
 
 @pytest.mark.parametrize(

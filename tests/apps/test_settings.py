@@ -185,9 +185,25 @@ def test_configs_can_be_read_and_every_key_is_commented(path):
 
 @pytest.mark.parametrize(
     ("typed", "near"),
-    [("--seq_len", "--seq-len"), ("--seqlen=512", "--seq-len"), ("--max-tim", "--max-time"), ("--zzzz", None)],
+    [
+        ("--seq_len", "--seq-len"),
+        ("--seqlen=512", "--seq-len"),
+        ("--max-tim", "--max-time"),
+        ("--no-compar", "--no-compare"),
+        ("--no-sparse", None),  # which is --dense
+        ("--lr", None),
+        ("--zzzz", None),
+    ],
 )
 def test_an_unknown_flag_is_named_with_the_nearest_one(capsys, typed, near):
     said = one_error_line(capsys, [typed, "512"])
     assert f"unrecognized arguments: {typed}" in said
     assert said.rstrip().endswith(f"; the nearest is {near}" if near else " 512")
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [("--embeddings", "['cooccurrence', 'random']"), ("--mlp-width", "int"), ("--max-time", "float")],
+)
+def test_what_may_be_null_is_said_in_few_words(capsys, flag, expected):
+    assert one_error_line(capsys, [flag, "foo"]) == f"error: {flag}: expected {expected} or null, got foo\n"

@@ -122,4 +122,4 @@ def test_a_run_says_what_its_embeddings_began_as(multi_label_run, planted_files,
     for run, began in ((multi_label_run, "cooccurrence"), (tmp_path / "run", "random")):
         assert json.loads((run / "metrics.json").read_text())["model"]["embeddings"] == began
         page = (run / "report.html").read_text()
-        assert ("Token embeddings began as vectors from" in page) == (began == "cooccurrence")
+        assert ("Token embeddings began as vectors made from" in page) == (began == "cooccurrence")
