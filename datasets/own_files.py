@@ -17,7 +17,8 @@ never all in memory: the files are read once for their labels and hashes, and ag
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -117,6 +118,8 @@ def load(
     _check_classes(parts["train"], task, labels, np.diff(table.offsets)[in_training])
 
     notes = [note for source in sources.values() for note in source.notes]
+    if task == "single-label" and label_separator is None:
+        notes += _several_in_one(labels)
     for split in [split for split in sources if split != "train"]:
         notes += _unseen(split, sources[split], tables[split], names, seen, task, unseen_labels, assigned[split])
         notes += _shared(split, sources[split], tables[split], table.keys[in_training])
@@ -161,6 +164,19 @@ def _check_arguments(validation_share, test_share, task, label_separator, unseen
         raise ValueError("label_separator is '', expected at least one character")
     if unseen_labels not in ("error", "ignore"):
         raise ValueError(f"unseen_labels is {unseen_labels!r}, expected 'error' or 'ignore'")
+
+
+def _several_in_one(labels: Sequence[str]) -> list[str]:
+    """A note if most labels seem to be several, which others have too: then they are parts of lists."""
+    for separator in ";|,":
+        lists = [label for label in labels if separator in label]
+        parts = Counter(part.strip() for label in labels for part in label.split(separator))
+        if 2 * len(lists) >= len(labels) and max(parts.values()) > 1:
+            return [
+                f"most labels hold {separator!r}, such as {lists[0]!r}, and count as one each; to part them: "
+                f"--label-separator {separator!r}"
+            ]
+    return []
 
 
 # Which files and folders there are

@@ -386,3 +386,22 @@ def test_a_label_in_brackets_is_a_label(tmp_path):
     path = write_rows(tmp_path / "tags.csv", [(f"text {i}", ["[NEWS]", "[ a"][i % 2]) for i in range(20)])
     dataset = flash_sparse_datasets.load(path)
     assert (dataset.task, dataset.labels) == ("single-label", ("[ a", "[NEWS]"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "separator"),
+    [
+        (["law;space", "law", "space", "law;tax"], ";"),
+        (["a|b", "b|c"], "|"),
+        (["Arts, crafts", "Sports"], None),  # one name with a comma
+        (["R&D; other", "sales", "support", "law"], None),  # a few
+        (["a", "b"], None),
+    ],
+)
+def test_labels_that_seem_to_be_several_are_noted(tmp_path, labels, separator):
+    path = write_rows(tmp_path / "a.csv", [(f"text {number}", labels[number % len(labels)]) for number in range(80)])
+    notes = [note for note in load(path).notes if "--label-separator" in note]
+    assert len(notes) == (separator is not None)
+    if separator is not None:
+        assert f"most labels hold {separator!r}, such as {sorted(labels)[0 if separator == '|' else 1]!r}" in notes[0]
+        assert not load(path, label_separator=separator).notes
