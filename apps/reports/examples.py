@@ -13,6 +13,7 @@ from torch import nn
 from flash_sparse import BlockLayout
 from flash_sparse_apps.prediction.evidence import find_passages
 from flash_sparse_apps.settings import Settings
+from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 
 if TYPE_CHECKING:
     from flash_sparse_apps.training.training_run import Prepared
@@ -44,7 +45,7 @@ class Example:
 
 def can_be_read(prepared: Prepared) -> bool:
     """Whether passages can be shown: not of pairs, whose labels no passage carries alone, nor of bytes and pixels."""
-    return not prepared.stores["test"].pairs and isinstance(next(iter(prepared.dataset.test)).text, str)
+    return not prepared.stores["test"].pairs and not isinstance(prepared.tokenizer, ByteTokenizer)
 
 
 def find_examples(

@@ -316,7 +316,7 @@ def _before_training(metrics: dict) -> str:
     settings, sentences = metrics["settings"], ""
     if settings.get("init-from") is not None:
         sentences += f" It began with the weights of {settings['init-from']}."
-    if metrics["model"].get("embeddings") == "cooccurrence":
+    if metrics["model"]["embeddings"] == "cooccurrence":
         sentences += " Token embeddings began as vectors made from which tokens stand next to each other in its texts."
     if settings.get("fresh-images"):
         sentences += " Every epoch but the first had new training images."

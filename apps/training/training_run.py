@@ -157,7 +157,7 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
         truncation={split: asdict(truncation(store, settings.seq_len)) for split, store in stores.items()},
         body=body,
         encoder_arguments=_encoder_arguments(settings, dataset, tokenizer, body),
-        embeddings=_embeddings(settings, dataset),
+        embeddings=_embeddings(settings, dataset, tokenizer),
         attention=attention,
         computed=computed,
         pixels_read=float(lengths.sum() / whole.sum()),
@@ -206,11 +206,11 @@ def _encoder_arguments(
     } | head
 
 
-def _embeddings(settings: Settings, dataset: Dataset) -> str | None:
+def _embeddings(settings: Settings, dataset: Dataset, tokenizer: Tokenizer | ByteTokenizer) -> str | None:
     """What token embeddings begin as: as asked for, or as suits the data."""
     if settings.pretrained is not None or settings.init_from is not None:
         return None
-    symbols = dataset.vocabulary is not None or isinstance(next(iter(dataset.train)).text, bytes)
+    symbols = dataset.vocabulary is not None or isinstance(tokenizer, ByteTokenizer)
     return settings.embeddings or ("random" if symbols else "cooccurrence")
 
 
