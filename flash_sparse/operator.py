@@ -4,10 +4,10 @@
 and `torch.library.opcheck` know them. A backend is a pair of functions registered for a device type; nothing above this
 file knows which one runs. Packed sequences come as one batch entry with `cu_seqlens`.
 
-The Triton backend runs on GPUs and is imported with the first call there. Under Triton's interpreter
-(TRITON_INTERPRET=1 in the environment, for tests and debugging) it also runs on CPU tensors. There the device no longer
-says which backend is meant, so that it gets a pair of operators of its own: `flash_sparse::interpreted_forward` and
-`flash_sparse::interpreted_backward`.
+Each backend is imported with its first call: the one for CPUs needs Numba, the one for GPUs Triton. Under Triton's
+interpreter (TRITON_INTERPRET=1 in the environment, for tests and debugging) the latter also runs on CPU tensors. There
+the device no longer says which backend is meant, so that it gets a pair of operators of its own:
+`flash_sparse::interpreted_forward` and `flash_sparse::interpreted_backward`.
 
 Letters: B batch, H query heads, Hkv key heads, Nq queries, Nk keys, D head dimension, Bl and Hl the layout's own batch
 entries and heads (1 where shared), Qb and Kb blocks of queries and keys, nnz blocks kept.
@@ -17,8 +17,6 @@ import os
 
 import torch
 from torch import Tensor
-
-from flash_sparse.backends.cpu import attention as cpu
 
 # What both operators take after their tensors of rows. `left` and `right` are the window around the diagonal, negative
 # where it is unbounded; `seed` holds the dropout's seed, None without dropout.
@@ -40,7 +38,7 @@ def _define(prefix: str):
     _library.define(f"{forward}(Tensor query, Tensor key, Tensor value, {_COMMON}) -> (Tensor, Tensor)")
     _library.define(
         f"{backward}(Tensor grad_output, Tensor? grad_logsumexp, Tensor query, Tensor key, Tensor value, "
-        f"Tensor output, Tensor logsumexp, {_COMMON}) -> (Tensor, Tensor, Tensor)"
+        f"Tensor output, Tensor logsumexp, {_COMMON}, bool[] wanted) -> (Tensor, Tensor, Tensor)"
     )
     torch.library.register_fake(f"flash_sparse::{forward}", _forward_fake, lib=_library)
     torch.library.register_fake(f"flash_sparse::{backward}", _backward_fake, lib=_library)
@@ -48,9 +46,11 @@ def _define(prefix: str):
     def differentiate(ctx, grad_output, grad_logsumexp):
         query, key, value, output, logsumexp, *tensors = ctx.saved_tensors
         common = [number if tensor is None else tensor for number, tensor in zip(ctx.numbers, tensors, strict=True)]
+        wanted = list(ctx.needs_input_grad[:3])
         gradients = getattr(torch.ops.flash_sparse, backward)(
-            grad_output, grad_logsumexp, query, key, value, output, logsumexp, *common
+            grad_output, grad_logsumexp, query, key, value, output, logsumexp, *common, wanted
         )
+        gradients = (gradient if want else None for gradient, want in zip(gradients, wanted, strict=True))
         return *gradients, *(None for _ in common)
 
     torch.library.register_autograd(f"flash_sparse::{forward}", differentiate, setup_context=_save, lib=_library)
@@ -73,7 +73,8 @@ def _forward_fake(query, key, value, *common):
 
 
 def _backward_fake(grad_output, grad_logsumexp, query, key, value, output, logsumexp, *common):
-    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    rows = zip((query, key, value), common[-1], strict=True)  # those not wanted come without elements
+    return tuple(torch.empty_like(tensor) if want else tensor.new_empty(0) for tensor, want in rows)
 
 
 def logsumexp_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -86,31 +87,17 @@ interpreted_forward = _define("interpreted_") if INTERPRETED else None
 
 
 @torch.library.impl(_library, "forward", "CPU")
-def _forward_cpu(
-    query, key, value,
-    row_offsets, row_blocks, row_order, column_offsets, column_blocks, column_order, block_size,
-    cu_seqlens, max_seqlen, key_lengths, left, right, dropout_p, seed, scale,
-):  # fmt: skip
-    seed = 0 if seed is None else int(seed)
-    with torch.autocast("cpu", enabled=False):  # the tensors have their dtype; products inside keep theirs
-        return cpu.forward(
-            query, key, value, row_offsets, row_blocks, block_size,
-            cu_seqlens, key_lengths, left, right, dropout_p, seed, scale,
-        )  # fmt: skip
+def _forward_cpu(*arguments):
+    from flash_sparse.backends.cpu import launch
+
+    return launch.forward(*arguments)
 
 
 @torch.library.impl(_library, "backward", "CPU")
-def _backward_cpu(
-    grad_output, grad_logsumexp, query, key, value, output, logsumexp,
-    row_offsets, row_blocks, row_order, column_offsets, column_blocks, column_order, block_size,
-    cu_seqlens, max_seqlen, key_lengths, left, right, dropout_p, seed, scale,
-):  # fmt: skip
-    seed = 0 if seed is None else int(seed)
-    with torch.autocast("cpu", enabled=False):
-        return cpu.backward(
-            grad_output, grad_logsumexp, query, key, value, output, logsumexp, row_offsets, row_blocks, block_size,
-            cu_seqlens, key_lengths, left, right, dropout_p, seed, scale,
-        )  # fmt: skip
+def _backward_cpu(*arguments):
+    from flash_sparse.backends.cpu import launch
+
+    return launch.backward(*arguments)
 
 
 def _forward_triton(*arguments):

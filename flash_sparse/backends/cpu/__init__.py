@@ -1,1 +1,1 @@
-"""Attention on CPUs, in torch operations."""
+"""Attention on CPUs, by kernels that Numba compiles when they are first used."""

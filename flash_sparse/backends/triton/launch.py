@@ -76,8 +76,9 @@ def backward(
     dropout_p: float,
     seed: Tensor | None,
     scale: float,
+    wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, each shaped and strided as what it belongs to."""
+    """Gradients of query, key and value, each shaped and strided as what it belongs to; empty where not wanted."""
     gradients = tuple(torch.empty_like(tensor) for tensor in (query, key, value))
     grad_output, output = dense_rows(grad_output), dense_rows(output)
     query, key, value = dense_rows(query), dense_rows(key), dense_rows(value)
@@ -98,21 +99,25 @@ def backward(
     common = (
         query, key, block_size, cu_seqlens, max_seqlen, key_lengths, left, right, dropout_p, seed, scale,
     )  # fmt: skip
-    launch(
-        keys_kernel, kernels.keys, key.shape[2], key.shape[1], (query, key, value, grad_output, grad_key, grad_value),
-        (logsumexp, delta), (column_offsets, column_blocks, column_order), *common,
-        TILE_M=kernels.keys.other, TILE_N=kernels.keys.own, result_scale=scale,
-    )  # fmt: skip
-    launch(
-        query_kernel, kernels.query, length, heads, (query, key, value, grad_output, grad_query),
-        (logsumexp, delta), (row_offsets, row_blocks, row_order), *common,
-        TILE_M=kernels.query.own, TILE_N=kernels.query.other, result_scale=scale,
-        DESCRIPTORS=kernels.query.descriptors and fits_descriptor(key) and fits_descriptor(value),
-    )  # fmt: skip
+    if wanted[1] or wanted[2]:  # one kernel for both
+        launch(
+            keys_kernel, kernels.keys, key.shape[2], key.shape[1], (query, key, value, grad_output, grad_key, grad_value),
+            (logsumexp, delta), (column_offsets, column_blocks, column_order), *common,
+            TILE_M=kernels.keys.other, TILE_N=kernels.keys.own, result_scale=scale,
+        )  # fmt: skip
+    if wanted[0]:
+        launch(
+            query_kernel, kernels.query, length, heads, (query, key, value, grad_output, grad_query),
+            (logsumexp, delta), (row_offsets, row_blocks, row_order), *common,
+            TILE_M=kernels.query.own, TILE_N=kernels.query.other, result_scale=scale,
+            DESCRIPTORS=kernels.query.descriptors and fits_descriptor(key) and fits_descriptor(value),
+        )  # fmt: skip
     for gradient, rows in zip(gradients, (grad_query, grad_key, grad_value), strict=True):
         if rows is not gradient:
             gradient.copy_(rows)
-    return gradients
+    return tuple(
+        gradient if want else gradient.new_empty(0) for gradient, want in zip(gradients, wanted, strict=True)
+    )
 
 
 def launch(

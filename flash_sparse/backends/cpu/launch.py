@@ -1,0 +1,264 @@
+"""The CPU backend's functions behind the operators: outputs, tables of sequences and tasks, and the passes' regions.
+
+Letters: B batch, H query heads, Hkv key heads, Nq queries, Nk keys, D head dimension, W its width inside the kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flash_sparse.backends.cpu import dropout
+from flash_sparse.backends.cpu.backward import Gradients
+from flash_sparse.backends.cpu.kernels import backward_kernel, delta_kernel, forward_kernel
+from flash_sparse.backends.cpu.rows import Rows
+from flash_sparse.backends.cpu.threads import run
+from flash_sparse.backends.cpu.vectors import STRIP_BYTES
+from flash_sparse.backends.cpu.walk import KEYS, QUERIES, QUERY_TILE, Constants, Problem
+
+# Tasks of the backward pass that may run at the same time, and the least length of their parts, in tokens. By shape
+# alone, so that results do not depend on the number of threads.
+PARALLEL_TASKS = 32
+LEAST_PART = 512
+
+
+def forward(
+    query: Tensor,  # (B, H, Nq, D)
+    key: Tensor,  # (B, Hkv, Nk, D)
+    value: Tensor,  # (B, Hkv, Nk, D)
+    row_offsets: Tensor | None,  # (Bl, Hl, Qb + 1)
+    row_blocks: Tensor | None,  # (nnz,)
+    row_order: Tensor | None,
+    column_offsets: Tensor | None,
+    column_blocks: Tensor | None,
+    column_order: Tensor | None,
+    block_size: int,
+    cu_seqlens: Tensor | None,  # (sequences + 1,)
+    max_seqlen: int,
+    key_lengths: Tensor | None,  # (B,)
+    left: int,
+    right: int,
+    dropout_p: float,
+    seed: Tensor | None,  # ()
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Output, shaped and strided as `query`, and log-sum-exp, (B, H, Nq) float32."""
+    problem, tables = make_problem(
+        query, key, row_offsets, row_blocks, block_size, cu_seqlens, key_lengths, left, right, dropout_p, seed
+    )
+    output = torch.zeros_like(query)  # (B, H, Nq, D)
+    logsumexp = query.new_full(query.shape[:3], -torch.inf, dtype=torch.promote_types(query.dtype, torch.float32))
+    query, key, value, rows = dense_rows(query), dense_rows(key), dense_rows(value), dense_rows(output)
+    run(
+        forward_kernel, problem, Rows.of(query), Rows.of(key), Rows.of(value), Rows.of(rows), logsumexp.data_ptr(),
+        constants(logsumexp.dtype, scale, problem.threshold), query_tiles(problem, tables.sequences),
+    )  # fmt: skip
+    if rows is not output:
+        output.copy_(rows)
+    return output, logsumexp
+
+
+def backward(
+    grad_output: Tensor,  # (B, H, Nq, D)
+    grad_logsumexp: Tensor | None,  # (B, H, Nq)
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    logsumexp: Tensor,
+    row_offsets: Tensor | None,
+    row_blocks: Tensor | None,
+    row_order: Tensor | None,
+    column_offsets: Tensor | None,
+    column_blocks: Tensor | None,
+    column_order: Tensor | None,
+    block_size: int,
+    cu_seqlens: Tensor | None,
+    max_seqlen: int,
+    key_lengths: Tensor | None,
+    left: int,
+    right: int,
+    dropout_p: float,
+    seed: Tensor | None,
+    scale: float,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, each shaped and strided as what it belongs to; empty where not wanted."""
+    problem, tables = make_problem(
+        query, key, row_offsets, row_blocks, block_size, cu_seqlens, key_lengths, left, right, dropout_p, seed
+    )
+    dtype = logsumexp.dtype
+    numbers = constants(dtype, scale, problem.threshold)
+    logsumexp = logsumexp.contiguous()
+    delta = torch.empty_like(logsumexp)  # (B, H, Nq)
+    grad_output, output = dense_rows(grad_output), dense_rows(output)
+    upstream = None if grad_logsumexp is None else grad_logsumexp.contiguous()
+    run(
+        delta_kernel, problem, Rows.of(output), Rows.of(grad_output), 0 if upstream is None else upstream.data_ptr(),
+        delta.data_ptr(), numbers, row_tiles(delta.shape),
+    )  # fmt: skip
+
+    gradients = [
+        torch.zeros_like(tensor) if want else tensor.new_empty(0)
+        for tensor, want in zip((query, key, value), wanted, strict=True)
+    ]
+    sums = [accumulator(gradient, dtype, problem.width) for gradient in gradients]
+    query, key, value = dense_rows(query), dense_rows(key), dense_rows(value)
+    targets = Gradients(*map(Rows.of, sums), *wanted)
+    for tasks in part_pairs(problem, tables.sequences):
+        run(
+            backward_kernel, problem, Rows.of(query), Rows.of(key), Rows.of(value), Rows.of(grad_output), targets,
+            logsumexp.data_ptr(), delta.data_ptr(), numbers, tasks,
+        )  # fmt: skip
+    for gradient, total in zip(gradients, sums, strict=True):
+        if gradient is not total and gradient.numel():
+            gradient.copy_(total[..., : gradient.shape[3]])
+    return tuple(gradients)
+
+
+def accumulator(gradient: Tensor, dtype: torch.dtype, width: int) -> Tensor:
+    """What sums of the kernel's numbers are added to: the gradient itself where it has their dtype and width."""
+    if not gradient.numel():  # nothing is added
+        return gradient.new_empty((0, 0, 0, width), dtype=dtype)
+    if gradient.dtype == dtype and gradient.shape[3] == width and gradient.stride(3) == 1:
+        return gradient
+    return gradient.new_zeros((*gradient.shape[:3], width), dtype=dtype)
+
+
+def dense_rows(tensor: Tensor) -> Tensor:
+    """The tensor itself if its last dimension is contiguous, as the kernels want it, else a copy."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+def constants(dtype: torch.dtype, scale: float, threshold: int) -> Constants:
+    kind = np.float64 if dtype == torch.float64 else np.float32
+    keep = 2**24 / threshold if threshold else 1.0
+    return Constants(*map(kind, (1.0, -math.inf, math.log(2.0), scale * math.log2(math.e), scale, keep)))
+
+
+class Tables(NamedTuple):
+    """What a problem's addresses point to, kept alive for as long as compiled code reads it."""
+
+    sequences: np.ndarray  # (sequences, 7) int64
+    row_offsets: Tensor | None
+    row_blocks: Tensor | None
+    query_words: np.ndarray | None
+    key_words: np.ndarray | None
+
+
+def make_problem(
+    query: Tensor,
+    key: Tensor,
+    row_offsets: Tensor | None,
+    row_blocks: Tensor | None,
+    block_size: int,
+    cu_seqlens: Tensor | None,
+    key_lengths: Tensor | None,
+    left: int,
+    right: int,
+    dropout_p: float,
+    seed: Tensor | None,  # ()
+) -> tuple[Problem, Tables]:
+    batch, heads, queries, head_dim = query.shape
+    keys = key.shape[2]
+    entries, zeros = np.arange(batch), np.zeros(batch, np.int64)
+    if cu_seqlens is None:
+        limits = zeros + keys if key_lengths is None else key_lengths.numpy().astype(np.int64)
+        columns = entries, zeros, zeros + queries, zeros, limits, zeros + (keys - queries), entries
+    else:
+        starts = cu_seqlens.numpy().astype(np.int64)
+        starts, lengths = starts[:-1], np.diff(starts)
+        zeros = np.zeros_like(starts)
+        columns = zeros, starts, lengths, starts, lengths, zeros, np.arange(len(starts))
+    sequences = np.ascontiguousarray(np.stack(columns, 1))  # (sequences, 7)
+
+    threshold = max(1, round((1 - dropout_p) * 2**24)) if dropout_p else 0
+    query_words = key_words = None
+    if threshold:
+        entry, first_query, query_count, first_key, key_count = columns[:5]
+        key_count = key_count if cu_seqlens is not None else zeros + keys
+        query_words = dropout.words(int(seed), first_query, query_count, entry, (batch, heads, queries), 0)
+        key_words = dropout.words(int(seed), first_key, key_count, entry, (batch, heads, keys), 1)
+
+    row_offsets = None if row_offsets is None else row_offsets.contiguous()
+    row_blocks = None if row_blocks is None else row_blocks.contiguous()
+    layout_shape = (1, 1, 0) if row_offsets is None else tuple(row_offsets.shape)
+    lanes = STRIP_BYTES // torch.promote_types(query.dtype, torch.float32).itemsize
+    problem = Problem(
+        sequences=sequences.ctypes.data,
+        batch=batch,
+        heads=heads,
+        group=heads // key.shape[1],
+        query_rows=queries,
+        key_rows=keys,
+        head_dim=head_dim,
+        width=-(-head_dim // lanes) * lanes,
+        left=left,
+        right=right,
+        block_size=block_size,
+        row_offsets=0 if row_offsets is None else row_offsets.data_ptr(),
+        row_blocks=0 if row_blocks is None else row_blocks.data_ptr(),
+        layout_entries=layout_shape[0],
+        layout_heads=layout_shape[1],
+        offsets=layout_shape[2],
+        query_words=query_words.ctypes.data if threshold else 0,
+        key_words=key_words.ctypes.data if threshold else 0,
+        threshold=threshold,
+    )
+    return problem, Tables(sequences, row_offsets, row_blocks, query_words, key_words)
+
+
+def query_tiles(problem: Problem, sequences: np.ndarray) -> np.ndarray:
+    """Every tile of queries of every head: (tasks, 3), sequence, head, first query."""
+    tiles = -(-sequences[:, QUERIES] // QUERY_TILE)  # (sequences,)
+    counts = np.repeat(tiles, problem.heads)  # (sequences * H,)
+    line = np.repeat(np.arange(len(counts)), counts)  # (tasks,)
+    tile = np.arange(len(line)) - np.repeat(np.cumsum(counts) - counts, counts)  # (tasks,)
+    tile = tile if problem.right < 0 else counts[line] - 1 - tile  # those that see the most first
+    return np.stack([line // problem.heads, line % problem.heads, tile * QUERY_TILE], 1)
+
+
+def row_tiles(shape: tuple[int, int, int]) -> np.ndarray:
+    """Every tile of rows (B, H, N): (tasks, 3), batch entry, head, first row."""
+    return np.stack(
+        np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), np.arange(0, shape[2], QUERY_TILE), indexing="ij"), -1
+    ).reshape(-1, 3)
+
+
+def part_pairs(problem: Problem, sequences: np.ndarray) -> list[np.ndarray]:
+    """The backward pass's tasks: in each phase those that may run at the same time.
+
+    A sequence is cut into P parts, its keys as well as its queries. In phase s, part i of the keys meets part i + s
+    (modulo P) of the queries: no two tasks of a phase add to the same gradient, and each gradient is added to in a
+    fixed order.
+
+    Returns:
+        For each phase (tasks, 6): sequence, key head, queries from, to, keys from, to.
+    """
+    key_heads = problem.heads // problem.group
+    longest = np.maximum(sequences[:, QUERIES], sequences[:, KEYS])  # (sequences,)
+    parts = 1
+    while key_heads * np.minimum(-(-longest // LEAST_PART), parts).sum() < PARALLEL_TASKS and (
+        parts * LEAST_PART < longest.max(initial=0)
+    ):
+        parts *= 2
+
+    sequence, key_head, part = (
+        index.ravel()
+        for index in np.meshgrid(np.arange(len(longest)), np.arange(key_heads), np.arange(parts), indexing="ij")
+    )
+    queries, keys = (sequences[sequence, column] for column in (QUERIES, KEYS))
+    query_step, key_step = (-(-length // (parts * QUERY_TILE)) * QUERY_TILE for length in (queries, keys))
+    phases = []
+    for phase in range(parts):
+        query_start, key_start = (part + phase) % parts * query_step, part * key_step
+        tasks = np.stack(
+            [sequence, key_head, query_start, np.minimum(query_start + query_step, queries), key_start,
+             np.minimum(key_start + key_step, keys)], 1,
+        )  # fmt: skip
+        phases.append(np.ascontiguousarray(tasks[(tasks[:, 2] < tasks[:, 3]) & (tasks[:, 4] < tasks[:, 5])]))
+    return [tasks for tasks in phases if len(tasks)]
