@@ -43,13 +43,13 @@ def arguments(case, device, dropout_p=0.0, cu_seqlens=None, max_seqlen=0):
     ]  # fmt: skip
 
 
-def check(case, device, grad_logsumexp=True, **more):
+def check(case, device, grad_logsumexp=True, wanted=(True, True, True), **more):
     grad_output, forward = arguments(case, device, **more)
     torch.library.opcheck(torch.ops.flash_sparse.forward.default, forward)
     query, key, value, *common = (part.detach() if isinstance(part, torch.Tensor) else part for part in forward)
     output, logsumexp = torch.ops.flash_sparse.forward(query, key, value, *common)
     upstream = torch.randn(logsumexp.shape, generator=generator(0)).to(logsumexp) if grad_logsumexp else None
-    backward = [grad_output, upstream, query, key, value, output, logsumexp, *common]
+    backward = [grad_output, upstream, query, key, value, output, logsumexp, *common, list(wanted)]
     torch.library.opcheck(torch.ops.flash_sparse.backward.default, backward)
 
 
@@ -62,6 +62,11 @@ def test_opcheck(kernel, device, case):
 
 def test_opcheck_without_a_gradient_of_the_logsumexp(kernel, device):
     check(DENSE, device, grad_logsumexp=False)
+
+
+@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
+def test_opcheck_where_some_gradients_are_not_wanted(kernel, device, wanted):
+    check(DENSE, device, wanted=wanted)
 
 
 def test_opcheck_with_dropout(kernel, device):
@@ -81,14 +86,15 @@ def test_fake_tensors_have_the_strides_of_the_real_ones(kernel, device):
         grad_output, forward = arguments(case, device)
         forward = [part.detach() if isinstance(part, torch.Tensor) else part for part in forward]
         output, logsumexp = torch.ops.flash_sparse.forward(*forward)
-        gradients = torch.ops.flash_sparse.backward(grad_output, None, *forward[:3], output, logsumexp, *forward[3:])
+        rows = *forward[:3], output, logsumexp
+        gradients = torch.ops.flash_sparse.backward(grad_output, None, *rows, *forward[3:], [True] * 3)
         meta = [part.to("meta") if isinstance(part, torch.Tensor) else part for part in forward]
         meta[:3] = [
             torch.empty_strided(part.shape, part.stride(), dtype=part.dtype, device="meta") for part in forward[:3]
         ]
         fake_output, fake_logsumexp = torch.ops.flash_sparse.forward(*meta)
         fake_gradients = torch.ops.flash_sparse.backward(
-            torch.empty_like(fake_output), None, *meta[:3], fake_output, fake_logsumexp, *meta[3:]
+            torch.empty_like(fake_output), None, *meta[:3], fake_output, fake_logsumexp, *meta[3:], [True] * 3
         )
         real, fake = (output, logsumexp, *gradients), (fake_output, fake_logsumexp, *fake_gradients)
         for one, other in zip(real, fake, strict=True):

@@ -15,10 +15,27 @@ from flash_sparse.backends.cpu.passes import dot_rows, gradient_step, hide, mask
 from flash_sparse.backends.cpu.product import multiply
 from flash_sparse.backends.cpu.rows import add_row, row_address, transpose, widen_rows, zero
 from flash_sparse.backends.cpu.vectors import (
-    STRIP_BYTES, VECTOR_BYTES, compiled, itemsize_of, lanes_of, number_at, set_number, take, word_at,
+    STRIP_BYTES,
+    VECTOR_BYTES,
+    compiled,
+    itemsize_of,
+    lanes_of,
+    number_at,
+    set_number,
+    take,
+    word_at,
 )  # fmt: skip
 from flash_sparse.backends.cpu.walk import (
-    KEY_TILE, QUERY_TILE, begin_walk, clip, find_line, key_bytes, load_keys, next_ranges, row_index, set_bounds,
+    KEY_TILE,
+    QUERY_TILE,
+    begin_walk,
+    clip,
+    find_line,
+    key_bytes,
+    load_keys,
+    next_ranges,
+    row_index,
+    set_bounds,
 )  # fmt: skip
 
 GROUP = 2  # strips whose scores stand side by side
@@ -172,7 +189,15 @@ def _begin(problem, line, query, grad_output, logsumexp, delta, sums, constants)
             at = strip * lanes * row
             transpose(rows + at, row, strips + at, STRIP_BYTES, lanes, problem.width, number)
     widen_rows(
-        query_at, query.row, query.kind, line.queries, problem.head_dim, sums.rows, problem.width, count, constants.scale
+        query_at,
+        query.row,
+        query.kind,
+        line.queries,
+        problem.head_dim,
+        sums.rows,
+        problem.width,
+        count,
+        constants.scale,
     )
 
     # Minus the logarithm of nothing: 2 ** (score - infinity) is 0, for lanes without a query and where one saw nothing.

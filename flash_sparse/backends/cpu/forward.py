@@ -14,10 +14,27 @@ from flash_sparse.backends.cpu.passes import drop, hide, masked_softmax_step, sc
 from flash_sparse.backends.cpu.product import multiply
 from flash_sparse.backends.cpu.rows import narrow_row, row_address, transpose, widen_rows, zero
 from flash_sparse.backends.cpu.vectors import (
-    STRIP_BYTES, compiled, itemsize_of, lanes_of, number_at, set_number, take, word_at,
+    STRIP_BYTES,
+    compiled,
+    itemsize_of,
+    lanes_of,
+    number_at,
+    set_number,
+    take,
+    word_at,
 )  # fmt: skip
 from flash_sparse.backends.cpu.walk import (
-    KEY_TILE, QUERIES, QUERY_TILE, begin_walk, clip, fact, find_line, key_bytes, load_keys, next_ranges, row_index,
+    KEY_TILE,
+    QUERIES,
+    QUERY_TILE,
+    begin_walk,
+    clip,
+    fact,
+    find_line,
+    key_bytes,
+    load_keys,
+    next_ranges,
+    row_index,
     set_bounds,
 )  # fmt: skip
 

@@ -38,9 +38,7 @@ def _delta(fingerprint: str, jit: Callable):
     @jit
     def delta_kernel(problem, output, grad_output, grad_logsumexp, delta, constants, tasks, counter, strips):
         _ = fingerprint
-        backward.delta_kernel(
-            problem, output, grad_output, grad_logsumexp, delta, constants, tasks, counter, strips
-        )
+        backward.delta_kernel(problem, output, grad_output, grad_logsumexp, delta, constants, tasks, counter, strips)
 
     return delta_kernel
 
@@ -49,9 +47,7 @@ def _forward(fingerprint: str, jit: Callable):
     @jit
     def forward_kernel(problem, query, key, value, output, logsumexp, constants, tasks, counter, tile, sums):
         _ = fingerprint
-        forward.forward_kernel(
-            problem, query, key, value, output, logsumexp, constants, tasks, counter, tile, sums
-        )
+        forward.forward_kernel(problem, query, key, value, output, logsumexp, constants, tasks, counter, tile, sums)
 
     return forward_kernel
 

@@ -55,7 +55,7 @@ def forward(
     query, key, value, rows = dense_rows(query), dense_rows(key), dense_rows(value), dense_rows(output)
     run(
         forward_kernel, problem, Rows.of(query), Rows.of(key), Rows.of(value), Rows.of(rows), logsumexp.data_ptr(),
-        constants(logsumexp.dtype, scale, problem.threshold), query_tiles(problem, tables.sequences),
+        constants(logsumexp.dtype, scale, dropout_p), query_tiles(problem, tables.sequences),
     )  # fmt: skip
     if rows is not output:
         output.copy_(rows)
@@ -92,7 +92,7 @@ def backward(
         query, key, row_offsets, row_blocks, block_size, cu_seqlens, key_lengths, left, right, dropout_p, seed
     )
     dtype = logsumexp.dtype
-    numbers = constants(dtype, scale, problem.threshold)
+    numbers = constants(dtype, scale, dropout_p)
     logsumexp = logsumexp.contiguous()
     delta = torch.empty_like(logsumexp)  # (B, H, Nq)
     grad_output, output = dense_rows(grad_output), dense_rows(output)
@@ -134,10 +134,10 @@ def dense_rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-def constants(dtype: torch.dtype, scale: float, threshold: int) -> Constants:
+def constants(dtype: torch.dtype, scale: float, dropout_p: float) -> Constants:
     kind = np.float64 if dtype == torch.float64 else np.float32
-    keep = 2**24 / threshold if threshold else 1.0
-    return Constants(*map(kind, (1.0, -math.inf, math.log(2.0), scale * math.log2(math.e), scale, keep)))
+    numbers = 1.0, -math.inf, math.log(2.0), scale * math.log2(math.e), scale, 1 / (1 - dropout_p)
+    return Constants(*map(kind, numbers))
 
 
 class Tables(NamedTuple):

@@ -11,7 +11,15 @@ from llvmlite import ir
 from torch import Tensor
 
 from flash_sparse.backends.cpu.vectors import (
-    INT16, INT32, INT64, VECTOR_BYTES, Vectors, compiled, itemsize_of, lanes_of, vector_function,
+    INT16,
+    INT32,
+    INT64,
+    VECTOR_BYTES,
+    Vectors,
+    compiled,
+    itemsize_of,
+    lanes_of,
+    vector_function,
 )  # fmt: skip
 
 NATIVE, BFLOAT16, FLOAT16 = range(3)
@@ -87,7 +95,9 @@ def _to_bfloat16(vectors: Vectors, value: ir.Value) -> ir.Value:
     bits = builder.bitcast(value, words)
     upper = builder.lshr(bits, vectors.constant(16, words))
     odd = builder.and_(upper, vectors.constant(1, words))
-    rounded = builder.lshr(builder.add(builder.add(bits, vectors.constant(0x7FFF, words)), odd), vectors.constant(16, words))
+    rounded = builder.lshr(
+        builder.add(builder.add(bits, vectors.constant(0x7FFF, words)), odd), vectors.constant(16, words)
+    )
     nan = builder.fcmp_unordered("uno", value, value)
     return builder.select(nan, builder.or_(upper, vectors.constant(0x40, words)), rounded)
 
@@ -225,9 +235,7 @@ def widen_rows(source, source_row, kind, rows, columns, target, width, padded_ro
 def _transpose(vectors, source, source_row, target, target_row, number):
     """Turn a square of as many rows as a vector has lanes."""
     builder, lanes = vectors.builder, vectors.lanes
-    rows = [
-        vectors.load(builder.add(source, builder.mul(source_row, ir.Constant(INT64, i)))) for i in range(lanes)
-    ]
+    rows = [vectors.load(builder.add(source, builder.mul(source_row, ir.Constant(INT64, i)))) for i in range(lanes)]
     # Exchange, in every pair of rows `step` apart, the squares of `step` lanes off the diagonal.
     step = 1
     while step < lanes:

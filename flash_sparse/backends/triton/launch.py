@@ -115,9 +115,7 @@ def backward(
     for gradient, rows in zip(gradients, (grad_query, grad_key, grad_value), strict=True):
         if rows is not gradient:
             gradient.copy_(rows)
-    return tuple(
-        gradient if want else gradient.new_empty(0) for gradient, want in zip(gradients, wanted, strict=True)
-    )
+    return tuple(gradient if want else gradient.new_empty(0) for gradient, want in zip(gradients, wanted, strict=True))
 
 
 def launch(

@@ -174,7 +174,16 @@ def _calls(head_dim: int, dtype: torch.dtype, workload: Workload) -> tuple[Calla
     return (
         functools.partial(operator.forward, query, key, value, *common),
         functools.partial(
-            torch.ops.flash_sparse.backward, grad_output, None, query, key, value, output, logsumexp, *common
+            torch.ops.flash_sparse.backward,
+            grad_output,
+            None,
+            query,
+            key,
+            value,
+            output,
+            logsumexp,
+            *common,
+            [True] * 3,
         ),
     )
 

@@ -58,7 +58,7 @@ def launched(packed, sparse, dropout_p=0.1):
     common = (*_layout_arguments(layout), bounds, 200, lengths, -1, 0, dropout_p, torch.tensor(3), 0.125)
     with Recorder() as recorder:
         output, logsumexp = launch.forward(query, key, value, *common)
-        launch.backward(grad_output, logsumexp, query, key, value, output, logsumexp, *common)
+        launch.backward(grad_output, logsumexp, query, key, value, output, logsumexp, *common, [True] * 3)
     return recorder.names
 
 
