@@ -2,8 +2,8 @@
 
 A task takes the queries of one part of a sequence past the keys of another part, for one key head. It adds to the
 gradients of those queries and of those keys: tasks that run at the same time share neither (`launch.py`). The
-probabilities come from the log-sum-exp again. Scores stand as in the forward kernel, those of GROUP strips side by side,
-so that the products over queries have more to sum.
+probabilities come from the log-sum-exp again. Scores stand as in the forward kernel, those of GROUP strips side by
+side, so that the products over queries have more to sum.
 
 Letters: M queries of a tile, K keys of a tile, L lanes of a strip, W a row's width inside the kernels.
 """
@@ -13,23 +13,32 @@ from typing import NamedTuple
 from flash_sparse.backends.cpu.forward import drop_scores
 from flash_sparse.backends.cpu.passes import dot_rows, gradient_step, hide, masked_gradient_step
 from flash_sparse.backends.cpu.product import multiply
-from flash_sparse.backends.cpu.rows import add_row, row_address, transpose, widen_rows, zero
+from flash_sparse.backends.cpu.rows import ROWS_FIELDS, Rows, add_row, row_address, rows_at, transpose, widen_rows, zero
 from flash_sparse.backends.cpu.vectors import (
     STRIP_BYTES,
     VECTOR_BYTES,
     compiled,
+    integer_at,
     itemsize_of,
     lanes_of,
     number_at,
     set_number,
     take,
+    tuple_at,
     word_at,
 )  # fmt: skip
 from flash_sparse.backends.cpu.walk import (
     KEY_TILE,
+    PROBLEM_FIELDS,
     QUERY_TILE,
+    TILE_FIELDS,
+    KeyTile,
+    Part,
+    Problem,
+    Tile,
     begin_walk,
     clip,
+    constants_of,
     find_line,
     key_bytes,
     load_keys,
@@ -68,12 +77,12 @@ class Sums(NamedTuple):
 class Gradients(NamedTuple):
     """What is added to, `Rows` of the kernel's numbers and width; and whether each is asked for."""
 
-    query: tuple
-    key: tuple
-    value: tuple
-    want_query: bool
-    want_key: bool
-    want_value: bool
+    query: Rows
+    key: Rows
+    value: Rows
+    want_query: int
+    want_key: int
+    want_value: int
 
 
 class Strips(NamedTuple):
@@ -92,35 +101,40 @@ class Strips(NamedTuple):
 
 
 @compiled
-def delta_kernel(problem, output, grad_output, grad_logsumexp, delta, constants, tasks, counter, strips):
+def delta_kernel(call, memory, number):
     """Compute what is subtracted from the gradients of a query's probabilities: the sum of output x gradient.
 
     Args:
-        output, grad_output: `Rows`.
-        grad_logsumexp, delta: addresses of (B, H, Nq), of the kernel's numbers; the former may be 0.
-        constants: `Constants`.
-        tasks: (tasks, 3): batch entry, head, first row of a tile.
-        counter: address of an int64: tasks that have been taken.
-        strips: the thread's memory.
+        call: `kernels.Call`. Its arguments are a `Problem`; `Rows` of the output and of its gradient; the addresses of
+            the log-sum-exp's gradient, or 0, and of the result, (B, H, Nq) each, of the kernel's numbers. Its tasks are
+            `Tile`s of batch entries.
+        memory: address of the addresses of the thread's memory, `Strips`.
+        number: any number of the type that is computed in.
     """
-    number = constants.one
+    problem = tuple_at(Problem, call.arguments, 0)
+    output, grad_output = rows_at(call.arguments, PROBLEM_FIELDS, 0), rows_at(call.arguments, PROBLEM_FIELDS, 1)
+    grad_logsumexp = integer_at(call.arguments, PROBLEM_FIELDS + 2 * ROWS_FIELDS)
+    delta = integer_at(call.arguments, PROBLEM_FIELDS + 2 * ROWS_FIELDS + 1)
+    constants, strips = constants_of(call.numbers, number), tuple_at(Strips, memory, 0)
     lanes, row = lanes_of(number), problem.width * itemsize_of(number)
     pairs = (output, strips.rows, strips.outputs), (grad_output, strips.grad_rows, strips.grad_outputs)
 
     while True:
-        task = take(counter)
-        if task >= tasks.shape[0]:
+        task = take(call.counter)
+        if task >= call.count:
             return
-        entry, head, start = tasks[task, 0], tasks[task, 1], tasks[task, 2]
+        entry, head, start = tuple_at(Tile, call.tasks, 3 * task)
         for first in range(start, min(start + QUERY_TILE, problem.query_rows), lanes):
-            count = min(lanes, problem.query_rows - first)
+            rows_here = min(lanes, problem.query_rows - first)
             for source, rows, turned in pairs:
                 at = row_address(source, entry, head, first)
-                widen_rows(at, source.row, source.kind, count, problem.head_dim, rows, problem.width, lanes, number)
+                widen_rows(
+                    at, source.row, source.kind, rows_here, problem.head_dim, rows, problem.width, lanes, constants.one
+                )
                 transpose(rows, row, turned, STRIP_BYTES, lanes, problem.width, number)
             dot_rows(strips.outputs, strips.grad_outputs, problem.width, strips.sums, number)
             index = (entry * problem.heads + head) * problem.query_rows + first
-            for i in range(count):
+            for i in range(rows_here):
                 result = number_at(strips.sums, i, number)
                 if grad_logsumexp:
                     result -= number_at(grad_logsumexp, index + i, number)
@@ -128,40 +142,50 @@ def delta_kernel(problem, output, grad_output, grad_logsumexp, delta, constants,
 
 
 @compiled
-def backward_kernel(
-    problem, query, key, value, grad_output, gradients, logsumexp, delta, constants, tasks, counter, tile, sums
-):
+def backward_kernel(call, memory, number):
     """Compute tasks until none is left.
 
     Args:
-        query, key, value, grad_output: `Rows`.
-        gradients: `Gradients`.
-        logsumexp, delta: addresses of (B, H, Nq), of the kernel's numbers.
-        constants: `Constants`.
-        tasks: (tasks, 6): sequence, key head, queries from, to, keys from, to.
-        counter: address of an int64: tasks that have been taken.
-        tile, sums: the thread's memory.
+        call: `kernels.Call`. Its arguments are a `Problem`; `Rows` of query, key, value and the output's gradient;
+            `Rows` of what is added to for the gradients of query, key and value, of the kernel's numbers and width; the
+            addresses of the log-sum-exp and of delta, (B, H, Nq) of the kernel's numbers; for each gradient whether it
+            is asked for. Its tasks are `Part`s.
+        memory: address of the addresses of the thread's memory, `KeyTile` and `Sums`.
+        number: any number of the type that is computed in.
     """
-    number = constants.one
+    problem = tuple_at(Problem, call.arguments, 0)
+    query, key, value, grad_output = (
+        rows_at(call.arguments, PROBLEM_FIELDS, 0), rows_at(call.arguments, PROBLEM_FIELDS, 1),
+        rows_at(call.arguments, PROBLEM_FIELDS, 2), rows_at(call.arguments, PROBLEM_FIELDS, 3),
+    )  # fmt: skip
+    behind = PROBLEM_FIELDS + 7 * ROWS_FIELDS
+    logsumexp, delta = integer_at(call.arguments, behind), integer_at(call.arguments, behind + 1)
+    gradients = Gradients(
+        rows_at(call.arguments, PROBLEM_FIELDS, 4), rows_at(call.arguments, PROBLEM_FIELDS, 5),
+        rows_at(call.arguments, PROBLEM_FIELDS, 6), integer_at(call.arguments, behind + 2),
+        integer_at(call.arguments, behind + 3), integer_at(call.arguments, behind + 4),
+    )  # fmt: skip
+    constants = constants_of(call.numbers, number)
+    tile, sums = tuple_at(KeyTile, memory, 0), tuple_at(Sums, memory, TILE_FIELDS)
     size = problem.block_size if problem.block_size else QUERY_TILE
 
     while True:
-        task = take(counter)
-        if task >= tasks.shape[0]:
+        task = take(call.counter)
+        if task >= call.count:
             return
-        sequence, key_head, start, stop = tasks[task, 0], tasks[task, 1], tasks[task, 2], tasks[task, 3]
-        for head in range(key_head * problem.group, (key_head + 1) * problem.group):
-            for first in range(start, stop, size):
-                line = find_line(problem, sequence, head, first, min(size, stop - first), number)
+        part = tuple_at(Part, call.tasks, 6 * task)
+        for head in range(part.key_head * problem.group, (part.key_head + 1) * problem.group):
+            for first in range(part.first_query, part.last_query, size):
+                line = find_line(problem, part.sequence, head, first, min(size, part.last_query - first), number)
                 low, high = set_bounds(problem, line, line.strips * lanes_of(number), sums.lows, sums.highs)
-                low, high = max(low, tasks[task, 4]), min(high, tasks[task, 5])
+                low, high = max(low, part.first_key), min(high, part.last_key)
                 cursor, end = begin_walk(problem, line, low, high)
                 if cursor >= end:
                     continue
                 _begin(problem, line, query, grad_output, logsumexp, delta, sums, constants)
                 while cursor < end:
                     cursor, ranges = next_ranges(problem, cursor, end, low, high, tile)
-                    load_keys(problem, line, key, value, tile, ranges, number)
+                    load_keys(problem, line, key, value, tile, ranges, constants.one)
                     for group in range(0, line.strips, GROUP):
                         for i in range(ranges):
                             _take_keys(problem, line, group, tile, i, sums, gradients, constants)
@@ -181,8 +205,8 @@ def _begin(problem, line, query, grad_output, logsumexp, delta, sums, constants)
         constants.score_scale,
     )  # fmt: skip
     widen_rows(
-        grad_at, grad_output.row, grad_output.kind, line.queries, problem.head_dim, sums.grad_rows, problem.width, count,
-        constants.one,
+        grad_at, grad_output.row, grad_output.kind, line.queries, problem.head_dim, sums.grad_rows, problem.width,
+        count, constants.one,
     )  # fmt: skip
     for rows, strips in ((sums.rows, sums.queries), (sums.grad_rows, sums.grad_outputs)):
         for strip in range(line.strips):

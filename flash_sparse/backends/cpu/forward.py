@@ -1,8 +1,8 @@
-"""The forward kernel: output and log-sum-exp, one tile of queries after the other (Dao et al. 2022, algorithms 1 and 5).
+"""The forward kernel: output and log-sum-exp, a tile of queries at a time (Dao et al. 2022, algorithms 1 and 5).
 
 The queries of a line are cut into strips, one lane for each. The keys go by in tiles; each tile meets all strips while
-it is in cache, and a strip's scores never leave the cache: product with the keys, mask, online softmax, product with the
-values.
+it is in cache, and a strip's scores never leave the cache: product with the keys, mask, online softmax, product with
+the values.
 
 Letters: M queries of a tile, K keys of a tile, L lanes of a strip, W a row's width inside the kernels.
 """
@@ -12,23 +12,31 @@ from typing import NamedTuple
 
 from flash_sparse.backends.cpu.passes import drop, hide, masked_softmax_step, scale_rows, softmax_step
 from flash_sparse.backends.cpu.product import multiply
-from flash_sparse.backends.cpu.rows import narrow_row, row_address, transpose, widen_rows, zero
+from flash_sparse.backends.cpu.rows import ROWS_FIELDS, narrow_row, row_address, rows_at, transpose, widen_rows, zero
 from flash_sparse.backends.cpu.vectors import (
     STRIP_BYTES,
     compiled,
+    integer_at,
     itemsize_of,
     lanes_of,
     number_at,
     set_number,
     take,
+    tuple_at,
     word_at,
 )  # fmt: skip
 from flash_sparse.backends.cpu.walk import (
     KEY_TILE,
+    PROBLEM_FIELDS,
     QUERIES,
     QUERY_TILE,
+    TILE_FIELDS,
+    KeyTile,
+    Problem,
+    Tile,
     begin_walk,
     clip,
+    constants_of,
     fact,
     find_line,
     key_bytes,
@@ -60,24 +68,30 @@ class Sums(NamedTuple):
 
 
 @compiled
-def forward_kernel(problem, query, key, value, output, logsumexp, constants, tasks, counter, tile, sums):
+def forward_kernel(call, memory, number):
     """Compute tiles of queries until none is left.
 
     Args:
-        query, key, value, output: `Rows`.
-        logsumexp: address of (B, H, Nq), of the kernel's numbers.
-        constants: `Constants`.
-        tasks: (tasks, 3): sequence, head, first query of a tile.
-        counter: address of an int64: tasks that have been taken.
-        tile, sums: the thread's memory.
+        call: `kernels.Call`. Its arguments are a `Problem`; `Rows` of query, key, value and output; the address of the
+            log-sum-exp, (B, H, Nq) of the kernel's numbers. Its tasks are `Tile`s.
+        memory: address of the addresses of the thread's memory, `KeyTile` and `Sums`.
+        number: any number of the type that is computed in.
     """
+    problem = tuple_at(Problem, call.arguments, 0)
+    query, key, value, output = (
+        rows_at(call.arguments, PROBLEM_FIELDS, 0), rows_at(call.arguments, PROBLEM_FIELDS, 1),
+        rows_at(call.arguments, PROBLEM_FIELDS, 2), rows_at(call.arguments, PROBLEM_FIELDS, 3),
+    )  # fmt: skip
+    logsumexp = integer_at(call.arguments, PROBLEM_FIELDS + 4 * ROWS_FIELDS)
+    constants = constants_of(call.numbers, number)
+    tile, sums = tuple_at(KeyTile, memory, 0), tuple_at(Sums, memory, TILE_FIELDS)
     size = problem.block_size if problem.block_size else QUERY_TILE
 
     while True:
-        task = take(counter)
-        if task >= tasks.shape[0]:
+        task = take(call.counter)
+        if task >= call.count:
             return
-        sequence, head, start = tasks[task, 0], tasks[task, 1], tasks[task, 2]
+        sequence, head, start = tuple_at(Tile, call.tasks, 3 * task)
         stop = min(start + QUERY_TILE, fact(problem, sequence, QUERIES))
         for first in range(start, stop, size):
             line = find_line(problem, sequence, head, first, min(size, stop - first), constants.one)

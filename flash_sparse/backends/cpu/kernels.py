@@ -13,13 +13,15 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import cfunc, types
 from numba.core import event
+from numba.core.ccallback import CFunc
 
 from flash_sparse.backends.cpu import backward, forward
-from flash_sparse.backends.cpu.vectors import VECTOR_BYTES
+from flash_sparse.backends.cpu.vectors import VECTOR_BYTES, take, tuple_at
 from flash_sparse.backends.cpu.walk import KeyTile
 
 _lock = threading.Lock()
@@ -34,77 +36,75 @@ def _fingerprint() -> str:
     return f"{content.hexdigest()} {VECTOR_BYTES}"
 
 
-def _delta(fingerprint: str, jit: Callable):
-    @jit
-    def delta_kernel(problem, output, grad_output, grad_logsumexp, delta, constants, tasks, counter, strips):
+class Call(NamedTuple):
+    """What a kernel is called with, as 64-bit integers at one address, the same for all threads."""
+
+    arguments: int  # addresses, see the kernels
+    numbers: int
+    tasks: int
+    count: int
+    counter: int
+    ticket: int  # address of how many threads have begun
+    memories: int  # address of the threads' memories, `fields` integers each
+    fields: int
+    threads: int
+
+
+def _entries(fingerprint: str, zero: np.floating) -> dict[str, Callable[[int], None]]:
+    """The kernels for numbers of a type, each as a function of the address of a `Call`."""
+
+    def forward_entry(address):
         _ = fingerprint
-        backward.delta_kernel(problem, output, grad_output, grad_logsumexp, delta, constants, tasks, counter, strips)
+        call = tuple_at(Call, address, 0)
+        memory = take(call.ticket)
+        if memory < call.threads:
+            forward.forward_kernel(call, call.memories + 8 * memory * call.fields, zero)
 
-    return delta_kernel
-
-
-def _forward(fingerprint: str, jit: Callable):
-    @jit
-    def forward_kernel(problem, query, key, value, output, logsumexp, constants, tasks, counter, tile, sums):
+    def delta_entry(address):
         _ = fingerprint
-        forward.forward_kernel(problem, query, key, value, output, logsumexp, constants, tasks, counter, tile, sums)
+        call = tuple_at(Call, address, 0)
+        memory = take(call.ticket)
+        if memory < call.threads:
+            backward.delta_kernel(call, call.memories + 8 * memory * call.fields, zero)
 
-    return forward_kernel
-
-
-def _backward(fingerprint: str, jit: Callable):
-    @jit
-    def backward_kernel(
-        problem, query, key, value, grad_output, gradients, logsumexp, delta, constants, tasks, counter, tile, sums
-    ):
+    def backward_entry(address):
         _ = fingerprint
-        backward.backward_kernel(
-            problem, query, key, value, grad_output, gradients, logsumexp, delta, constants, tasks, counter, tile, sums
-        )
+        call = tuple_at(Call, address, 0)
+        memory = take(call.ticket)
+        if memory < call.threads:
+            backward.backward_kernel(call, call.memories + 8 * memory * call.fields, zero)
 
-    return backward_kernel
+    return {"forward": forward_entry, "delta": delta_entry, "backward": backward_entry}
 
 
 class Kernel:
-    """A kernel that is compiled, or read from the disk, before several threads call it.
+    """A kernel that is compiled, or read from the disk, before it is first called.
 
     Args:
-        make: takes the fingerprint and Numba's decorator, and returns the function.
-        memory: the tuples of addresses that it wants last, for each thread its own.
+        name: of `_entries`.
+        memory: the tuples of addresses that it wants for each thread.
     """
 
-    def __init__(self, make: Callable, memory: tuple[type, ...]):
-        self._make = make
+    def __init__(self, name: str, memory: tuple[type, ...]):
+        self.name = name
         self.memory = memory
-        self._function = None
-        self._ready = set()  # the types of numbers that it is compiled for
+        self._functions = {}  # by the dtype of numbers
 
-    def ready(self, *arguments) -> Callable[..., None]:
-        """The compiled function for such arguments, the last of which are constants and tasks."""
-        kind = type(arguments[-2].one)
-        if kind not in self._ready:
+    def ready(self, dtype: np.dtype) -> CFunc:
+        """The function for numbers of a dtype, as C calls it."""
+        if dtype not in self._functions:
             with _lock:
-                self._compile(*arguments)
-                self._ready.add(kind)
-        return self._function
+                if dtype not in self._functions:
+                    self._functions[dtype] = self._compile(_entries(_fingerprint(), dtype.type(0))[self.name])
+        return self._functions[dtype]
 
-    def _compile(self, *arguments) -> None:
-        """Call it for no tasks."""
-        *before, tasks = arguments
-        counter = np.zeros(1, np.int64)
-        nowhere = (kind.sizes(0, 0) for kind in self.memory)
-        nothing = (*before, tasks[:0], counter.ctypes.data, *nowhere)
+    def _compile(self, entry: Callable[[int], None]) -> CFunc:
+        make = partial(cfunc, types.void(types.int64), error_model="numpy")
         with event.install_listener("numba:compile", _Say()):
             # No file that can be written, a full disk, a file that another process left half written: without files.
             with contextlib.suppress(RuntimeError, OSError, EOFError, pickle.UnpicklingError):
-                self._function = self._function or self._jit(cache=True)
-                self._function(*nothing)
-                return
-            self._function = self._jit(cache=False)
-            self._function(*nothing)
-
-    def _jit(self, cache: bool):
-        return self._make(_fingerprint(), partial(njit, nogil=True, error_model="numpy", cache=cache)())
+                return make(cache=True)(entry)
+            return make(cache=False)(entry)
 
 
 class _Say(event.Listener):
@@ -122,6 +122,6 @@ class _Say(event.Listener):
         pass
 
 
-forward_kernel = Kernel(_forward, (KeyTile, forward.Sums))
-delta_kernel = Kernel(_delta, (backward.Strips,))
-backward_kernel = Kernel(_backward, (KeyTile, backward.Sums))
+forward_kernel = Kernel("forward", (KeyTile, forward.Sums))
+delta_kernel = Kernel("delta", (backward.Strips,))
+backward_kernel = Kernel("backward", (KeyTile, backward.Sums))

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from flash_sparse.backends.cpu import dropout
-from flash_sparse.backends.cpu.backward import Gradients
 from flash_sparse.backends.cpu.kernels import backward_kernel, delta_kernel, forward_kernel
 from flash_sparse.backends.cpu.rows import Rows
 from flash_sparse.backends.cpu.threads import run
@@ -53,10 +52,8 @@ def forward(
     output = torch.zeros_like(query)  # (B, H, Nq, D)
     logsumexp = query.new_full(query.shape[:3], -torch.inf, dtype=torch.promote_types(query.dtype, torch.float32))
     query, key, value, rows = dense_rows(query), dense_rows(key), dense_rows(value), dense_rows(output)
-    run(
-        forward_kernel, problem, Rows.of(query), Rows.of(key), Rows.of(value), Rows.of(rows), logsumexp.data_ptr(),
-        constants(logsumexp.dtype, scale, dropout_p), query_tiles(problem, tables.sequences),
-    )  # fmt: skip
+    arguments = problem, *map(Rows.of, (query, key, value, rows)), logsumexp.data_ptr()
+    run(forward_kernel, arguments, constants(logsumexp.dtype, scale, dropout_p), query_tiles(problem, tables.sequences))
     if rows is not output:
         output.copy_(rows)
     return output, logsumexp
@@ -97,10 +94,8 @@ def backward(
     delta = torch.empty_like(logsumexp)  # (B, H, Nq)
     grad_output, output = dense_rows(grad_output), dense_rows(output)
     upstream = None if grad_logsumexp is None else grad_logsumexp.contiguous()
-    run(
-        delta_kernel, problem, Rows.of(output), Rows.of(grad_output), 0 if upstream is None else upstream.data_ptr(),
-        delta.data_ptr(), numbers, row_tiles(delta.shape),
-    )  # fmt: skip
+    addresses = 0 if upstream is None else upstream.data_ptr(), delta.data_ptr()
+    run(delta_kernel, (problem, Rows.of(output), Rows.of(grad_output), *addresses), numbers, row_tiles(delta.shape))
 
     gradients = [
         torch.zeros_like(tensor) if want else tensor.new_empty(0)
@@ -108,12 +103,11 @@ def backward(
     ]
     sums = [accumulator(gradient, dtype, problem.width) for gradient in gradients]
     query, key, value = dense_rows(query), dense_rows(key), dense_rows(value)
-    targets = Gradients(*map(Rows.of, sums), *wanted)
+    arguments = (
+        problem, *map(Rows.of, (query, key, value, grad_output, *sums)), logsumexp.data_ptr(), delta.data_ptr(), *wanted
+    )  # fmt: skip
     for tasks in part_pairs(problem, tables.sequences):
-        run(
-            backward_kernel, problem, Rows.of(query), Rows.of(key), Rows.of(value), Rows.of(grad_output), targets,
-            logsumexp.data_ptr(), delta.data_ptr(), numbers, tasks,
-        )  # fmt: skip
+        run(backward_kernel, arguments, numbers, tasks)
     for gradient, total in zip(gradients, sums, strict=True):
         if gradient is not total and gradient.numel():
             gradient.copy_(total[..., : gradient.shape[3]])

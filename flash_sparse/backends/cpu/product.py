@@ -1,8 +1,8 @@
 """One matrix product for everything: result[i, lanes] (+)= sum over k of left[i, k] * right[k, lanes].
 
 The left matrix gives one number after the other, from any two strides, so that keys, values and their transposes are
-read where they lie. The right one and the result are a strip wide. All five products of attention, forward and backward,
-have this form: their sums stay in registers while k runs.
+read where they lie. The right one and the result are a strip wide. All products of attention, two forward and five
+backward, have this form: their sums stay in registers while k runs.
 """
 
 from llvmlite import ir

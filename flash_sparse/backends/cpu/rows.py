@@ -19,6 +19,7 @@ from flash_sparse.backends.cpu.vectors import (
     compiled,
     itemsize_of,
     lanes_of,
+    tuple_at,
     vector_function,
 )  # fmt: skip
 
@@ -38,6 +39,15 @@ class Rows(NamedTuple):
     @classmethod
     def of(cls, tensor: Tensor) -> "Rows":
         return cls(tensor.data_ptr(), *(s * tensor.itemsize for s in tensor.stride()[:3]), KINDS[tensor.dtype])
+
+
+ROWS_FIELDS = len(Rows._fields)
+
+
+@compiled
+def rows_at(address, first, index):
+    """The `Rows` at place `index` of those that lie at an address from integer `first` on."""
+    return tuple_at(Rows, address, first + index * ROWS_FIELDS)
 
 
 @compiled

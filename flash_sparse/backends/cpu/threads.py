@@ -1,66 +1,111 @@
 """One parallel region: a compiled kernel that several threads run at once, each taking the tasks that are left.
 
-The kernels hold no lock of Python's while they compute. The threads are Python's, started when first needed; a process
-that was forked starts its own.
+The threads are those of PyTorch's OpenMP, where it can be found: they wait for work by spinning for some milliseconds,
+so that threads of our own would have to share the cores with them. Elsewhere, and in a process that was forked, where
+OpenMP's threads do not exist, they are Python's. Nothing is computed under Python's lock.
 """
 
+import ctypes
 import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from flash_sparse.backends.cpu.kernels import Kernel
+from flash_sparse.backends.cpu.walk import Constants
 
 ALIGNMENT = 64  # bytes: a line of the cache
 
-_pool: ThreadPoolExecutor | None = None
 # Memory of calls that are over, for the next ones: fresh pages cost more than what is written to them.
 _free: list[np.ndarray] = []
+_pool: ThreadPoolExecutor | None = None
 
 
-def _forget() -> None:
-    """In a process that was forked the pool's threads do not exist."""
-    global _pool
-    _pool = None
+def _find_openmp() -> Callable | None:
+    """`GOMP_parallel(function, data, threads, flags)` of the OpenMP that PyTorch computes with, GNU's, LLVM's or
+    Intel's; None where there is none."""
+    try:
+        function = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
+    function.restype = None
+    return function
 
 
-os.register_at_fork(after_in_child=_forget)
+_openmp = _find_openmp() if torch.backends.openmp.is_available() else None
 
 
-def run(kernel: Kernel, problem: NamedTuple, *arguments) -> None:
+def _forked() -> None:
+    """In a process that was forked neither OpenMP's threads nor the pool's exist."""
+    global _openmp, _pool
+    _openmp = _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+def run(kernel: Kernel, arguments: Sequence[tuple | int], numbers: Constants, tasks: np.ndarray) -> None:
     """Call a kernel in as many threads as PyTorch uses.
 
     Args:
-        arguments: the kernel's, up to its tasks.
+        arguments: the kernel's, a `Problem` first.
+        numbers: NumPy's, float32 or float64.
+        tasks: (tasks, fields) int64.
     """
-    global _pool
-    constants, tasks = arguments[-2:]
     if not len(tasks):
         return
-    counter = np.zeros(1, np.int64)
-    function = kernel.ready(problem, *arguments)
-    sizes = [kind.sizes(problem.width, constants.one.itemsize) for kind in kernel.memory]
-    memories, helpers = [], []
+    numbers = np.array(numbers)
+    integers = np.array(list(_flat(arguments)), np.int64)
+    tasks = np.ascontiguousarray(tasks, np.int64)
+    function = kernel.ready(numbers.dtype)
+    threads = min(torch.get_num_threads(), len(tasks))
 
-    def call():
-        memory = _take_memory(sum(sum(map(_round, part)) for part in sizes))
-        memories.append(memory)
-        return problem, *arguments, counter.ctypes.data, *_place(sizes, memory)
+    sizes = [_round(size) for kind in kernel.memory for size in kind.sizes(arguments[0].width, numbers.itemsize)]
+    offsets = np.cumsum([0, *sizes])  # of everything in a thread's memory
+    memories = [_take_memory(int(offsets[-1])) for _ in range(threads)]
+    places = np.stack([offsets + _round(memory.ctypes.data) for memory in memories])  # (threads, fields + 1)
 
-    for _ in range(min(torch.get_num_threads(), len(tasks)) - 1):
-        if _pool is None:
-            _pool = ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="flash_sparse")
+    counters = np.zeros(2, np.int64)  # of tasks and of threads that have been taken
+    call = np.array(
+        [integers.ctypes.data, numbers.ctypes.data, tasks.ctypes.data, len(tasks), counters.ctypes.data,
+         counters.ctypes.data + counters.itemsize, places.ctypes.data, places.shape[1], threads], np.int64,
+    )  # fmt: skip
+    if threads == 1:
+        function.ctypes(call.ctypes.data)
+    elif _openmp is not None:
+        _openmp(function.address, call.ctypes.data, threads, 0)
+    else:
+        _run_in_pool(function.ctypes, call.ctypes.data, threads)
+    _free.extend(memories[: max(0, torch.get_num_threads() - len(_free))])
+
+
+def _run_in_pool(function: Callable[[int], None], call: int, threads: int) -> None:
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="flash_sparse")
+    helpers = []
+    for _ in range(threads - 1):
         try:
-            helpers.append(_pool.submit(function, *call()))
+            helpers.append(_pool.submit(function, call))
         except RuntimeError:  # the interpreter is ending, and starts no thread
             break
-    function(*call())
+    function(call)
     for helper in helpers:
         if not helper.cancel():  # one that has not begun has nothing left to do
             helper.result()
-    _free.extend(memories[: max(0, torch.get_num_threads() - len(_free))])
+
+
+def _flat(arguments: Iterable) -> Iterator[int]:
+    """All integers of nested tuples."""
+    for argument in arguments:
+        if isinstance(argument, tuple):
+            yield from _flat(argument)
+        else:
+            yield argument
 
 
 def _round(size: int) -> int:
@@ -74,16 +119,3 @@ def _take_memory(size: int) -> np.ndarray:
     except IndexError:
         memory = np.empty(0, np.uint8)
     return memory if len(memory) >= size + ALIGNMENT else np.empty(size + ALIGNMENT, np.uint8)
-
-
-def _place(sizes: list[NamedTuple], memory: np.ndarray) -> list[NamedTuple]:
-    """Addresses in the memory for everything whose sizes are given."""
-    at = _round(memory.ctypes.data)
-    placed = []
-    for part in sizes:
-        addresses = []
-        for size in part:
-            addresses.append(at)
-            at += _round(size)
-        placed.append(type(part)(*addresses))
-    return placed

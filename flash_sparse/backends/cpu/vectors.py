@@ -24,8 +24,8 @@ BYTE = ir.IntType(8)
 
 VECTORS = 2  # in a strip
 
-# 2 ** x for x in -1/2 to 1/2, by powers of x: through the Chebyshev nodes of (2 ** x - 1) / x, so that 2 ** 0 is exactly
-# 1. Off by at most 2.0e-7 and 8.5e-18 of the result.
+# 2 ** x for x in -1/2 to 1/2, by powers of x: (2 ** x - 1) / x through its Chebyshev nodes, so that 2 ** 0 is just 1.
+# Off by at most 2.0e-7 and 8.5e-18 of the result.
 EXP2 = {
     4: (1.0, 0.69314718055994531, 0.24022349038020361, 0.055503810137964574, 0.0096663685153854483,
         0.0013381302537320796),
@@ -238,6 +238,19 @@ def integer_at(typing_context, address, index):
 def word_at(typing_context, address, index):
     """32-bit integer `index` of those at an address."""
     return types.int64(address, index), _reader(INT32)
+
+
+@intrinsic
+def tuple_at(typing_context, kind, address, index):
+    """A NamedTuple of this class, whose fields are 64-bit integers that lie at an address from `index` on."""
+    filled = types.NamedUniTuple(types.int64, len(kind.instance_class._fields), kind.instance_class)
+
+    def generate(context, builder, signature, values):
+        pointer = builder.gep(builder.inttoptr(values[1], INT64.as_pointer()), [values[2]])
+        places = (builder.gep(pointer, [ir.Constant(INT64, i)]) for i in range(filled.count))
+        return context.make_tuple(builder, filled, [builder.load(place) for place in places])
+
+    return filled(kind, address, index), generate
 
 
 @intrinsic

@@ -8,10 +8,8 @@ blocks.
 
 from typing import NamedTuple
 
-import numpy as np
-
 from flash_sparse.backends.cpu.rows import row_address, widen_rows
-from flash_sparse.backends.cpu.vectors import compiled, integer_at, itemsize_of, lanes_of, set_word, word_at
+from flash_sparse.backends.cpu.vectors import compiled, integer_at, itemsize_of, lanes_of, number_at, set_word, word_at
 
 QUERY_TILE = 128  # queries of a task, at most
 KEY_TILE = 128
@@ -51,15 +49,50 @@ class Problem(NamedTuple):
     threshold: int  # chance to stay, in steps of 2 ** -24; 0: no dropout
 
 
+class Tile(NamedTuple):
+    """A task of the forward kernel: QUERY_TILE queries, or as many as there are."""
+
+    sequence: int
+    head: int
+    first: int  # query
+
+
+class Part(NamedTuple):
+    """A task of the backward kernel: some queries and some keys of a sequence."""
+
+    sequence: int
+    key_head: int
+    first_query: int
+    last_query: int  # the one behind the last
+    first_key: int
+    last_key: int
+
+
+PROBLEM_FIELDS = len(Problem._fields)
+
+
 class Constants(NamedTuple):
     """The kernels' numbers, float32 or float64: their type is the one that everything is computed in."""
 
-    one: np.floating
-    nothing: np.floating  # minus infinity
-    ln_2: np.floating
-    score_scale: np.floating  # of scores, which are in powers of 2
-    scale: np.floating  # of gradients
-    keep: np.floating  # of what dropout keeps
+    one: float
+    nothing: float  # minus infinity
+    ln_2: float
+    score_scale: float  # of scores, which are in powers of 2
+    scale: float  # of gradients
+    keep: float  # of what dropout keeps
+
+
+@compiled
+def constants_of(address, number):
+    """The `Constants` that lie at an address, of the type of `number`."""
+    return Constants(
+        number_at(address, 0, number),
+        number_at(address, 1, number),
+        number_at(address, 2, number),
+        number_at(address, 3, number),
+        number_at(address, 4, number),
+        number_at(address, 5, number),
+    )
 
 
 class Line(NamedTuple):
@@ -90,6 +123,9 @@ class KeyTile(NamedTuple):
         """Bytes of each."""
         rows = KEY_TILE * (width + PADDING) * itemsize
         return cls(4 * RANGES, 4 * RANGES, 4 * RANGES, rows, rows)
+
+
+TILE_FIELDS = len(KeyTile._fields)
 
 
 @compiled

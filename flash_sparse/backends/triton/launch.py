@@ -101,8 +101,9 @@ def backward(
     )  # fmt: skip
     if wanted[1] or wanted[2]:  # one kernel for both
         launch(
-            keys_kernel, kernels.keys, key.shape[2], key.shape[1], (query, key, value, grad_output, grad_key, grad_value),
-            (logsumexp, delta), (column_offsets, column_blocks, column_order), *common,
+            keys_kernel, kernels.keys, key.shape[2], key.shape[1],
+            (query, key, value, grad_output, grad_key, grad_value), (logsumexp, delta),
+            (column_offsets, column_blocks, column_order), *common,
             TILE_M=kernels.keys.other, TILE_N=kernels.keys.own, result_scale=scale,
         )  # fmt: skip
     if wanted[0]:
