@@ -62,15 +62,16 @@ def attention(
         scale: factor on the scores; D ** -0.5 if None.
         return_lse: also return the natural logarithm of the sum of exponentials of each query's scores.
         backend: "auto" picks by device; "cpu" and "triton" insist on one; "reference" is the textbook formula, which
-            stores the Nq x Nk matrix.
+            stores the Nq x Nk matrix. `torch.export` and AOTInductor take all of them, `torch.onnx.export` "reference"
+            alone.
 
     Returns:
         (B, H, Nq, D) in the inputs' dtype; with `return_lse` also (B, H, Nq) in float32 (float64 for float64).
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, shape, dtype, device or range.
-        NotImplementedError: a forward-mode derivative or, in the backward pass, a second derivative; under
-            `torch.jit.trace` or `torch.onnx.export`, which know backend="reference" alone.
+        NotImplementedError: under `torch.jit.trace`, a forward-mode derivative or, in the backward pass, a second
+            derivative.
 
     Source: Dao et al. 2022, "FlashAttention", algorithms 1 and 4 (dense) and 5 (block-sparse).
     """
@@ -235,11 +236,10 @@ def _refuse_unknown(unknown: dict) -> None:
 
 
 def _refuse_tracing(backend: Backend) -> None:
-    traced = torch.onnx.is_in_onnx_export() or (not torch.compiler.is_compiling() and torch.jit.is_tracing())
-    if traced and backend != "reference":
+    if backend != "reference" and not torch.compiler.is_compiling() and torch.jit.is_tracing():
         raise NotImplementedError(
-            "torch.jit.trace and torch.onnx.export do not know the operator of flash_sparse; expected torch.export, "
-            "which does, or backend='reference'"
+            "torch.jit.trace and the ONNX export that is built on it do not know the operator of flash_sparse; expected "
+            "torch.export, which does, or backend='reference'"
         )
 
 

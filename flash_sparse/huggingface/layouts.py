@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import torch
+from torch._subclasses import FakeTensor
 
 from flash_sparse import patterns
 from flash_sparse.layout import BLOCK_SIZES, BlockLayout, count_blocks
@@ -79,6 +80,11 @@ def _keep_layout(layouts: Layouts, length: int, device: torch.device) -> None:
     if (length, device) in made:
         made[length, device] = made.pop((length, device))  # now the latest
         return
+    if isinstance(torch.empty(0), FakeTensor) and not isinstance(layouts.pattern, BlockLayout):
+        raise ValueError(
+            f"pattern {layouts.pattern!r} is to be laid out for {length} tokens while the model is exported; expected a "
+            "BlockLayout for the longest text in its place, or a call of the model at this length before"
+        )
     if layouts.pattern in LENGTHWISE and not layouts.warned and any(other != length for other, _ in made):
         layouts.warned = True
         warnings.warn(

@@ -125,3 +125,17 @@ def test_longer_positions_after_the_switch():
     assert huggingface.extend_positions(model, 700)(tokens(700))[0].isfinite().all()
     disable(model)
     assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("pattern", [None, "longformer", "layout"])
+def test_exports_with_a_layout(pattern):
+    model, ids = make(), tokens(40)
+    enable(model, patterns.longformer(64, 16, 8) if pattern == "layout" else pattern, 16)
+    if pattern == "longformer":
+        with pytest.raises(
+            ValueError, match="pattern 'longformer' is to be laid out for 40 tokens while the model is ex"
+        ):
+            torch.export.export(model, (), {"input_ids": ids}, strict=False)
+        model(ids)
+    exported = torch.export.export(model, (), {"input_ids": ids}, strict=False).module()
+    torch.testing.assert_close(exported(input_ids=ids)[0], model(ids)[0])
