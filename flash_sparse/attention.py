@@ -238,7 +238,7 @@ def _refuse_unknown(unknown: dict) -> None:
 def _refuse_tracing(backend: Backend) -> None:
     if backend != "reference" and not torch.compiler.is_compiling() and torch.jit.is_tracing():
         raise NotImplementedError(
-            "torch.jit.trace and the ONNX export that is built on it do not know the operator of flash_sparse; expected "
+            "torch.jit.trace, and the ONNX export built on it, do not know the operator of flash_sparse; expected "
             "torch.export, which does, or backend='reference'"
         )
 

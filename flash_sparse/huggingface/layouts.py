@@ -82,8 +82,8 @@ def _keep_layout(layouts: Layouts, length: int, device: torch.device) -> None:
         return
     if isinstance(torch.empty(0), FakeTensor) and not isinstance(layouts.pattern, BlockLayout):
         raise ValueError(
-            f"pattern {layouts.pattern!r} is to be laid out for {length} tokens while the model is exported; expected a "
-            "BlockLayout for the longest text in its place, or a call of the model at this length before"
+            f"pattern {layouts.pattern!r} is to be laid out for {length} tokens while the model is exported; expected "
+            "a BlockLayout for the longest text in its place, or a call of the model at this length before"
         )
     if layouts.pattern in LENGTHWISE and not layouts.warned and any(other != length for other, _ in made):
         layouts.warned = True
