@@ -218,11 +218,8 @@ def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     if not (available and torch.is_autocast_enabled(kind)):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
-    return tuple(tensor.to(dtype) if _is_cast(tensor) else tensor for tensor in tensors)
-
-
-def _is_cast(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.dtype != torch.float64
+    kept = torch.float64, *(tensor.dtype for tensor in tensors if not tensor.is_floating_point())
+    return tuple(tensor if tensor.dtype in kept else tensor.to(dtype) for tensor in tensors)
 
 
 def _refuse_unknown(unknown: dict) -> None:
@@ -236,6 +233,7 @@ def _refuse_unknown(unknown: dict) -> None:
 
 
 def _refuse_tracing(backend: Backend) -> None:
+    """Raise where a tracer that cannot record an operator of ours would fail later, in words that do not say so."""
     if backend != "reference" and not torch.compiler.is_compiling() and torch.jit.is_tracing():
         raise NotImplementedError(
             "torch.jit.trace, and the ONNX export built on it, do not know the operator of flash_sparse; expected "

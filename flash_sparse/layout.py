@@ -294,10 +294,8 @@ class BlockLayout:
         step = -(-max(self.num_query_blocks, self.num_key_blocks) // width)
         rows, columns = -(-self.num_query_blocks // step), -(-self.num_key_blocks // step)
         kept = torch.bincount(row // step * columns + column // step, minlength=rows * columns).view(rows, columns)
-        heights = torch.arange(rows, device="cpu").mul(step).neg().add(self.num_query_blocks).clamp(max=step)
-        widths = (
-            torch.arange(columns, device="cpu").mul(step).neg().add(self.num_key_blocks).clamp(max=step)
-        )  # (columns,)
+        heights = (self.num_query_blocks - step * torch.arange(rows, device="cpu")).clamp(max=step)  # (rows,)
+        widths = (self.num_key_blocks - step * torch.arange(columns, device="cpu")).clamp(max=step)  # (columns,)
         share = kept.cpu() / (heights[:, None] * widths)  # (rows, columns), 0 to 1
         return "\n".join("".join(" ░▒▓█"[int(-(-value * 4 // 1))] for value in line) for line in share.tolist())
 

@@ -86,9 +86,9 @@ def check_length(model: PreTrainedModel, arguments: tuple, keywords: dict) -> No
     if torch.compiler.is_compiling() or not isinstance(tokens, Tensor) or tokens.dim() != 2:
         return
     lengths = [table.num_embeddings - _reserved(table) for table in _find_tables(model)]
-    if lengths and tokens.shape[1] > min(lengths):
+    if lengths and tokens.shape[1] > max(lengths):
         raise ValueError(
-            f"input_ids has {tokens.shape[1]} tokens; expected at most {min(lengths)}, the positions that the model "
+            f"input_ids has {tokens.shape[1]} tokens; expected at most {max(lengths)}, the positions that the model "
             f"has learned: flash_sparse.huggingface.extend_positions(model, {tokens.shape[1]}) gives it more"
         )
 
