@@ -1,7 +1,17 @@
 """Exact flash attention, dense and block-sparse, forward and backward. Importing it needs torch alone."""
 
+import importlib
+
 from flash_sparse import nn, patterns
 from flash_sparse.attention import attention, attention_varlen
 from flash_sparse.layout import BlockLayout
+from flash_sparse.padding import pad, unpad
 
-__all__ = ["BlockLayout", "attention", "attention_varlen", "nn", "patterns"]
+__all__ = ["BlockLayout", "attention", "attention_varlen", "huggingface", "nn", "pad", "patterns", "unpad"]
+
+
+def __getattr__(name: str):
+    """`huggingface` is imported when it is first used: it needs transformers."""
+    if name == "huggingface":
+        return importlib.import_module("flash_sparse.huggingface")
+    raise AttributeError(f"module 'flash_sparse' has no attribute {name!r}")

@@ -7,6 +7,7 @@ sequences.
 from __future__ import annotations
 
 import itertools
+import numbers
 import sys
 from collections.abc import Callable
 from typing import Literal
@@ -38,6 +39,7 @@ def attention(
     scale: float | None = None,
     return_lse: bool = False,
     backend: Backend = "auto",
+    **unknown,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Softmax attention over exactly the keys that the layout and the masks let through.
 
@@ -48,7 +50,8 @@ def attention(
         query: (B, H, Nq, D), float16, bfloat16 or float32 (float64 on a CPU); any strides.
         key: (B, Hkv, Nk, D); H is a multiple of Hkv, and query head h uses key head h // (H // Hkv).
         value: (B, Hkv, Nk, D).
-        layout: the blocks that are computed, of Nq x Nk tokens; None for all of them.
+        layout: the blocks that are computed; made for at least Nq x Nk tokens, of which it is the upper left part. None
+            for all of them.
         is_causal: hide the keys to the right of the diagonal, which ends at the bottom right: query i stands at key
             position i + Nk - Nq.
         window: (left, right): keys a query sees on either side of the diagonal, in tokens; None on a side is unbounded.
@@ -59,17 +62,21 @@ def attention(
         scale: factor on the scores; D ** -0.5 if None.
         return_lse: also return the natural logarithm of the sum of exponentials of each query's scores.
         backend: "auto" picks by device; "cpu" and "triton" insist on one; "reference" is the textbook formula, which
-            stores the Nq x Nk matrix.
+            stores the Nq x Nk matrix. `torch.export` and AOTInductor take all of them, `torch.onnx.export` "reference"
+            alone.
 
     Returns:
         (B, H, Nq, D) in the inputs' dtype; with `return_lse` also (B, H, Nq) in float32 (float64 for float64).
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, shape, dtype, device or range.
-        NotImplementedError: a forward-mode derivative or, in the backward pass, a second derivative.
+        NotImplementedError: under `torch.jit.trace`, a forward-mode derivative or, in the backward pass, a second
+            derivative.
 
     Source: Dao et al. 2022, "FlashAttention", algorithms 1 and 4 (dense) and 5 (block-sparse).
     """
+    _refuse_unknown(unknown)
+    _refuse_tracing(backend)
     _check_tensors(query, key, value)
     query, key, value = _autocast(query, key, value)
     _check_rows(query, key, value, dims=4, shape="(B, H, N, D)")
@@ -83,9 +90,9 @@ def attention(
     _check_heads(query.shape[1], key.shape[1])
     if layout is not None:
         _check_layout(layout, query, batch=query.shape[0])
-        if (layout.query_length, layout.key_length) != (query.shape[2], key.shape[2]):
+        if layout.query_length < query.shape[2] or layout.key_length < key.shape[2]:
             raise ValueError(
-                f"layout is made for {layout.query_length} x {layout.key_length} tokens; expected "
+                f"layout is made for {layout.query_length} x {layout.key_length} tokens; expected at least "
                 f"{query.shape[2]} x {key.shape[2]}, the lengths of query and key"
             )
     if key_lengths is not None:
@@ -93,12 +100,13 @@ def attention(
         if _values_known(key_lengths) and not bool(((key_lengths >= 0) & (key_lengths <= key.shape[2])).all()):
             raise ValueError(f"key_lengths is {key_lengths.tolist()}; expected 0 to {key.shape[2]}, the key's length")
     left, right = _check_window(window, is_causal)
-    scale = _check_numbers(dropout_p, scale, query.shape[3])
+    dropout_p, scale = _check_numbers(dropout_p, scale, query.shape[3])
 
     operation = _pick(backend, query.device)
     if operation is None:
         sides = (None if left < 0 else left, None if right < 0 else right)
-        output, logsumexp = reference.attention(query, key, value, layout, sides, key_lengths, dropout_p, scale)
+        own = None if layout is None else layout.crop(query.shape[2], key.shape[2])
+        output, logsumexp = reference.attention(query, key, value, own, sides, key_lengths, dropout_p, scale)
     else:
         _refuse_tangents(query, key, value)
         output, logsumexp = operation(
@@ -122,6 +130,7 @@ def attention_varlen(
     scale: float | None = None,
     return_lse: bool = False,
     backend: Backend = "auto",
+    **unknown,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`attention` of each sequence to itself, for sequences laid end to end, so that nothing is spent on padding.
 
@@ -140,6 +149,8 @@ def attention_varlen(
     Raises:
         TypeError, ValueError: an argument of the wrong type, shape, dtype, device or range.
     """
+    _refuse_unknown(unknown)
+    _refuse_tracing(backend)
     _check_tensors(query, key, value)
     query, key, value = _autocast(query, key, value)
     _check_rows(query, key, value, dims=3, shape="(total, H, D)")
@@ -154,10 +165,7 @@ def attention_varlen(
     _check_integers("cu_seqlens", cu_seqlens, None, query.device)
     if cu_seqlens.dtype != torch.int32:
         raise TypeError(f"cu_seqlens is {cu_seqlens.dtype}; expected torch.int32")
-    if isinstance(max_seqlen, bool) or not isinstance(max_seqlen, (int, torch.SymInt)):
-        raise TypeError(f"max_seqlen is {max_seqlen!r}; expected an integer, the longest sequence's length")
-    if not 0 <= max_seqlen <= MAX_WIDTH:
-        raise ValueError(f"max_seqlen is {max_seqlen}; expected the longest sequence's length")
+    max_seqlen = _check_longest(max_seqlen)
     if _values_known(cu_seqlens):
         _check_bounds(cu_seqlens, query.shape[0], max_seqlen)
     if layout is not None:
@@ -168,7 +176,7 @@ def attention_varlen(
                 f"{max_seqlen} x {max_seqlen}, from max_seqlen"
             )
     left, right = _check_window(window, is_causal)
-    scale = _check_numbers(dropout_p, scale, query.shape[2])
+    dropout_p, scale = _check_numbers(dropout_p, scale, query.shape[2])
 
     operation = _pick(backend, query.device)
     if operation is None:
@@ -203,14 +211,34 @@ def _pick(backend: Backend, device: torch.device) -> Callable[..., tuple[Tensor,
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in autocast's dtype, where autocast is on, as for PyTorch's own attention."""
+    """The tensors in autocast's dtype, where autocast is on, as for PyTorch's own attention: all but float64."""
     kind = tensors[0].device.type
     # PyTorch 2.11 cannot compile the question of whether a device has autocast; those that it compiles for have it.
     available = torch.compiler.is_compiling() or torch.amp.is_autocast_available(kind)
     if not (available and torch.is_autocast_enabled(kind)):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
-    return tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors)
+    kept = torch.float64, *(tensor.dtype for tensor in tensors if not tensor.is_floating_point())
+    return tuple(tensor if tensor.dtype in kept else tensor.to(dtype) for tensor in tensors)
+
+
+def _refuse_unknown(unknown: dict) -> None:
+    """Raise for arguments that are not taken; say of those of PyTorch's attention what stands in their place."""
+    instead = {
+        "attn_mask": "key_lengths for padding, is_causal, a window, or blocks of your own in a layout",
+        "enable_gqa": "nothing: key and value may always have fewer heads",
+    }
+    for name in unknown:
+        raise TypeError(f"{name} is no argument; expected {instead.get(name, 'one of those in the signature')}")
+
+
+def _refuse_tracing(backend: Backend) -> None:
+    """Raise where a tracer that cannot record an operator of ours would fail later, in words that do not say so."""
+    if backend != "reference" and not torch.compiler.is_compiling() and torch.jit.is_tracing():
+        raise NotImplementedError(
+            "torch.jit.trace, and the ONNX export built on it, do not know the operator of flash_sparse; expected "
+            "torch.export, which does, or backend='reference'"
+        )
 
 
 def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -257,7 +285,8 @@ def _check_heads(heads: int, key_heads: int) -> None:
 
 def _check_layout(layout: BlockLayout, query: Tensor, batch: int) -> None:
     if not isinstance(layout, BlockLayout):
-        raise TypeError(f"layout is {type(layout).__name__}; expected a BlockLayout or None")
+        instead = " (BlockLayout.from_blocks makes one, key_lengths hide padding)" if isinstance(layout, Tensor) else ""
+        raise TypeError(f"layout is {type(layout).__name__}; expected a BlockLayout or None{instead}")
     if layout.device != query.device:
         raise ValueError(
             f"layout is on {layout.device}; expected the query's device, as by layout.to('{query.device}')"
@@ -286,33 +315,48 @@ def _check_bounds(cu_seqlens: Tensor, total: int, max_seqlen: int) -> None:
         raise ValueError(f"max_seqlen is {max_seqlen}; expected at least {longest}, the longest sequence in cu_seqlens")
 
 
+def _check_longest(max_seqlen: int) -> int:
+    """`max_seqlen` as an integer of Python's, or the symbol of one."""
+    if isinstance(max_seqlen, bool) or not isinstance(max_seqlen, (numbers.Integral, torch.SymInt)):
+        raise TypeError(f"max_seqlen is {max_seqlen!r}; expected an integer, the longest sequence's length")
+    if torch.compiler.is_compiling():  # a check would become a bound on the lengths that the graph takes
+        return max_seqlen
+    if not 0 <= max_seqlen <= MAX_WIDTH:
+        raise ValueError(f"max_seqlen is {max_seqlen}; expected the longest sequence's length")
+    return int(max_seqlen)
+
+
 def _check_window(window: Window | None, is_causal: bool) -> tuple[int, int]:
     """Tokens seen to the left and right of the diagonal; -1 where unbounded."""
     if window is not None and not (isinstance(window, (tuple, list)) and len(window) == 2):
         raise TypeError(f"window is {window!r}; expected None or a pair (left, right), in tokens")
     left, right = (None, None) if window is None else window
     for side, width in (("left", left), ("right", right)):
-        if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 0):
+        if width is not None and (isinstance(width, bool) or not isinstance(width, numbers.Integral) or width < 0):
             raise ValueError(f"window's {side} side is {width!r}; expected None or an integer of at least 0, in tokens")
     if not isinstance(is_causal, bool):
         raise TypeError(f"is_causal is {is_causal!r}; expected True or False")
     if is_causal:
         right = 0
-    return tuple(-1 if width is None else min(width, MAX_WIDTH) for width in (left, right))
+    return tuple(-1 if width is None else min(int(width), MAX_WIDTH) for width in (left, right))
 
 
-def _check_numbers(dropout_p: float, scale: float | None, head_dim: int) -> float:
-    """The scale to use."""
+def _check_numbers(dropout_p: float, scale: float | None, head_dim: int) -> tuple[float, float]:
+    """The dropout and the scale to use, as numbers of Python's."""
     for name, number in (("dropout_p", dropout_p), ("scale", 0 if scale is None else scale)):
-        if isinstance(number, bool) or not isinstance(number, (int, float, torch.SymInt, torch.SymFloat)):
+        if isinstance(number, bool) or not isinstance(number, (numbers.Real, torch.SymInt, torch.SymFloat)):
             raise TypeError(f"{name} is {number!r}; expected a number")
+    dropout_p, scale = _plain(dropout_p), head_dim**-0.5 if scale is None else _plain(scale)
     if not 0 <= dropout_p < 1:
         raise ValueError(f"dropout_p is {dropout_p}; expected 0 <= dropout_p < 1")
-    if scale is None:
-        return head_dim**-0.5
     if not abs(scale) <= sys.float_info.max:  # an integer can be larger
         raise ValueError(f"scale is {scale}; expected a finite number")
-    return scale
+    return dropout_p, scale
+
+
+def _plain(number: float) -> float:
+    """NumPy's numbers as Python's, which operators take; all others as they are."""
+    return number if isinstance(number, (int, float, torch.SymInt, torch.SymFloat)) else float(number)
 
 
 def _values_known(tensor: Tensor) -> bool:

@@ -214,6 +214,38 @@ class BlockLayout:
             self.key_length,
         )
 
+    def cuda(self, device: torch.device | int | None = None) -> BlockLayout:
+        """The same layout on a GPU, the current one if None."""
+        return self.to(torch.device("cuda", torch.cuda.current_device() if device is None else device))
+
+    def cpu(self) -> BlockLayout:
+        """The same layout in the CPU's memory."""
+        return self.to("cpu")
+
+    def crop(self, query_length: int, key_length: int | None = None) -> BlockLayout:
+        """The upper left part, for shorter sequences.
+
+        Args:
+            query_length: tokens, at most those of this layout.
+            key_length: likewise; `query_length` if None.
+
+        Raises:
+            ValueError: a length below 1 or above this layout's.
+        """
+        key_length = query_length if key_length is None else key_length
+        if (query_length, key_length) == (self.query_length, self.key_length):
+            return self
+        num_rows = count_blocks(query_length, self.block_size, "query_length")
+        num_columns = count_blocks(key_length, self.block_size, "key_length")
+        if query_length > self.query_length or key_length > self.key_length:
+            raise ValueError(
+                f"crop to {query_length} x {key_length} tokens of a layout made for {self.query_length} x "
+                f"{self.key_length}; expected no more"
+            )
+        indices = self.indices()  # (4, nnz)
+        kept = (indices[2] < num_rows) & (indices[3] < num_columns)  # (nnz,)
+        return BlockLayout.from_indices(indices[:, kept], self.leading, self.block_size, query_length, key_length)
+
     def __or__(self, other: BlockLayout) -> BlockLayout:
         """Blocks that either layout keeps. A shared layout is repeated over the other's heads and batch entries."""
         return self._combine(other, at_least=1)
@@ -262,10 +294,14 @@ class BlockLayout:
         step = -(-max(self.num_query_blocks, self.num_key_blocks) // width)
         rows, columns = -(-self.num_query_blocks // step), -(-self.num_key_blocks // step)
         kept = torch.bincount(row // step * columns + column // step, minlength=rows * columns).view(rows, columns)
-        heights = torch.arange(rows).mul(step).neg().add(self.num_query_blocks).clamp(max=step)  # (rows,)
-        widths = torch.arange(columns).mul(step).neg().add(self.num_key_blocks).clamp(max=step)  # (columns,)
+        heights = (self.num_query_blocks - step * torch.arange(rows, device="cpu")).clamp(max=step)  # (rows,)
+        widths = (self.num_key_blocks - step * torch.arange(columns, device="cpu")).clamp(max=step)  # (columns,)
         share = kept.cpu() / (heights[:, None] * widths)  # (rows, columns), 0 to 1
         return "\n".join("".join(" ░▒▓█"[int(-(-value * 4 // 1))] for value in line) for line in share.tolist())
+
+    def __reduce__(self) -> tuple:
+        rows, columns = (self.row_offsets, self.row_blocks), (self.column_offsets, self.column_blocks)
+        return BlockLayout, (*rows, *columns, self.block_size, self.query_length, self.key_length)
 
     def __eq__(self, other: object) -> bool:
         """Whether both keep the same blocks for the same lengths, on the same device."""
@@ -287,6 +323,9 @@ class BlockLayout:
             f"BlockLayout({self.query_length} x {self.key_length} tokens, blocks of {self.block_size}, "
             f"{self.num_blocks} kept, density {self.density:.4f}, batch and heads {self.leading}, {self.device})"
         )
+
+
+torch.serialization.add_safe_globals([BlockLayout])  # torch.load takes it with weights_only, which is its default
 
 
 def count_blocks(length: int, block_size: int, name: str = "length") -> int:

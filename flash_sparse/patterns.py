@@ -5,6 +5,8 @@ block with at least one of its pairs of tokens, so it can be cut to the very tok
 `local(n, 128, window=256)` with `window=(256, 256)` there is the exact sliding window. No pattern is causal by itself:
 give `is_causal=True` to `attention`. Combine patterns with `|` and `&`.
 
+A layout is on PyTorch's default device; made for "meta", where it could hold no numbers, it is on the CPU.
+
 All are built from lists of kept blocks, never from a picture of the whole matrix, so they cost time and memory in the
 number of kept blocks.
 
@@ -13,8 +15,9 @@ Letters: Q blocks along either axis of the attention matrix, n blocks kept.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +25,20 @@ from torch import Tensor
 from flash_sparse.layout import BlockLayout, check_integer, count_blocks
 
 
+def _pattern(make: Callable[..., BlockLayout]) -> Callable[..., BlockLayout]:
+    """Make the layout on the CPU, so that it is the same whatever the default device is, and move it there."""
+
+    @functools.wraps(make)
+    def made(*arguments, **options) -> BlockLayout:
+        device = torch.get_default_device()
+        with torch.device("cpu"):
+            layout = make(*arguments, **options)
+        return layout if device.type == "meta" else layout.to(device)
+
+    return made
+
+
+@_pattern
 def local(length: int, block_size: int, window: int = 256) -> BlockLayout:
     """A band around the diagonal.
 
@@ -41,6 +58,7 @@ def local(length: int, block_size: int, window: int = 256) -> BlockLayout:
     return _from_ranges(start // block_size, start - window, start + block_size - 1 + window, length, block_size)
 
 
+@_pattern
 def global_tokens(length: int, block_size: int, positions: Sequence[int] = (0,)) -> BlockLayout:
     """Some tokens see all others and are seen by all; so do the others in their blocks.
 
@@ -63,6 +81,7 @@ def global_tokens(length: int, block_size: int, positions: Sequence[int] = (0,))
     return _from_pairs(*_crosses(chosen, num_blocks), length, block_size)
 
 
+@_pattern
 def strided(length: int, block_size: int, stride_blocks: int | None = None) -> BlockLayout:
     """A band of the stride's width, and every stride-th block before and after it.
 
@@ -89,6 +108,7 @@ def strided(length: int, block_size: int, stride_blocks: int | None = None) -> B
     return _from_rows(torch.cat([band, far], dim=1), length, block_size)
 
 
+@_pattern
 def random(
     length: int, block_size: int, density: float = 0.125, seed: int = 0, heads: int | None = None
 ) -> BlockLayout:
@@ -112,6 +132,7 @@ def random(
     return _random_others(length, block_size, others, seed, heads)
 
 
+@_pattern
 def butterfly(length: int, block_size: int, factors: int | None = None, global_blocks: int = 0) -> BlockLayout:
     """The union of the factors of a butterfly matrix: block i keeps block j if i == j or i xor j is a power of two.
 
@@ -144,6 +165,7 @@ def butterfly(length: int, block_size: int, factors: int | None = None, global_b
     return layout | _first_blocks(length, block_size, global_blocks)
 
 
+@_pattern
 def longformer(length: int, block_size: int, window: int = 256, global_positions: Sequence[int] = (0,)) -> BlockLayout:
     """A band around the diagonal, and global tokens.
 
@@ -162,6 +184,7 @@ def longformer(length: int, block_size: int, window: int = 256, global_positions
     return local(length, block_size, window) | global_tokens(length, block_size, global_positions)
 
 
+@_pattern
 def bigbird(
     length: int,
     block_size: int,
@@ -200,6 +223,7 @@ def bigbird(
     return band | _first_blocks(length, block_size, global_blocks) | drawn
 
 
+@_pattern
 def axial(length: int, block_size: int, width: int | None = None) -> BlockLayout:
     """An image, its rows laid end to end: each pixel sees its own row and its own column.
 
@@ -229,6 +253,7 @@ def axial(length: int, block_size: int, width: int | None = None) -> BlockLayout
     return _from_ranges(rows, first, last, length, block_size)
 
 
+@_pattern
 def neighborhood_2d(length: int, block_size: int, width: int | None = None, window: int = 8) -> BlockLayout:
     """An image, its rows laid end to end: each pixel sees the square around it.
 

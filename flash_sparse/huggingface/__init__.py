@@ -1,6 +1,6 @@
 """Exact attention, dense or block-sparse, in transformers models: switched on and off, and longer positions.
 
-Import it explicitly: it needs transformers, which `flash_sparse` itself does not.
+Imported when it is first used, as `flash_sparse.huggingface`: it needs transformers, which `flash_sparse` does not.
 """
 
 from flash_sparse.huggingface.positions import extend_positions

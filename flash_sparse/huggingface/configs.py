@@ -19,8 +19,13 @@ def list_configs(model: PreTrainedModel) -> list[PreTrainedConfig]:
 
 
 def own_configs(model: PreTrainedModel) -> None:
-    """Give the model copies of its configurations, so that a change to them reaches no model made from the same."""
+    """Give the model copies of its configurations, so that a change to them reaches no model made from the same.
+
+    What `enable` keeps for `disable` then speaks of the copies.
+    """
     memo: dict = {}
+    if "flash_sparse_before" in model.__dict__:
+        model.flash_sparse_before = copy.deepcopy(model.flash_sparse_before, memo)
     for part in model.modules():
         if isinstance(getattr(part, "config", None), PreTrainedConfig):
             part.config = copy.deepcopy(part.config, memo)

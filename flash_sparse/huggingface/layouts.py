@@ -1,11 +1,13 @@
-"""The layouts of a pattern, each made once for a length and kept."""
+"""The layouts of a pattern, each made for a length and kept while lengths like it come."""
 
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
+from torch._subclasses import FakeTensor
 
 from flash_sparse import patterns
 from flash_sparse.layout import BLOCK_SIZES, BlockLayout, count_blocks
@@ -13,11 +15,13 @@ from flash_sparse.layout import BLOCK_SIZES, BlockLayout, count_blocks
 NAMES = (
     "local", "global_tokens", "strided", "random", "butterfly", "longformer", "bigbird", "axial", "neighborhood_2d",
 )  # fmt: skip
+LENGTHWISE = ("strided", "random", "bigbird")  # a shorter text's layout is not the upper left part of a longer one's
+KEPT = 32  # layouts of a pattern, those of the latest lengths
 Pattern = str | Callable[[int, int], BlockLayout] | BlockLayout
 
 
 class Layouts:
-    """A pattern, and its layouts for the lengths and devices it was asked for so far."""
+    """A pattern, and its layouts for the lengths and devices that it was asked for last."""
 
     def __init__(self, pattern: Pattern, block_size: int, global_tokens: Sequence[int] | None):
         if isinstance(pattern, str) and pattern not in NAMES:
@@ -35,6 +39,7 @@ class Layouts:
         self.block_size = block_size
         self.global_tokens = tuple(global_tokens)
         self.made: dict[tuple[int, torch.device], BlockLayout] = {}
+        self.warned = False
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "made": {}}  # copies and files need the pattern alone
@@ -71,8 +76,26 @@ def find_layout(layouts: Layouts, length: int, device: torch.device) -> BlockLay
 
 @torch.compiler.assume_constant_result
 def _keep_layout(layouts: Layouts, length: int, device: torch.device) -> None:
-    if (length, device) not in layouts.made:
-        layouts.made[length, device] = layouts.make(length).to(device)
+    made = layouts.made
+    if (length, device) in made:
+        made[length, device] = made.pop((length, device))  # now the latest
+        return
+    if isinstance(torch.empty(0), FakeTensor) and not isinstance(layouts.pattern, BlockLayout):
+        raise ValueError(
+            f"pattern {layouts.pattern!r} is to be laid out for {length} tokens while the model is exported; expected "
+            "a BlockLayout for the longest text in its place, or a call of the model at this length before"
+        )
+    if layouts.pattern in LENGTHWISE and not layouts.warned and any(other != length for other, _ in made):
+        layouts.warned = True
+        warnings.warn(
+            f"pattern {layouts.pattern!r} is laid out for the length of the padded batch: a text gets another result "
+            "in a longer one. One layout for all lengths, as pattern=flash_sparse.patterns."
+            f"{layouts.pattern}(longest, {layouts.block_size}), does not depend on it.",
+            stacklevel=2,
+        )
+    if len(made) == KEPT:
+        del made[next(iter(made))]
+    made[length, device] = layouts.make(length).to(device)
 
 
 def _named(name: str, length: int, block_size: int) -> BlockLayout:

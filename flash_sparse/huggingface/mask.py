@@ -11,7 +11,7 @@ Letters: B batch, Nq queries, Nk keys, N tokens where both are the same sequence
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -22,14 +22,49 @@ from flash_sparse.attention import Window
 INEXPRESSIBLE = "attention_mask cannot be expressed as padding, causality, a sliding window and packed sequences"
 
 
-class Mask(NamedTuple):
-    """Which keys each query sees. At most one of the three ways to leave out padding is used."""
+FINISHED = (
+    "attention_mask is used as a tensor, by the model's own code or for a cache of fixed length; expected a model that "
+    "leaves the masks of transformers.masking_utils to its attention function, and a cache that grows"
+)
+
+
+@dataclass(eq=False)
+class Mask:
+    """Which keys each query sees. At most one of the three ways to leave out padding is used.
+
+    Models hand it from layer to layer in the place of a tensor. One that computes with it, or looks into it, gets an
+    error that says so.
+    """
 
     window: Window = (None, None)
     order: Tensor | None = None  # (B, Nk): the keys in another order, those that are seen first
     key_lengths: Tensor | None = None  # (B,): so many keys are seen, the first ones
     cu_seqlens: Tensor | None = None  # (sequences + 1,): bounds of sequences in the flattened batch, padding's own too
     starts: tuple[int, ...] | None = None  # for each batch entry: the first key that is no padding
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Mask:
+        """The same mask on another device, for models whose layers are on several."""
+        if isinstance(device, torch.dtype):
+            raise ValueError(FINISHED)
+        values = [getattr(self, field.name) for field in fields(self)]
+        return Mask(*(value.to(device) if isinstance(value, Tensor) else value for value in values))
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):  # what Python itself asks for
+            raise AttributeError(name)
+        raise ValueError(FINISHED)
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        raise ValueError(FINISHED)
+
+
+def _refuse(self, *others):
+    raise ValueError(FINISHED)
+
+
+for _name in ("getitem", "len", "iter", "eq", "ne", "lt", "gt", "invert", "neg", "add", "sub", "mul", "and", "or"):
+    setattr(Mask, f"__{_name}__", _refuse)
 
 
 def dense_mask(**arguments) -> Mask:

@@ -80,6 +80,19 @@ def count_positions(model: PreTrainedModel) -> int:
     return lengths.pop() if lengths else model.config.max_position_embeddings
 
 
+def check_length(model: PreTrainedModel, arguments: tuple, keywords: dict) -> None:
+    """Raise where a model is called with more tokens than it has learned positions for; called before its forward."""
+    tokens = keywords.get("input_ids", arguments[0] if arguments else None)
+    if torch.compiler.is_compiling() or not isinstance(tokens, Tensor) or tokens.dim() != 2:
+        return
+    lengths = [table.num_embeddings - _reserved(table) for table in _find_tables(model)]
+    if lengths and tokens.shape[1] > max(lengths):
+        raise ValueError(
+            f"input_ids has {tokens.shape[1]} tokens; expected at most {max(lengths)}, the positions that the model "
+            f"has learned: flash_sparse.huggingface.extend_positions(model, {tokens.shape[1]}) gives it more"
+        )
+
+
 def _find_tables(model: PreTrainedModel) -> list[nn.Embedding]:
     parts = model.named_modules()
     return [part for name, part in parts if name.split(".")[-1] in TABLES and isinstance(part, nn.Embedding)]

@@ -31,7 +31,7 @@ class Attention(nn.Module):
         rotary_base: base of the rotary frequencies.
         grid: (height, width) of the image, for "axial2d".
         layout: the blocks to compute, None for all; made for the longest sequence, it serves shorter ones by its upper
-            left part. It moves with the module.
+            left part. It moves with the module, and is no part of its state.
         is_causal: tokens see none that come later.
         window: (left, right) tokens seen on either side, None on a side is unbounded.
 
@@ -99,7 +99,7 @@ class Attention(nn.Module):
             key_padding_mask: (B, N) bool, True at padding, which must be at the end: `key_lengths` in the form that
                 `torch.nn.MultiheadAttention` takes. It is read to be checked, which waits for a GPU.
             layout: in place of the module's own.
-            turns: (total, D / 2, 2), cosines and sines in place of those of the module's own rotary embedding.
+            turns: (total, D / 2) complex64, in place of those of the module's own rotary embedding.
 
         Returns:
             The shape of x.
@@ -135,7 +135,7 @@ class Attention(nn.Module):
         rows = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # (total, H + 2 Hkv, D)
         query, key, value = rows.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
         if turns is None and self.rotary is not None:
-            turns = self.rotary(positions(cu_seqlens, segments(cu_seqlens, x.shape[0])))  # (total, D / 2, 2)
+            turns = self.rotary(positions(cu_seqlens, segments(cu_seqlens, x.shape[0])))  # (total, D / 2)
         if turns is not None:
             query, key = rotate(query, turns), rotate(key, turns)
         attended = self.attend(
@@ -154,7 +154,9 @@ class Attention(nn.Module):
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
         if self.layout is not None:
-            self.layout = self.layout.to(self.qkv.weight.device)
+            device = fn(torch.empty(0, device=self.layout.device)).device
+            if device.type != "meta":  # a layout keeps its numbers, which nothing would fill in again
+                self.layout = self.layout.to(device)
         return self
 
     def extra_repr(self) -> str:
@@ -184,10 +186,9 @@ def _bounds(x: Tensor, key_lengths: Tensor | None) -> Tensor:
         return starts
     if key_lengths.shape != (batch,) or key_lengths.is_floating_point():
         raise ValueError(f"key_lengths is {key_lengths.dtype} {tuple(key_lengths.shape)}; expected ({batch},) integers")
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        low, high = key_lengths.aminmax()
-        if low < 0 or high > length:
-            raise ValueError(f"key_lengths is {key_lengths.tolist()}; expected 0 to {length}, the tokens of a sequence")
+    known = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if known and bool(((key_lengths < 0) | (key_lengths > length)).any()):
+        raise ValueError(f"key_lengths is {key_lengths.tolist()}; expected 0 to {length}, the tokens of a sequence")
     ends = starts[:-1] + key_lengths.int()  # (B,)
     return torch.cat([torch.stack([starts[:-1], ends], dim=1).flatten(), starts[-1:]])  # (2 B + 1,)
 

@@ -17,6 +17,7 @@ from flash_sparse.nn import pooling as pool
 from flash_sparse.nn.attention import Attention, make_rotary
 from flash_sparse.nn.dropout import Dropout
 from flash_sparse.nn.packing import positions, segments, without
+from flash_sparse.padding import unpad
 
 Activation = Literal["geglu", "gelu"]
 Pooling = Literal["mean", "max", "cls", "label"]
@@ -173,22 +174,39 @@ class Encoder(nn.Module):
                     nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.embedding.weight, std=0.02, a=-0.06, b=0.06)
 
-    def forward(self, tokens: Tensor, cu_seqlens: Tensor, max_seqlen: int, layout: BlockLayout | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+        layout: BlockLayout | None = None,
+        *,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
         """Classify each sequence.
 
         Args:
-            tokens: (total,) int64, the sequences end to end, none of them empty.
-            cu_seqlens: (B + 1,) int32, where each begins; the last entry is total.
-            max_seqlen: tokens of the longest.
-            layout: the blocks that attention computes, None for all; made for `max_seqlen` tokens or more.
+            tokens: (total,) int64, the sequences end to end, none of them empty; or (B, N), which is packed first.
+            cu_seqlens: (B + 1,) int32, where each packed sequence begins; the last entry is total.
+            max_seqlen: tokens of the longest packed sequence.
+            layout: the blocks that attention computes, None for all; made for `max_seqlen` tokens, or N, or more.
+            lengths: (B,) integer, 1 to N, for (B, N): tokens at or past it are padding, whatever they are. None: there
+                is no padding.
 
         Returns:
             Logits (B, num_outputs).
 
         Raises:
-            ValueError: an empty sequence, a token that is not in the vocabulary (both checked on a CPU alone); see also
-                `flash_sparse.attention_varlen`.
+            ValueError: arguments that do not fit each other; an empty sequence, a token that is not in the vocabulary
+                (both checked on a CPU alone); see also `flash_sparse.attention_varlen`.
         """
+        if tokens.dim() == 2 and cu_seqlens is None and max_seqlen is None:
+            tokens, cu_seqlens, max_seqlen = _pack(tokens, lengths)
+        elif tokens.dim() != 1 or cu_seqlens is None or max_seqlen is None or lengths is not None:
+            raise ValueError(
+                f"tokens has shape {tuple(tokens.shape)}; expected (total,) with cu_seqlens and max_seqlen, or (B, N) "
+                "alone or with lengths"
+            )
         if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
             if bool((cu_seqlens.diff() < 1).any()):
                 raise ValueError(f"cu_seqlens has an empty sequence at {int((cu_seqlens.diff() < 1).nonzero()[0])}")
@@ -220,7 +238,7 @@ class Encoder(nn.Module):
         if self.rotary is not None:
             if places is None:
                 places = positions(cu_seqlens, segments(cu_seqlens, tokens.shape[0]))  # (total,)
-            turns = self.rotary(places)  # (total, D / 2, 2)
+            turns = self.rotary(places)  # (total, D / 2)
         where = {"cu_seqlens": cu_seqlens, "max_seqlen": max_seqlen, "layout": layout, "turns": turns}
         hidden = self.dropout(self.embedding(tokens))  # (total, W)
         for layer in self.layers:
@@ -242,3 +260,17 @@ class Encoder(nn.Module):
         else:
             pooled = hidden[cu_seqlens[:-1]]  # (B, W)
         return self.head(self.dropout(pooled))
+
+
+def _pack(tokens: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, int]:
+    """Tokens end to end, where each sequence begins, and the tokens of the longest, from (B, N) and (B,)."""
+    batch, length = tokens.shape
+    if lengths is None:
+        starts = torch.arange(batch + 1, dtype=torch.int32, device=tokens.device) * length  # (B + 1,)
+        return tokens.flatten(), starts, length
+    if lengths.shape != (batch,) or lengths.is_floating_point():
+        raise ValueError(f"lengths is {lengths.dtype} {tuple(lengths.shape)}; expected ({batch},) integers")
+    if tokens.device.type == "cpu" and bool(((lengths < 1) | (lengths > length)).any()):
+        raise ValueError(f"lengths is {lengths.tolist()}; expected 1 to {length}, the tokens of a sequence")
+    mask = torch.arange(length, device=tokens.device) < lengths[:, None]  # (B, N)
+    return unpad(tokens, mask)[:3]

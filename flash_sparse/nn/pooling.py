@@ -18,14 +18,14 @@ LABELS_AT_ONCE = 128
 
 
 def members(segment: Tensor, num_segments: int) -> Tensor:
-    """(B, total) float32: 1 where a token is in a sequence, from the sequence of each token (total,)."""
-    return (segment == torch.arange(num_segments, device=segment.device)[:, None]).float()
+    """(B, total) bool: whether a token is in a sequence, from the sequence of each token (total,)."""
+    return segment == torch.arange(num_segments, device=segment.device)[:, None]
 
 
 def mean(hidden: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """The mean of each sequence's tokens, (total, W) to (B, W) float32."""
+    """The mean of each sequence's tokens, (total, W) to (B, W), summed in float32 at least."""
     member = members(segment, num_segments)  # (B, total)
-    return _product(member, hidden) / member.sum(dim=1, keepdim=True)
+    return (_product(member, hidden) / member.sum(dim=1, keepdim=True)).to(hidden.dtype)
 
 
 def maximum(hidden: Tensor, segment: Tensor, num_segments: int) -> Tensor:
@@ -58,7 +58,7 @@ class LabelAttention(nn.Module):
             nn.init.trunc_normal_(parameter, std=width**-0.5)
 
     def forward(self, hidden: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-        """Tokens (total, W) and the sequence of each (total,) to logits (B, L), float32."""
+        """Tokens (total, W) and the sequence of each (total,) to logits (B, L), float32 at least."""
         member = members(segment, num_segments)  # (B, total)
         queries, weights = self.query.split(LABELS_AT_ONCE), self.weight.split(LABELS_AT_ONCE)
         if len(queries) == 1:
@@ -71,7 +71,8 @@ class LabelAttention(nn.Module):
 
     @staticmethod
     def _logits(hidden: Tensor, query: Tensor, weight: Tensor, segment: Tensor, member: Tensor) -> Tensor:
-        scores = (hidden @ query.T).float()  # (total, L)
+        scores = hidden @ query.T  # (total, L)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         highest = maximum(scores.detach(), segment, member.shape[0])  # (B, L)
         exponentials = (scores - highest[segment]).exp()  # (total, L)
         weighted = exponentials * (hidden @ weight.T)  # (total, L)
@@ -79,6 +80,7 @@ class LabelAttention(nn.Module):
 
 
 def _product(member: Tensor, values: Tensor) -> Tensor:
-    """Sums over each sequence, (B, total) and (total, n) to (B, n), float32 also under autocast."""
+    """Sums over each sequence, (B, total) and (total, n) to (B, n), at least in float32, also under autocast."""
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
     with torch.autocast(member.device.type, enabled=False):
-        return member @ values.float()
+        return member.to(values.dtype) @ values

@@ -2,7 +2,8 @@
 depend on distances alone.
 
 Neighbouring features make a pair, which is a complex number: one multiplication turns it, in one pass over memory,
-where real arithmetic needs four.
+where real arithmetic needs four. Turns are complex numbers too, which mixed precision leaves as they are: rounded to
+bfloat16 they would no longer tell far positions apart.
 
 Letters: N tokens, H heads, D head dimension.
 """
@@ -34,8 +35,8 @@ class Rotary(nn.Module):
         self.base = base
 
     def forward(self, positions: Tensor) -> Tensor:
-        """Positions (N,), integer, to the cosine and sine of each pair's turn, (N, D / 2, 2) float32."""
-        return _turns(_angles(positions, self.head_dim, self.base))  # (N, D / 2, 2)
+        """Positions (N,), integer, to each pair's turn, (N, D / 2) complex64 of length 1."""
+        return _turns(_angles(positions, self.head_dim, self.base))  # (N, D / 2)
 
     def extra_repr(self) -> str:
         return f"head_dim={self.head_dim}, base={self.base}"
@@ -65,24 +66,24 @@ class AxialRotary(nn.Module):
         self.base = base
 
     def forward(self, positions: Tensor) -> Tensor:
-        """Pixel numbers (N,), integer, row by row, to cosine and sine of each pair's turn, (N, D / 2, 2) float32."""
+        """Pixel numbers (N,), integer, row by row, to each pair's turn, (N, D / 2) complex64 of length 1."""
         width = self.grid[1]
         axes = [_angles(axis, self.head_dim // 2, self.base) for axis in (positions // width, positions % width)]
-        return _turns(torch.cat(axes, dim=1))  # (N, D / 2, 2)
+        return _turns(torch.cat(axes, dim=1))  # (N, D / 2)
 
     def extra_repr(self) -> str:
         return f"head_dim={self.head_dim}, grid={self.grid}, base={self.base}"
 
 
 def rotate(rows: Tensor, turns: Tensor) -> Tensor:
-    """Turn the pairs of queries or keys (N, H, D) by (N, D / 2, 2), at least in float32; back in their dtype."""
+    """Turn the pairs of queries or keys (N, H, D) by (N, D / 2), at least in float32; back in their dtype."""
     pairs = rows.to(torch.promote_types(rows.dtype, torch.float32)).unflatten(-1, (-1, 2))  # (N, H, D / 2, 2)
-    turns = turns[:, None]  # (N, 1, D / 2, 2)
-    if torch.compiler.is_compiling():  # fuses real arithmetic and has none for complex numbers
-        (x, y), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
+    if torch.compiler.is_compiling():
+        cosines_sines = torch.view_as_real(turns) if turns.is_complex() else turns  # (N, D / 2, 2)
+        (x, y), (cos, sin) = pairs.unbind(-1), cosines_sines[:, None].unbind(-1)
         turned = torch.stack([x * cos - y * sin, x * sin + y * cos], dim=-1)
     else:
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turns))
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * turns[:, None])
     return turned.flatten(-2).to(rows.dtype)  # (N, H, D)
 
 
@@ -93,4 +94,6 @@ def _angles(positions: Tensor, dim: int, base: float) -> Tensor:
 
 
 def _turns(angles: Tensor) -> Tensor:
-    return torch.stack([angles.cos(), angles.sin()], dim=-1)
+    """Turns by so many radians; cosines and sines in pairs in a compiled model, which has no complex arithmetic."""
+    pairs = torch.stack([angles.cos(), angles.sin()], dim=-1)  # (N, D / 2, 2)
+    return pairs if torch.compiler.is_compiling() else torch.view_as_complex(pairs)

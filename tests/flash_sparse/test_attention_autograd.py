@@ -130,6 +130,13 @@ class TestAutocast:
         found.sum().backward()
         assert all(part.grad.dtype == torch.float32 for part in rows)
 
+    def test_leaves_float64_as_torch_does(self):
+        rows = [torch.randn(1, 2, 40, 16, dtype=torch.float64, generator=generator(i)) for i in range(3)]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = flash_sparse.attention(*rows)
+            assert torch.nn.functional.scaled_dot_product_attention(*rows).dtype == torch.float64
+        assert torch.equal(found, flash_sparse.attention(*rows))
+
     def test_takes_inputs_of_mixed_dtypes(self, backend, device):
         query, key, value = (torch.randn(1, 2, 20, 16, device=device) for _ in range(3))
         with torch.autocast(device, dtype=torch.bfloat16):

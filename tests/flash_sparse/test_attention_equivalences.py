@@ -39,6 +39,23 @@ def test_a_layout_of_all_blocks_is_dense(backend, device, lengths, block_size, o
     )
 
 
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"key_lengths": [50]}])
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("leading", [(1, 1), (1, 4)])
+def test_a_longer_layout_serves_by_its_upper_left_part(backend, device, lengths, options, leading):
+    options = {name: torch.tensor(value, device=device) if name == "key_lengths" else value
+               for name, value in options.items()}  # fmt: skip
+    kept = torch.rand(*leading, 15, 16, generator=generator(0)) < 0.5
+    longer = BlockLayout.from_blocks(kept, 16, 230, 250)
+    sizes = [-(-length // 16) for length in lengths]
+    own = BlockLayout.from_blocks(kept[:, :, : sizes[0], : sizes[1]], 16, *lengths)
+    one, other = (
+        results(device, backend, *lengths, {**options, "layout": layout.to(device)}) for layout in (longer, own)
+    )
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
 @pytest.mark.parametrize("leading", [(1,), (4,), (1, 1), (1, 4)])
 def test_a_layout_repeated_over_heads_is_the_shared_one(backend, device, leading):
     kept = torch.rand(8, 8, generator=generator(0)) < 0.5

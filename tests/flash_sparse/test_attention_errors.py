@@ -3,6 +3,7 @@
 Nothing is launched: the operators are replaced by ones that fail.
 """
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,7 +54,16 @@ BOTH = {
     "is_causal of None": ({"is_causal": None}, TypeError, "is_causal is None", "True or False"),
     "unknown backend": ({"backend": "cudnn"}, ValueError, "backend is 'cudnn'", "'reference'"),
     "backend of another device": ({"backend": "triton"}, ValueError, "backend is 'triton'", "cuda", "cpu"),
-    "layout as a mask": ({"layout": torch.ones(3, 3).bool()}, TypeError, "layout is Tensor", "BlockLayout"),
+    "layout as a mask": (
+        {"layout": torch.ones(3, 3).bool()},
+        TypeError,
+        "layout is Tensor",
+        "BlockLayout.from_blocks",
+        "key_lengths",
+    ),
+    "PyTorch's mask": ({"attn_mask": None}, TypeError, "attn_mask is no argument", "key_lengths", "layout"),
+    "PyTorch's grouped heads": ({"enable_gqa": True}, TypeError, "enable_gqa is no argument", "nothing"),
+    "an unknown argument": ({"droput_p": 0.1}, TypeError, "droput_p is no argument", "signature"),
     "layout of other heads": ({"layout": layout(leading=(3,))}, ValueError, "layout has 3 heads", "1 or 4"),
     "layout of the key's heads": ({"layout": layout(leading=(2,))}, ValueError, "layout has 2 heads", "1 or 4"),
     "layout of another batch": ({"layout": layout(leading=(3, 1))}, ValueError, "layout has 3 batch entries", "1 or 2"),
@@ -149,8 +159,18 @@ ATTENTION = {
         "key has 0 heads",
         "0 heads",
     ),
-    "layout of other queries": ({"layout": layout(41, 40)}, ValueError, "layout is made for 41 x 40 tokens", "40 x 40"),
-    "layout of other keys": ({"layout": layout(40, 39)}, ValueError, "layout is made for 40 x 39 tokens", "40 x 40"),
+    "layout of other queries": (
+        {"layout": layout(39, 40)},
+        ValueError,
+        "layout is made for 39 x 40 tokens",
+        "at least 40 x 40",
+    ),
+    "layout of other keys": (
+        {"layout": layout(40, 39)},
+        ValueError,
+        "layout is made for 40 x 39 tokens",
+        "at least 40 x 40",
+    ),
     "key_lengths as a list": ({"key_lengths": [40, 40]}, TypeError, "key_lengths is list", "torch.int32"),
     "fractional key_lengths": (
         {"key_lengths": torch.ones(2)},
@@ -292,3 +312,40 @@ def test_nested_tensors():
     nested = torch.nested.nested_tensor([torch.zeros(4, 40, 8)] * 2)
     with pytest.raises(TypeError, match="query is nested; expected a dense tensor"):
         flash_sparse.attention(nested, nested, nested)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_numbers_of_numpy_are_numbers(backend, monkeypatch):
+    monkeypatch.undo()  # the calls below are launched
+    query, key = torch.randn(2, 4, 40, 8), torch.randn(2, 2, 40, 8)
+    packed = query[0].transpose(0, 1), key[0].transpose(0, 1), key[0].transpose(0, 1)
+    for number in (int, np.int32, np.int64):
+        options = {"window": (number(4), number(0)), "backend": backend}
+        output = flash_sparse.attention(query, key, key, scale=np.float32(0.5), dropout_p=np.float32(0), **options)
+        expected = flash_sparse.attention(query, key, key, scale=0.5, window=(4, 0), backend=backend)
+        torch.testing.assert_close(output, expected, rtol=0, atol=0)
+        rows = flash_sparse.attention_varlen(*packed, BOUNDS, number(30), **options)
+        torch.testing.assert_close(
+            rows, flash_sparse.attention_varlen(*packed, BOUNDS, 30, window=(4, 0), backend=backend)
+        )
+    assert flash_sparse.attention(query, key, key, dropout_p=np.float64(0.5), backend=backend).isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")
+def test_tracing_says_what_works():
+    def attend(rows):
+        return flash_sparse.attention(rows, rows, rows)
+
+    with pytest.raises(NotImplementedError, match=r"torch\.jit\.trace.* expected torch\.export"):
+        torch.jit.trace(attend, (QUERY,))
+
+
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's, that tracing is on its way out, and takes sizes for constants
+def test_the_reference_can_be_traced(monkeypatch):
+    monkeypatch.undo()
+    rows = torch.randn(2, 4, 40, 8)
+
+    def attend(rows):
+        return flash_sparse.attention(rows, rows, rows, is_causal=True, backend="reference")
+
+    torch.testing.assert_close(torch.jit.trace(attend, (rows,))(rows + 1), attend(rows + 1))

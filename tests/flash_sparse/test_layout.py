@@ -106,9 +106,55 @@ def test_equality_pickle_and_copies():
     assert weakref.ref(layout)() is layout
 
 
+def test_crop_is_the_upper_left_part(case):
+    _, block_size, query_length, key_length = case
+    layout = BlockLayout.from_blocks(*case)
+    for queries, keys in ((query_length, key_length), (1, key_length), (query_length // 2 + 1, key_length // 3 + 1)):
+        cropped = layout.crop(queries, keys)
+        assert torch.equal(cropped.to_mask(), layout.to_mask()[:, :, :queries, :keys])
+        assert (cropped.query_length, cropped.key_length, cropped.block_size) == (queries, keys, block_size)
+        assert cropped.leading == layout.leading
+    assert layout.crop(query_length, key_length) is layout
+
+
+def test_crop_errors():
+    layout = patterns.local(100, 16)
+    assert layout.crop(40) == patterns.local(40, 16)
+    for lengths in ((101,), (100, 101)):
+        with pytest.raises(ValueError, match="of a layout made for 100 x 100; expected no more"):
+            layout.crop(*lengths)
+    with pytest.raises(ValueError, match="query_length is 0; expected at least 1"):
+        layout.crop(0)
+
+
+def test_saved_and_loaded_as_weights_alone(tmp_path):
+    layout = patterns.bigbird(500, 16, heads=2)
+    torch.save({"layout": layout, "state": torch.nn.Linear(2, 2).state_dict()}, tmp_path / "file.pt")
+    loaded = torch.load(tmp_path / "file.pt", weights_only=True)["layout"]
+    assert loaded == layout
+    assert torch.equal(loaded.row_order, layout.row_order)
+    assert torch.equal(loaded.column_blocks, layout.column_blocks)
+
+
+def test_as_a_hyperparameter_of_a_lightning_module(tmp_path):
+    lightning = pytest.importorskip("lightning")
+
+    class Model(lightning.LightningModule):
+        def __init__(self, layout):
+            super().__init__()
+            self.save_hyperparameters()
+
+    layout = patterns.local(100, 16)
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.strategy.connect(Model(layout))
+    trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    assert Model.load_from_checkpoint(tmp_path / "model.ckpt").hparams.layout == layout
+
+
 def test_to_the_same_device_is_the_same():
     layout = patterns.local(100, 16)
     assert layout.to("cpu") is layout
+    assert layout.cpu() is layout
     moved = layout.to("meta")
     assert moved.device.type == "meta"
     assert moved.block_size == 16
@@ -118,7 +164,7 @@ def test_to_the_same_device_is_the_same():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu():
-    layout, other = patterns.local(1000, 16).to("cuda"), patterns.bigbird(1000, 16, heads=2)
+    layout, other = patterns.local(1000, 16).cuda(), patterns.bigbird(1000, 16, heads=2)
     assert (layout | other.to("cuda")).to("cpu") == patterns.local(1000, 16) | other
     assert BlockLayout.from_blocks(layout.to_blocks(), 16, 1000) == layout
     assert layout.draw() == patterns.local(1000, 16).draw()

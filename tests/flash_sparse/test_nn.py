@@ -111,9 +111,48 @@ def test_attention_drops_in_training_alone():
     assert torch.equal(module(x), module(x))
 
 
+def test_layouts_keep_their_numbers_where_weights_have_none():
+    layout, x = patterns.local(64, 16), torch.randn(2, 64, 32)
+    module = Attention(32, 4, layout=layout).to("meta").to_empty(device="cpu")
+    module.load_state_dict(Attention(32, 4).state_dict())
+    assert module.layout == layout
+    assert module(x).isfinite().all()
+    with torch.device("meta"):
+        module = Attention(32, 4, layout=patterns.local(64, 16))
+    assert module.qkv.weight.is_meta
+    assert module.layout == layout
+    assert module.to_empty(device="cpu").layout is module.layout
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_layouts_move_with_their_module():
-    module = Attention(32, 4, layout=patterns.local(64, 16)).to("meta")
-    assert module.layout.device.type == "meta"
+    module = Attention(32, 4, layout=patterns.local(64, 16)).cuda()
+    assert module.layout.device.type == "cuda"
+    assert module(torch.randn(1, 64, 32, device="cuda")).isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's, that this way of quantizing is on its way out
+def test_quantized_attention():
+    module, x = Attention(32, 4, layout=patterns.local(64, 16, 0)).eval(), torch.randn(2, 64, 32)
+    quantized = torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear}).float()
+    torch.testing.assert_close(quantized(x), module(x), atol=0.05, rtol=0)
+
+
+def test_attention_without_sequences():
+    module = Attention(32, 4, rotary="1d")
+    assert module(torch.randn(0, 20, 32), key_lengths=torch.zeros(0, dtype=torch.int64)).shape == (0, 20, 32)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_attention_exports_with_any_length(strict):
+    module, dim = Attention(32, 4, rotary="1d").eval(), torch.export.Dim("length")
+    exported = torch.export.export(
+        module, (torch.randn(2, 40, 32),), dynamic_shapes=({1: dim},), strict=strict
+    ).module()
+    for length in (7, 300):
+        x = torch.randn(2, length, 32)
+        torch.testing.assert_close(exported(x), module(x))
 
 
 def test_attention_under_autocast():
@@ -362,6 +401,81 @@ def test_gradients_reach_every_parameter(pooling):
     for name, gradient in gradients(encoder).items():
         assert gradient.isfinite().all(), name
         assert gradient.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "cls", "label"])
+def test_encoder_in_other_precisions(pooling):
+    encoder, batch = make_encoder(pooling=pooling).eval(), packed_tokens()
+    expected = copy.deepcopy(encoder).double()(*batch)
+    assert expected.dtype == torch.float64
+    for dtype, error in ((torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 5e-2)):
+        twin = copy.deepcopy(encoder).to(dtype)
+        logits = twin(*batch)
+        torch.testing.assert_close(logits.double(), expected, atol=error, rtol=error)
+        logits.square().sum().backward()
+        assert all(gradient.isfinite().all() for gradient in gradients(twin).values())
+
+
+@pytest.mark.parametrize("pooling", ["mean", "label"])
+def test_pooling_in_float64_is_exact_to_its_last_digits(pooling):
+    """Sums in float32 would leave an error of 1e-8."""
+    encoder = make_encoder(pooling=pooling).double().eval()
+    hidden, starts = torch.randn(70, 32, dtype=torch.float64), bounds([70])
+    if pooling == "mean":
+        expected = encoder.head(hidden.mean(0))
+    else:
+        weights = (hidden @ encoder.head.query.T).softmax(0)
+        expected = (weights * (hidden @ encoder.head.weight.T)).sum(0) + encoder.head.bias
+    torch.testing.assert_close(encoder.classify(hidden, starts)[0], expected, atol=1e-13, rtol=1e-13)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no distributed training")
+def test_sharded_mixed_precision_leaves_positions_exact(tmp_path):
+    """Mixed precision rounds what goes into a module; rounded turns would place far tokens anywhere."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        encoder, batch = make_encoder().eval(), packed_tokens()
+        expected, seen = copy.deepcopy(encoder).bfloat16()(*batch), []
+        encoder.layers[1].attention.register_forward_hook(
+            lambda module, args, kwargs, output: seen.append(kwargs["turns"]), with_kwargs=True
+        )
+        policy, mesh = MixedPrecisionPolicy(param_dtype=torch.bfloat16), init_device_mesh("cpu", (1,))
+        for part in (*encoder.layers, encoder):
+            fully_shard(part, mesh=mesh, mp_policy=policy)
+        logits = encoder(*batch)
+        assert logits.dtype == torch.bfloat16
+        torch.testing.assert_close(logits, expected, atol=3e-2, rtol=3e-2)
+        assert torch.equal(seen[0][:70], encoder.rotary(torch.arange(70)))
+        logits.sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_padded_encoder_is_the_packed_one():
+    encoder, (tokens, starts, longest) = make_encoder().eval(), packed_tokens()
+    padded = torch.nn.utils.rnn.pad_sequence(tokens.split(LENGTHS), batch_first=True, padding_value=-1)
+    for layout in (None, patterns.local(128, 16, 8)):
+        expected = encoder(tokens, starts, longest, layout)
+        torch.testing.assert_close(encoder(padded, layout=layout, lengths=torch.tensor(LENGTHS)), expected)
+    torch.testing.assert_close(encoder(tokens.view(4, 30)), encoder(tokens, bounds([30] * 4), 30))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e, t: e(t, lengths=torch.tensor([3, 21])), r"lengths is \[3, 21\]; expected 1 to 20"),
+        (lambda e, t: e(t, lengths=torch.tensor([3])), r"lengths is torch.int64 \(1,\); expected \(2,\) integers"),
+        (lambda e, t: e(t, bounds([20, 20]), 20), r"tokens has shape \(2, 20\); expected \(total,\) with cu_seqlens"),
+        (lambda e, t: e(t[0]), r"tokens has shape \(20,\); expected \(total,\) with cu_seqlens and max_seqlen"),
+    ],
+)
+def test_padded_encoder_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(make_encoder(), torch.ones(2, 20, dtype=torch.int64))
 
 
 def test_checkpointing_changes_nothing():

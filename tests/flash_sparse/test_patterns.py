@@ -286,3 +286,16 @@ def test_a_window_may_be_wider_than_memory():
         patterns.neighborhood_2d(100, 16, window=10**12),
     ):
         assert torch.equal(picture(layout), everything)
+
+
+@pytest.mark.parametrize("name", ["random", "bigbird", "longformer", "strided", "axial"])
+def test_the_default_device_changes_no_blocks(name):
+    expected = getattr(patterns, name)(1024, 16)
+    with torch.device("meta"):  # where a layout would hold no numbers
+        assert getattr(patterns, name)(1024, 16) == expected
+        assert expected.draw()
+    if torch.cuda.is_available():
+        with torch.device("cuda"):
+            layout = getattr(patterns, name)(1024, 16)
+        assert layout.device.type == "cuda"
+        assert layout.cpu() == expected
