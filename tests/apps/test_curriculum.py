@@ -160,7 +160,7 @@ def in_this_process(monkeypatch):
 
         def wait(self, timeout=None):
             again, self.waited = self.waited, True
-            return None if again else classify.main(commands[-1][2:])
+            return None if again else classify.main(commands[-1][3:])
 
         def terminate(self):
             pass
@@ -314,7 +314,7 @@ def test_one_that_is_terminated_ends_its_stage_and_can_go_on(command, tmp_path):
     """The real thing: processes, a signal, the same command again."""
     endless = {"epochs": 100_000, "patience": 100_000, "max-time": 0.1}
     stages = [CURRICULUM["stages"][0], {"name": "long", "seq-len": 40} | endless]
-    words = [sys.executable, curriculum.__file__, *command(stages=stages)]
+    words = [sys.executable, str(CONFIG.parents[2] / "apps" / "curriculum.py"), *command(stages=stages)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     run = tmp_path / "out" / "long"
     deadline = time.monotonic() + 240

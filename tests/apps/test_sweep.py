@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from flash_sparse_apps import classify, sweep
+from flash_sparse_apps.__main__ import main
 from flash_sparse_apps.scores.evaluation import micro_f1
 from flash_sparse_apps.settings import Settings, load_settings
 from flash_sparse_apps.sweeping import cells as sweep_cells
@@ -26,7 +27,7 @@ from flash_sparse_apps.sweeping.table import collect
 
 from .conftest import LABELS, TINY
 
-SCRIPT = Path(sweep.__file__)
+SCRIPT = Path(__file__).parents[2] / "apps" / "sweep.py"
 SPARSE = ("--block-size", "16", "--window", "16")
 
 
@@ -41,7 +42,7 @@ def in_this_process(monkeypatch):
             self.command = command
 
         def wait(self, timeout=None):
-            return classify.main(self.command[2:])
+            return main(self.command[2:])
 
         def terminate(self):
             pass
@@ -284,7 +285,7 @@ def test_ctrl_c_leaves_time_to_the_cell_and_says_how_to_go_on(flags, in_this_pro
     assert (ended, said, len(in_this_process)) == (["by itself"], [], 1)
     (folder,) = (tmp_path / "runs").iterdir()
     err = capsys.readouterr().err
-    assert err.startswith("interrupted; to continue: python apps/sweep.py ")
+    assert err.startswith("interrupted; to continue: flash-sparse sweep ")
     assert err.endswith(f"--seq-lens 16 32 --output runs/{folder.name}\n")
 
 

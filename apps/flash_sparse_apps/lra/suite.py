@@ -1,0 +1,145 @@
+"""Long Range Arena as a sweep: its tasks, which of them have their data, and the runs that the recipes make of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import sysconfig
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flash_sparse_apps.settings import Settings, load_settings
+from flash_sparse_apps.sweeping.cells import Cell
+from flash_sparse_datasets import DataError, aan, cifar10, imdb, listops, pathfinder
+
+_CHECKOUT = Path(__file__).resolve().parents[3] / "configs" / "lra"
+_INSTALLED = Path(sysconfig.get_path("data"), "share", "flash-sparse", "configs", "lra")
+RECIPES = _CHECKOUT if _CHECKOUT.is_dir() else _INSTALLED
+# The recipe of a task, NAME followed by one of these and .yaml: the first that is there.
+SCALES = {"paper": ("",), "1gpu": ("-1gpu", ""), "cpu": ("-cpu",)}
+KINDS = ("dense", "sparse")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Attributes:
+        name: of the dataset and of its recipes.
+        title: what Long Range Arena calls it.
+        locate: finds the official files below a folder, or raises DataError.
+        generated: whether the data can be made where there are no official files.
+    """
+
+    name: str
+    title: str
+    locate: Callable[[str | None], Path]
+    generated: bool = False
+
+
+TASKS = (
+    Task("listops", "ListOps", listops.locate, generated=True),
+    Task("imdb", "Text", imdb.locate),
+    Task("aan", "Retrieval", aan.locate),
+    Task("cifar10", "Image", cifar10.locate),
+    Task("pathfinder32", "Pathfinder", partial(pathfinder.locate, size=32), generated=True),
+    Task("pathx", "Path-X", partial(pathfinder.locate, size=128), generated=True),
+    Task("pathfinder256", "Path-256", partial(pathfinder.locate, size=256), generated=True),
+)
+NAMES = tuple(task.name for task in TASKS)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is run and what is not.
+
+    Attributes:
+        cells: of all tasks, those of the first seed first.
+        recipes: task -> its file, for the tasks that have cells.
+        missing: task -> why it is not run, a line.
+    """
+
+    cells: list[Cell]
+    recipes: dict[str, Path]
+    missing: dict[str, str]
+
+
+def plan(
+    folder: Path,
+    *,
+    tasks: Sequence[str],
+    scale: str,
+    recipes: Path,
+    kinds: Sequence[str],
+    seeds: Sequence[int],
+    root: str | None,
+    overrides: dict[str, Any],
+) -> Suite:
+    """The runs of a suite: for each task whose data is there, dense and (where its recipe has it) block-sparse.
+
+    Args:
+        folder: of the sweep.
+        scale: one of SCALES.
+        recipes: folder of the recipes.
+        root: folder above the official files of all tasks.
+        overrides: settings that take the place of the recipes'.
+
+    Raises:
+        ValueError: a recipe that cannot be read, or that contradicts `overrides`; `root` is no folder.
+    """
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise ValueError(f"--root is {root}, no folder; expected the one above the official files")
+    found: dict[str, tuple[Path, Settings]] = {}
+    missing: dict[str, str] = {}
+    for task in TASKS:
+        if task.name not in tasks:
+            continue
+        path = next((p for end in SCALES[scale] if (p := recipes / f"{task.name}{end}.yaml").is_file()), None)
+        if path is None:
+            missing[task.name] = f"{recipes} has no recipe for --scale {scale}"
+            continue
+        recipe = load_settings(path)
+        if recipe.dataset != task.name:
+            raise ValueError(f"{path}: dataset is {recipe.dataset}; expected {task.name}, as the recipe is named")
+        try:
+            # a recipe with options of its own, such as short expressions, is of generated data
+            own_root = None if recipe.dataset_options else _root(task, root)
+        except DataError as error:
+            missing[task.name] = str(error)
+            continue
+        if recipe.sparse or "dense" in kinds:
+            found[task.name] = path, dataclasses.replace(recipe, **overrides, root=own_root)
+        else:
+            missing[task.name] = f"{path.name} has no block-sparse layout"
+    cells = []
+    for seed in seeds:
+        for name, (_, settings) in found.items():
+            for kind in kinds:
+                if kind == "sparse" and not settings.sparse:  # the recipe has no layout
+                    continue
+                first = seed == seeds[0]
+                cell = f"{name}-{kind}-{seed}"
+                own = {
+                    "sparse": kind == "sparse",
+                    "seed": seed,
+                    "linear_baseline": settings.linear_baseline and first and kind == kinds[0],
+                    "compare": first,
+                    "compare_peers": first,
+                    "output": str(folder / "cells" / cell),
+                }
+                cells.append(Cell(cell, settings.seq_len, kind, seed, dataclasses.replace(settings, **own)))
+    return Suite(cells, {name: path for name, (path, _) in found.items()}, missing)
+
+
+def _root(task: Task, root: str | None) -> str | None:
+    """Where to read the task from; None generates it."""
+    try:
+        if root is not None or not task.generated:
+            task.locate(root)
+        return root
+    except DataError:
+        if task.generated:
+            return None
+        raise
