@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with plain_interrupt():
         import torch
 
-        from flash_sparse_apps.settings import UserError, parse
+        from flash_sparse_apps.command_line import parse
+        from flash_sparse_apps.settings import UserError
         from flash_sparse_datasets import DataError
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -35,12 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings, resumed = parse(arguments)
     with plain_interrupt():  # it takes seconds, which --help and a wrong flag need not pay
         from flash_sparse_apps.training import training_run
+        from flash_sparse_apps.training.opening import open_run
+        from flash_sparse_apps.training.preparing import prepare
 
     run = None
     try:
         with training_run.quiet():
-            prepared = training_run.prepare(settings, resumed)
-            run = training_run.open_run(settings, resumed, prepared)
+            prepared = prepare(settings, resumed)
+            run = open_run(settings, resumed, prepared)
             training_run.introduce(settings, prepared, run)
             module, trainer, history = training_run.train(settings, prepared, run)
             if trainer.is_global_zero:

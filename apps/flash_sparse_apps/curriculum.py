@@ -26,8 +26,8 @@ from flash_sparse_apps.console import interruptible, plain_interrupt, print_anyt
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     with plain_interrupt():
-        from flash_sparse_apps.settings import make_parser, split_config
-        from flash_sparse_apps.stages import check_folder, read_stages, run_stage, summary
+        from flash_sparse_apps.command_line import make_parser, split_config
+        from flash_sparse_apps.sweeping.stages import check_folder, read_stages, run_stage, summary
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     print_anything()

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Literal
 from flash_sparse_apps.console import interruptible, plain_interrupt, print_anything, spoken
 
 if TYPE_CHECKING:
-    from flash_sparse_apps.run_folder import SavedModel
+    from flash_sparse_apps.models.saved_model import SavedModel
 
 
 @interruptible
@@ -38,12 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import torch
         from tqdm import tqdm
 
+        from flash_sparse_apps.command_line import OneLineParser
+        from flash_sparse_apps.files import write_atomically
+        from flash_sparse_apps.models.saved_model import SavedModel, model_folder
         from flash_sparse_apps.prediction.formats import FORMATS
         from flash_sparse_apps.prediction.labelling import predict_documents
         from flash_sparse_apps.prediction.new_documents import check_paths, read_documents
         from flash_sparse_apps.prediction.new_images import read_images
-        from flash_sparse_apps.run_folder import SavedModel, model_folder, write_atomically
-        from flash_sparse_apps.settings import OneLineParser
 
     print_anything()
     parser = OneLineParser(

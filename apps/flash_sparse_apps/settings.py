@@ -1,4 +1,4 @@
-"""Every flag of `classify.py`: its name, default, help and check, and the parser made from them.
+"""Every flag of `classify.py`: its name, default, help and check.
 
 A flag `--seq-len` is the field `seq_len` here and the key `seq-len` in a YAML file.
 """
@@ -6,19 +6,13 @@ A flag `--seq-len` is the field `seq_len` here and the key `seq-len` in a YAML f
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from fractions import Fraction
 from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
-from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from flash_sparse.layout import BLOCK_SIZES
-from flash_sparse_apps.console import spoken
-from flash_sparse_apps.shares import parse_share
 
 # What may be another when a run is resumed: how long it may take, and where files are.
 MAY_CHANGE = frozenset({"max_time", "dataset", "root", "validation", "test", "cache_dir"})
@@ -212,22 +206,22 @@ class Settings:
             object.__setattr__(self, "learning_rate", rate)  # for `config.yaml` and the report to say what was used
         for name, kind in get_type_hints(Settings).items():
             if getattr(self, name) is None and type(None) not in get_args(kind):  # a key of a YAML file without a value
-                raise ValueError(f"--{_dashed(name)} is null; expected a value")
+                raise ValueError(f"--{dashed(name)} is null; expected a value")
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
             if value is not None and not value >= least:
-                raise ValueError(f"--{_dashed(name)} is {value}; expected at least {least}")
+                raise ValueError(f"--{dashed(name)} is {value}; expected at least {least}")
         for name, most in _AT_MOST.items():
             value = getattr(self, name)
             if value is not None and not value <= most:
-                raise ValueError(f"--{_dashed(name)} is {value}; expected at most {most:.10g}")
+                raise ValueError(f"--{dashed(name)} is {value}; expected at most {most:.10g}")
         for name in _SHARES:
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"--{_dashed(name)} is {getattr(self, name)}; expected 0 or more and less than 1")
+                raise ValueError(f"--{dashed(name)} is {getattr(self, name)}; expected 0 or more and less than 1")
         for name in ("learning_rate", "gradient_clip", "max_time"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"--{_dashed(name)} is {value}; expected a number above 0")
+                raise ValueError(f"--{dashed(name)} is {value}; expected a number above 0")
         object.__setattr__(self, "density", parse_share("--density", str(self.density)))
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"--layer-decay is {self.layer_decay}; expected more than 0 and at most 1")
@@ -285,7 +279,7 @@ class Settings:
 
     def to_yaml(self) -> str:
         """The settings as YAML, keys with dashes, in the order of `--help`."""
-        values = {_dashed(field.name): getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {dashed(field.name): getattr(self, field.name) for field in dataclasses.fields(self)}
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
 
 
@@ -319,195 +313,24 @@ _AT_LEAST = {
 # What the libraries below can count: sizes are 32-bit, NumPy's seeds too, and a time in days has nine digits.
 _AT_MOST = dict.fromkeys(set(_AT_LEAST) - {"weight_decay", "split_seed"}, 2**31 - 1)
 _AT_MOST |= {"seq_len": 2**24, "seed": 2**32 - 1, "vocab_size": 2**20, "max_time": 1e12}
-_SPARSE_ALONE = ("pattern", "window", "global_blocks", "random_blocks", "density", "stride_blocks", "block_size")
-# What the checkpoint decides
-_SCRATCH_ALONE = ("tokenizer", "vocab_size", "width", "depth", "heads", "mlp_width", "activation", "rotary", "dropout")
-_SCRATCH_ALONE += ("attention_dropout", "embeddings")
 _SHARES = ("validation_share", "test_share", "dropout", "attention_dropout", "warmup_share")
 
 
-def _dashed(name: str) -> str:
+def dashed(name: str) -> str:
+    """A field's name as a flag and as a key in YAML."""
     return name.replace("_", "-")
 
 
-class OneLineParser(ArgumentParser):
-    """jsonargparse's parser, whose errors are one line on stderr and exit code 2."""
-
-    def error(self, message: str, ex: Exception | None = None):
-        message = re.sub(r'Parser key "(\w+)"(?: element \d+)?:', lambda match: f"--{_dashed(match[1])}:", str(message))
-        message = re.sub(r"Expected an? (?:<class '(\w+)'>|typing\.Literal(\[[^]]*\]))\.", r"expected \1\2,", message)
-        message = " ".join(message.replace("Got value:", "got").replace("typing.", "").split())
-        union = r"Does not validate .*?(?:Literal(\[[^]]*\])|<class '(\w+)'>).*Given value: "
-        message = re.sub(union, r"expected \1\2 or null, got ", message)
-        if unknown := re.match(r"[Uu]nrecognized arguments: (--[\w-]+)", message):
-            negative = unknown[1].startswith("--no-")  # its opposite would be the nearest
-            flags = [flag for flag in self._option_string_actions if flag.startswith("--no-") == negative]
-            near = difflib.get_close_matches(_dashed(unknown[1]), flags, 1, cutoff=0.8)
-            message += "".join(f"; the nearest is {flag}" for flag in near)
-        if not self.exit_on_error:
-            raise ValueError(message)
-        self.exit(2, f"error: {message}\n")
-
-
-class _SettingsParser(OneLineParser):
-    def dump(self, cfg, **unused) -> str:
-        """What `--print-config` prints: the settings, and the flags that a command has beside them."""
-        settings = _to_settings(cfg)
-        others = {"config", "resume", *vars(settings)}
-        own = {_dashed(name): value for name, value in vars(cfg).items() if name not in others}
-        return (yaml.safe_dump(own, sort_keys=False) if own else "") + settings.to_yaml()
-
-
-def make_parser(
-    command: str = "classify", description: str = "Train, test and report a classifier of long documents."
-) -> ArgumentParser:
-    """The parser of `classify.py`: one flag for each field of `Settings`, --config, --print-config and --resume."""
-    parser = _SettingsParser(
-        prog=spoken(command),
-        description=f"{description} A flag overrides the YAML file's key of the same name.",
-        print_config="--print-config",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", action="config", help="YAML file of these flags")
-    parser.add_argument(
-        "--resume",
-        type=str | None,
-        default=None,
-        metavar="RUN",
-        help="continue the run in this folder with its own config.yaml; beside it only --max-time and where files are",
-    )
-    types = get_type_hints(Settings)
-    for field in dataclasses.fields(Settings):
-        if "group" in field.metadata:
-            group = parser.add_argument_group(field.metadata["group"])
-        option = f"--{_dashed(field.name)}"
-        if field.name == "sparse":  # --dense is its opposite
-            kind = {"action": ActionYesNo(yes_prefix="sparse", no_prefix="dense")}
-        elif types[field.name] is bool:
-            kind = {"action": ActionYesNo(no_prefix="no-")}
-        else:
-            kind = {"type": types[field.name]}
-        group.add_argument(option, default=field.default, help=field.metadata["help"], **kind)
-    return parser
-
-
-def read_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace, dict, list[str]]:
-    """Everything with its defaults, what was typed as a flag, and the YAML files.
+def parse_share(flag: str, text: str) -> float:
+    """A share written as 1/16 or 0.0625.
 
     Raises:
-        ValueError: a YAML file that is none of flags, which it names.
-    """
-    files, flags = split_config(arguments)
-    for file in files:
-        _read_config(Path(file), parser)  # for an error that names the file
-    namespace = parser.parse_args([*(f"--config={file}" for file in files), *flags])
-    return namespace, vars(parser.parse_args(flags, defaults=False)), files
-
-
-def _to_settings(namespace) -> Settings:
-    return Settings(**{field.name: namespace[field.name] for field in dataclasses.fields(Settings)})
-
-
-def parse(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
-    """Read the command line and its YAML file.
-
-    Returns:
-        The settings, and the run folder to resume (then the settings are that run's own) or None.
-
-    Exits with code 2 and one line on stderr where a flag, key or value is wrong; with 0 after --help, --print-config.
-    """
-    parser = make_parser()
-    try:
-        namespace, given, files = read_arguments(parser, arguments)
-        if namespace.resume is None:
-            settings = _to_settings(namespace)
-            check_typed(given, [settings], "--chunked")
-            return settings, None
-        run = Path(namespace.resume)
-        stored = run / "config.yaml"
-        if not stored.is_file():
-            raise ValueError(f"--resume is {run}; expected a run folder, with config.yaml in it")
-        extra = [name for name in given if name not in ("resume", *MAY_CHANGE)]
-        if extra or files:
-            allowed = ", ".join(f"--{_dashed(name)}" for name in sorted(MAY_CHANGE))
-            name = _dashed(extra[0]) if extra else "config"
-            raise ValueError(f"--{name} cannot be given with --resume; only {allowed} can")
-        changed = {name: given[name] for name in MAY_CHANGE & given.keys()}
-        return dataclasses.replace(load_settings(stored), **changed), run
-    except ValueError as error:
-        parser.error(str(error))
-
-
-def check_typed(given: dict, runs: Sequence[Settings], chunked: str):
-    """Raise ValueError for a flag that was typed and that none of the runs reads.
-
-    Args:
-        given: the flags that were typed, and their values.
-        chunked: what asks for windows.
-    """
-    chosen = "sparse" in given or "kinds" in given  # who types --dense knows what it turns off
-    for name, value in given.items():
-        expected = None
-        if name in _SPARSE_ALONE and not chosen and not any(run.sparse for run in runs):
-            expected = "--sparse beside it"
-        elif name == "chunk_tokens" and "kinds" not in given and not any(run.chunked for run in runs):
-            expected = f"{chunked} beside it"
-        elif name in _SCRATCH_ALONE and runs[0].pretrained is not None:
-            expected = f"it without --pretrained {runs[0].pretrained}, which decides that"
-        elif name == "embeddings" and value is not None and runs[0].init_from is not None:
-            expected = f"it without --init-from {runs[0].init_from}, which brings its own"
-        if expected is not None:
-            raise ValueError(f"--{_dashed(name)} is {value}; expected {expected}")
-
-
-def load_settings(path: Path) -> Settings:
-    """The settings in a YAML file that `Settings.to_yaml` wrote.
-
-    Raises:
-        ValueError: not such a file.
+        ValueError: it is none, or not above 0 and at most 1; the message names the flag.
     """
     try:
-        return _to_settings(_read_config(path, make_parser()))
-    except ValueError as error:
-        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
-
-
-def flags_to_resume(path: Path, settings: Settings) -> list[str]:
-    """The flags with which a run whose config.yaml is at `path` goes on: --resume, and what may be another and is.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    before = load_settings(path)
-    flags = ["--resume", str(path.parent)]
-    for name in sorted(MAY_CHANGE):
-        value = getattr(settings, name)
-        if value != getattr(before, name):
-            flags.append(f"--{_dashed(name)}={'null' if value is None else value}")
-    return flags
-
-
-def _read_config(path: Path, parser: ArgumentParser) -> Namespace:
-    exits, parser.exit_on_error = parser.exit_on_error, False
-    try:
-        return parser.parse_string(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; expected a YAML file of flags") from None
-    except Exception as error:  # jsonargparse, PyYAML and the decoder raise many kinds
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
-    finally:
-        parser.exit_on_error = exits
-
-
-def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The files after --config, and the other arguments: jsonargparse lets the later one win, here any flag wins."""
-    files, flags = [], []
-    arguments = iter(arguments)
-    for argument in arguments:
-        if argument == "--config":
-            files.append(next(arguments, ""))
-        elif argument.startswith("--config="):
-            files.append(argument.removeprefix("--config="))
-        else:
-            flags.append(argument)
-    return files, flags
+        share = float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ValueError(f"{flag} is {text}; expected a share such as 1/16 or 0.0625, above 0 and at most 1")
+    return share

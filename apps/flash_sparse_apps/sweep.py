@@ -47,9 +47,9 @@ RECIPE = ("seq_lens", "dataset", "dataset_options")  # what a suite's recipes de
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     with plain_interrupt():
+        from flash_sparse_apps.command_line import check_typed, make_parser, read_arguments
         from flash_sparse_apps.lra import suite as lra_suite
         from flash_sparse_apps.lra.report import write_suite
-        from flash_sparse_apps.settings import check_typed, make_parser, read_arguments
         from flash_sparse_apps.sweeping.cells import check_folder, run_cells
         from flash_sparse_apps.sweeping.report import write_table
 

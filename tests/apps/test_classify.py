@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from flash_sparse_apps import classify
-from flash_sparse_apps.settings import Settings, load_settings
-from flash_sparse_apps.training import training_run
+from flash_sparse_apps.command_line import load_settings
+from flash_sparse_apps.settings import Settings
+from flash_sparse_apps.training import opening, training_run
 
 from .conftest import LABELS, SPARSE, TINY, write_planted
 
@@ -250,7 +251,7 @@ def test_a_folder_that_cannot_be_finished_is_taken_back(run_tiny, monkeypatch):
     def fail(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(training_run, "to_json", fail)
+    monkeypatch.setattr(opening, "to_json", fail)
     code, _, err, run = run_tiny()
     assert (code, err.count("\n")) == (2, 1)
     assert not run.exists()

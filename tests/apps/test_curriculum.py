@@ -17,12 +17,13 @@ import yaml
 from safetensors.torch import load_file
 
 from flash_sparse.nn import Encoder
-from flash_sparse_apps import classify, curriculum, stages
+from flash_sparse_apps import classify, curriculum
 from flash_sparse_apps.models.chunking import Chunked
-from flash_sparse_apps.models.starting_weights import load_start
-from flash_sparse_apps.run_folder import SavedModel
+from flash_sparse_apps.models.saved_model import SavedModel
 from flash_sparse_apps.settings import Settings, UserError
+from flash_sparse_apps.sweeping import stages
 from flash_sparse_apps.training.callbacks import Checkpoints
+from flash_sparse_apps.training.starting_weights import load_start
 
 from .conftest import LABELS, TINY
 from .test_resume import Killed, kill_at, same_results

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flash_sparse_apps.models.lightning_module import Classifier
-from flash_sparse_apps.run_folder import SavedModel
+from flash_sparse_apps.models.saved_model import SavedModel
 from flash_sparse_apps.tokens.batching import PackedBatch
 from flash_sparse_apps.tokens.pixels import turn_images
 

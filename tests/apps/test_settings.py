@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flash_sparse_apps.settings import Settings, load_settings, parse
+from flash_sparse_apps.command_line import load_settings, parse
+from flash_sparse_apps.settings import Settings
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 

@@ -19,8 +19,9 @@ import torch
 
 from flash_sparse_apps import classify, sweep
 from flash_sparse_apps.__main__ import main
+from flash_sparse_apps.command_line import load_settings
 from flash_sparse_apps.scores.evaluation import micro_f1
-from flash_sparse_apps.settings import Settings, load_settings
+from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.sweeping import cells as sweep_cells
 from flash_sparse_apps.sweeping.report import write_table
 from flash_sparse_apps.sweeping.table import collect

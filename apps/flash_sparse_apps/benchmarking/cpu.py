@@ -28,10 +28,10 @@ from flash_sparse_apps.benchmarking.contenders import Attention, compiled_flex, 
 from flash_sparse_apps.benchmarking.problem import Case, Problem
 from flash_sparse_apps.benchmarking.stopwatch import MEBIBYTE, in_turn, spread
 from flash_sparse_apps.benchmarking.tables import text_table
+from flash_sparse_apps.command_line import OneLineParser
+from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.machine import describe_machine, describe_versions
-from flash_sparse_apps.run_folder import to_json, write_atomically
-from flash_sparse_apps.settings import OneLineParser
-from flash_sparse_apps.shares import parse_share
+from flash_sparse_apps.settings import parse_share
 
 DEVICE = torch.device("cpu")
 Contest = tuple[Attention, Case]

@@ -23,10 +23,10 @@ from flash_sparse_apps.benchmarking.records import Records
 from flash_sparse_apps.benchmarking.stopwatch import GpuClock, WallClock
 from flash_sparse_apps.benchmarking.summary import summarize
 from flash_sparse_apps.benchmarking.tables import markdown_table, text_table
+from flash_sparse_apps.command_line import OneLineParser
+from flash_sparse_apps.files import write_atomically
 from flash_sparse_apps.machine import describe_machine, describe_versions
-from flash_sparse_apps.run_folder import write_atomically
-from flash_sparse_apps.settings import OneLineParser
-from flash_sparse_apps.shares import parse_share
+from flash_sparse_apps.settings import parse_share
 
 TIME_IS_UP, GPU_BROKE_DOWN = "the time is up", "the GPU refuses all further work of this process"
 EXPLANATION = """# Attention on a GPU

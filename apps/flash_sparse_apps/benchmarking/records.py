@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import flash_sparse
-from flash_sparse_apps.run_folder import to_json, write_atomically
+from flash_sparse_apps.files import to_json, write_atomically
 
 
 class Records:

@@ -23,12 +23,13 @@ from flash_sparse.nn import Encoder
 from flash_sparse_apps.benchmarking.plots import draw_steps
 from flash_sparse_apps.benchmarking.stopwatch import MEBIBYTE, GpuClock, WallClock, in_turn, spread
 from flash_sparse_apps.benchmarking.tables import markdown_table, text_table
+from flash_sparse_apps.command_line import OneLineParser
+from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.machine import describe_machine, describe_versions
 from flash_sparse_apps.models.layouts import describe, make_layout
 from flash_sparse_apps.models.lightning_module import document_losses
-from flash_sparse_apps.run_folder import to_json, write_atomically
-from flash_sparse_apps.scores.peers import attending, sdpa, textbook, textbook_fits
-from flash_sparse_apps.settings import OneLineParser, Settings
+from flash_sparse_apps.models.peers import attending, sdpa, textbook, textbook_fits
+from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.batching import PackedBatch
 
 ATTENTIONS = {"dense": None, "sparse": None, "PyTorch": sdpa, "textbook": textbook}

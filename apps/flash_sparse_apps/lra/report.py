@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
+from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.lra.published import PUBLISHED
 from flash_sparse_apps.lra.suite import TASKS, Suite
 from flash_sparse_apps.lra.table import collect_suite
 from flash_sparse_apps.machine import describe_machine, describe_versions
-from flash_sparse_apps.page import document, duration, percent, size, table
-from flash_sparse_apps.run_folder import to_json, write_atomically
+from flash_sparse_apps.reports.page import document, duration, percent, size, table
 
 TITLES = {task.name: task.title for task in TASKS}
 Columns = list[tuple[str, Callable[[dict], str]]]

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flash_sparse_apps.settings import Settings, load_settings
+from flash_sparse_apps.command_line import load_settings
+from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.sweeping.cells import Cell
 from flash_sparse_datasets import DataError, aan, cifar10, imdb, listops, pathfinder
 

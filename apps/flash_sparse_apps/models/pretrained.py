@@ -22,7 +22,7 @@ from flash_sparse.huggingface.positions import count_positions
 from flash_sparse.nn import Encoder
 from flash_sparse.nn import pooling as pool
 from flash_sparse.nn.dropout import Dropout
-from flash_sparse_apps.models.hub import fetch
+from flash_sparse_apps.tokens.hub import fetch
 
 # Documents are padded together where that adds few tokens: up to so many, or a quarter of the longest
 PADDING = 64

@@ -8,7 +8,7 @@ import json
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 
-from flash_sparse_apps.run_folder import SavedModel
+from flash_sparse_apps.models.saved_model import SavedModel
 
 
 def _ranked(prediction: dict, model: SavedModel, top_k: int | None) -> list[tuple[str, float]]:

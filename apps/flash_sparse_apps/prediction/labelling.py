@@ -11,9 +11,9 @@ import torch
 from flash_sparse import BlockLayout
 from flash_sparse_apps.models.lightning_module import to_probabilities
 from flash_sparse_apps.models.logits import compute_logits
+from flash_sparse_apps.models.saved_model import SavedModel
 from flash_sparse_apps.prediction.evidence import find_passages
 from flash_sparse_apps.prediction.new_documents import NewDocument
-from flash_sparse_apps.run_folder import SavedModel
 from flash_sparse_apps.scores.evaluation import predict_labels
 
 TOGETHER = 64  # documents that are read and sorted by length together

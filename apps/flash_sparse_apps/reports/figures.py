@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from flash_sparse import BlockLayout
-from flash_sparse_apps.reports.example_images import ExampleImage
-from flash_sparse_apps.run_folder import write_atomically
+from flash_sparse_apps.files import write_atomically
+from flash_sparse_apps.reports.examples import ExampleImage
 
 BLUE, ORANGE, GREY, GREEN, VIOLET, GOLD = "#2463a8", "#c4571b", "#6b7280", "#2f7d4f", "#7c4d9e", "#a8860b"
 _LINES = {"dense": BLUE, "sparse": ORANGE, "linear model": GREY, "PyTorch's": GREEN, "textbook": VIOLET,

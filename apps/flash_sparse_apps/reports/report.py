@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from html import escape
 
 from flash_sparse_apps.console import spoken
-from flash_sparse_apps.page import document, duration, interval, percent, picture, score, size, table, tile
 from flash_sparse_apps.reports.examples import Example
+from flash_sparse_apps.reports.page import document, duration, interval, percent, picture, score, size, table, tile
 
 MAX_LABELS = 200  # rows of the table of labels; metrics.json has all
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from flash_sparse_apps.planned_run import PlannedRun
 from flash_sparse_apps.settings import MAY_CHANGE, Settings
+from flash_sparse_apps.sweeping.planned_run import PlannedRun
 
 # Settings that decide nothing about a cell's training and test: cells may differ in them from what was asked.
 NO_MATTER = MAY_CHANGE | {"output", "linear_baseline", "compare", "compare_peers", "compare_documents", "examples"}

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
+from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.machine import describe_machine, describe_versions
-from flash_sparse_apps.page import document, duration, interval, percent, picture, score, size, table
 from flash_sparse_apps.reports import figures
-from flash_sparse_apps.run_folder import to_json, write_atomically
+from flash_sparse_apps.reports.page import document, duration, interval, percent, picture, score, size, table
 from flash_sparse_apps.sweeping.cells import Cell
 from flash_sparse_apps.sweeping.table import collect, read_metrics
 

@@ -17,9 +17,9 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from tqdm import tqdm
 
-from flash_sparse_apps.models.hub import fetch
 from flash_sparse_apps.tokens import byte_tokenizer
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
+from flash_sparse_apps.tokens.hub import fetch
 
 CLS, MASK = "[CLS]", "[MASK]"  # no [PAD]: batches are packed; no [UNK]: every byte has a token
 UNKNOWN = "[UNK]"  # for words outside a fixed vocabulary

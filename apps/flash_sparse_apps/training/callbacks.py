@@ -16,8 +16,9 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from safetensors.torch import save
 from tqdm import tqdm
 
+from flash_sparse_apps.files import write_atomically
 from flash_sparse_apps.models.lightning_module import MONITOR
-from flash_sparse_apps.run_folder import RunFolder, write_atomically
+from flash_sparse_apps.run_folder import RunFolder
 
 CURVE_POINTS = 400  # training losses kept for the curve, about
 

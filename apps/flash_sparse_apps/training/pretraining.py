@@ -23,8 +23,10 @@ from torch import Tensor, nn
 
 from flash_sparse import BlockLayout
 from flash_sparse.nn.packing import segments, without
+from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.models.lightning_module import Classifier
-from flash_sparse_apps.run_folder import RunFolder, load_weights, to_json, write_atomically
+from flash_sparse_apps.models.saved_model import load_weights
+from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.settings import Settings, UserError
 from flash_sparse_apps.tokens.batching import PackedBatch
 from flash_sparse_apps.tokens.data_module import TextDataModule

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from flash_sparse_apps.planned_run import PlannedRun
-from flash_sparse_apps.settings import MAY_CHANGE, Settings, make_parser
+from flash_sparse_apps.command_line import make_parser
+from flash_sparse_apps.settings import MAY_CHANGE, Settings
+from flash_sparse_apps.sweeping.planned_run import PlannedRun
 from flash_sparse_datasets import check_options
 
 DECIDED = ("output", "init-from", "resume")  # by the order of the stages

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flash_sparse.nn import Encoder
-from flash_sparse_apps.run_folder import SavedModel, model_folder
+from flash_sparse_apps.models.saved_model import SavedModel, model_folder
 from flash_sparse_apps.settings import Settings, UserError
 from flash_sparse_apps.tokens.tokenization import Tokenizer
 

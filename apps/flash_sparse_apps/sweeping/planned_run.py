@@ -7,9 +7,11 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
+from flash_sparse_apps.command_line import flags_to_resume, load_settings
 from flash_sparse_apps.console import start
-from flash_sparse_apps.run_folder import RunFolder, write_atomically
-from flash_sparse_apps.settings import Settings, flags_to_resume, load_settings
+from flash_sparse_apps.files import write_atomically
+from flash_sparse_apps.run_folder import RunFolder
+from flash_sparse_apps.settings import Settings
 
 
 class PlannedRun:

@@ -12,8 +12,8 @@ from torch import nn
 
 from flash_sparse import BlockLayout
 from flash_sparse_apps.models.lightning_module import document_losses, to_probabilities
+from flash_sparse_apps.models.peers import attending, sdpa, textbook, textbook_fits
 from flash_sparse_apps.scores.evaluation import agreement, predict_labels
-from flash_sparse_apps.scores.peers import attending, sdpa, textbook, textbook_fits
 from flash_sparse_apps.tokens.batching import PackedBatch
 
 REPEATS = 3

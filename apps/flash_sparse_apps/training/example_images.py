@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
+from flash_sparse_apps.reports.examples import ExampleImage
 from flash_sparse_apps.tokens.token_store import TokenStore
 from flash_sparse_datasets import Dataset
 
 MOST = 8  # that fit side by side
-
-
-@dataclass(frozen=True)
-class ExampleImage:
-    """An image's pixels (height, width), NaN where the model does not read them, its label, the one it was given and
-    how probable that is."""
-
-    pixels: np.ndarray
-    label: str
-    given: str
-    probability: float
-
-    @property
-    def right(self) -> bool:
-        return self.label == self.given
 
 
 def find_images(

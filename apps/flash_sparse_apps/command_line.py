@@ -1,0 +1,204 @@
+"""The command line and its YAML file, read into `Settings`: the parser made from the fields, and what may be typed."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_type_hints
+
+import yaml
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace
+
+from flash_sparse_apps.console import spoken
+from flash_sparse_apps.settings import MAY_CHANGE, Settings, dashed
+
+_SPARSE_ALONE = ("pattern", "window", "global_blocks", "random_blocks", "density", "stride_blocks", "block_size")
+# What the checkpoint decides
+_SCRATCH_ALONE = ("tokenizer", "vocab_size", "width", "depth", "heads", "mlp_width", "activation", "rotary", "dropout")
+_SCRATCH_ALONE += ("attention_dropout", "embeddings")
+
+
+class OneLineParser(ArgumentParser):
+    """jsonargparse's parser, whose errors are one line on stderr and exit code 2."""
+
+    def error(self, message: str, ex: Exception | None = None):
+        message = re.sub(r'Parser key "(\w+)"(?: element \d+)?:', lambda match: f"--{dashed(match[1])}:", str(message))
+        message = re.sub(r"Expected an? (?:<class '(\w+)'>|typing\.Literal(\[[^]]*\]))\.", r"expected \1\2,", message)
+        message = " ".join(message.replace("Got value:", "got").replace("typing.", "").split())
+        union = r"Does not validate .*?(?:Literal(\[[^]]*\])|<class '(\w+)'>).*Given value: "
+        message = re.sub(union, r"expected \1\2 or null, got ", message)
+        if unknown := re.match(r"[Uu]nrecognized arguments: (--[\w-]+)", message):
+            negative = unknown[1].startswith("--no-")  # its opposite would be the nearest
+            flags = [flag for flag in self._option_string_actions if flag.startswith("--no-") == negative]
+            near = difflib.get_close_matches(dashed(unknown[1]), flags, 1, cutoff=0.8)
+            message += "".join(f"; the nearest is {flag}" for flag in near)
+        if not self.exit_on_error:
+            raise ValueError(message)
+        self.exit(2, f"error: {message}\n")
+
+
+class _SettingsParser(OneLineParser):
+    def dump(self, cfg, **unused) -> str:
+        """What `--print-config` prints: the settings, and the flags that a command has beside them."""
+        settings = _to_settings(cfg)
+        others = {"config", "resume", *vars(settings)}
+        own = {dashed(name): value for name, value in vars(cfg).items() if name not in others}
+        return (yaml.safe_dump(own, sort_keys=False) if own else "") + settings.to_yaml()
+
+
+def make_parser(
+    command: str = "classify", description: str = "Train, test and report a classifier of long documents."
+) -> ArgumentParser:
+    """The parser of `classify.py`: one flag for each field of `Settings`, --config, --print-config and --resume."""
+    parser = _SettingsParser(
+        prog=spoken(command),
+        description=f"{description} A flag overrides the YAML file's key of the same name.",
+        print_config="--print-config",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file of these flags")
+    parser.add_argument(
+        "--resume",
+        type=str | None,
+        default=None,
+        metavar="RUN",
+        help="continue the run in this folder with its own config.yaml; beside it only --max-time and where files are",
+    )
+    types = get_type_hints(Settings)
+    for field in dataclasses.fields(Settings):
+        if "group" in field.metadata:
+            group = parser.add_argument_group(field.metadata["group"])
+        option = f"--{dashed(field.name)}"
+        if field.name == "sparse":  # --dense is its opposite
+            kind = {"action": ActionYesNo(yes_prefix="sparse", no_prefix="dense")}
+        elif types[field.name] is bool:
+            kind = {"action": ActionYesNo(no_prefix="no-")}
+        else:
+            kind = {"type": types[field.name]}
+        group.add_argument(option, default=field.default, help=field.metadata["help"], **kind)
+    return parser
+
+
+def read_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace, dict, list[str]]:
+    """Everything with its defaults, what was typed as a flag, and the YAML files.
+
+    Raises:
+        ValueError: a YAML file that is none of flags, which it names.
+    """
+    files, flags = split_config(arguments)
+    for file in files:
+        _read_config(Path(file), parser)  # for an error that names the file
+    namespace = parser.parse_args([*(f"--config={file}" for file in files), *flags])
+    return namespace, vars(parser.parse_args(flags, defaults=False)), files
+
+
+def _to_settings(namespace) -> Settings:
+    return Settings(**{field.name: namespace[field.name] for field in dataclasses.fields(Settings)})
+
+
+def parse(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
+    """Read the command line and its YAML file.
+
+    Returns:
+        The settings, and the run folder to resume (then the settings are that run's own) or None.
+
+    Exits with code 2 and one line on stderr where a flag, key or value is wrong; with 0 after --help, --print-config.
+    """
+    parser = make_parser()
+    try:
+        namespace, given, files = read_arguments(parser, arguments)
+        if namespace.resume is None:
+            settings = _to_settings(namespace)
+            check_typed(given, [settings], "--chunked")
+            return settings, None
+        run = Path(namespace.resume)
+        stored = run / "config.yaml"
+        if not stored.is_file():
+            raise ValueError(f"--resume is {run}; expected a run folder, with config.yaml in it")
+        extra = [name for name in given if name not in ("resume", *MAY_CHANGE)]
+        if extra or files:
+            allowed = ", ".join(f"--{dashed(name)}" for name in sorted(MAY_CHANGE))
+            name = dashed(extra[0]) if extra else "config"
+            raise ValueError(f"--{name} cannot be given with --resume; only {allowed} can")
+        changed = {name: given[name] for name in MAY_CHANGE & given.keys()}
+        return dataclasses.replace(load_settings(stored), **changed), run
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def check_typed(given: dict, runs: Sequence[Settings], chunked: str):
+    """Raise ValueError for a flag that was typed and that none of the runs reads.
+
+    Args:
+        given: the flags that were typed, and their values.
+        chunked: what asks for windows.
+    """
+    chosen = "sparse" in given or "kinds" in given  # who types --dense knows what it turns off
+    for name, value in given.items():
+        expected = None
+        if name in _SPARSE_ALONE and not chosen and not any(run.sparse for run in runs):
+            expected = "--sparse beside it"
+        elif name == "chunk_tokens" and "kinds" not in given and not any(run.chunked for run in runs):
+            expected = f"{chunked} beside it"
+        elif name in _SCRATCH_ALONE and runs[0].pretrained is not None:
+            expected = f"it without --pretrained {runs[0].pretrained}, which decides that"
+        elif name == "embeddings" and value is not None and runs[0].init_from is not None:
+            expected = f"it without --init-from {runs[0].init_from}, which brings its own"
+        if expected is not None:
+            raise ValueError(f"--{dashed(name)} is {value}; expected {expected}")
+
+
+def load_settings(path: Path) -> Settings:
+    """The settings in a YAML file that `Settings.to_yaml` wrote.
+
+    Raises:
+        ValueError: not such a file.
+    """
+    try:
+        return _to_settings(_read_config(path, make_parser()))
+    except ValueError as error:
+        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
+
+
+def flags_to_resume(path: Path, settings: Settings) -> list[str]:
+    """The flags with which a run whose config.yaml is at `path` goes on: --resume, and what may be another and is.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    before = load_settings(path)
+    flags = ["--resume", str(path.parent)]
+    for name in sorted(MAY_CHANGE):
+        value = getattr(settings, name)
+        if value != getattr(before, name):
+            flags.append(f"--{dashed(name)}={'null' if value is None else value}")
+    return flags
+
+
+def _read_config(path: Path, parser: ArgumentParser) -> Namespace:
+    exits, parser.exit_on_error = parser.exit_on_error, False
+    try:
+        return parser.parse_string(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; expected a YAML file of flags") from None
+    except Exception as error:  # jsonargparse, PyYAML and the decoder raise many kinds
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+    finally:
+        parser.exit_on_error = exits
+
+
+def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files after --config, and the other arguments: jsonargparse lets the later one win, here any flag wins."""
+    files, flags = [], []
+    arguments = iter(arguments)
+    for argument in arguments:
+        if argument == "--config":
+            files.append(next(arguments, ""))
+        elif argument.startswith("--config="):
+            files.append(argument.removeprefix("--config="))
+        else:
+            flags.append(argument)
+    return files, flags
