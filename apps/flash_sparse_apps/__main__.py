@@ -7,6 +7,8 @@ import importlib.metadata
 import sys
 from collections.abc import Sequence
 
+from flash_sparse_datasets.shared.exit_codes import ending
+
 COMMANDS = {
     "classify": "train, test and report a classifier of long documents",
     "predict": "label new documents with a finished run",
@@ -17,9 +19,10 @@ COMMANDS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@ending
+def main(arguments: Sequence[str]) -> int:
     """Run the command that the first argument names, and return its exit code."""
-    name, *others = [*(sys.argv[1:] if arguments is None else arguments), "--help"]
+    name, *others = [*arguments, "--help"]
     others = others[:-1]
     if name == "--version":
         print(f"flash-sparse {importlib.metadata.version('flash-sparse')}")
@@ -32,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {name!r} is no command; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     if name == "prepare":
-        from flash_sparse_datasets.prepare import main as prepare
+        from flash_sparse_datasets.prepare import prepare
 
         return prepare(others, "flash-sparse prepare")
     return importlib.import_module(f"flash_sparse_apps.{name}").main(others)

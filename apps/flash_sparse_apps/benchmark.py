@@ -10,16 +10,15 @@ Exit codes: 0 done, 1 a result was wrong, 2 something the user can mend (one lin
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from flash_sparse_apps.console import interruptible, plain_interrupt
+from flash_sparse_apps.console import plain_interrupt
+from flash_sparse_datasets.shared.exit_codes import ending
 
 
-@interruptible
-def main(arguments: Sequence[str] | None = None) -> int:
+@ending
+def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--device", nargs="?")  # whatever is wrong with it, the device's own parser says
     first.add_argument("--steps", action="store_true")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,17 +53,3 @@ def plain_interrupt() -> Iterator[None]:
     finally:
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def interruptible(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] | None], int]:
-    """Let Ctrl-C end a command with one word and exit code 130, wherever it has not done more itself."""
-
-    @functools.wraps(main)
-    def wrapped(arguments: Sequence[str] | None = None) -> int:
-        try:
-            return main(arguments)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return 130
-
-    return wrapped

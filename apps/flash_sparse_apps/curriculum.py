@@ -19,17 +19,17 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from flash_sparse_apps.console import interruptible, plain_interrupt, print_anything
+from flash_sparse_apps.console import plain_interrupt, print_anything
+from flash_sparse_datasets.shared.exit_codes import UserError, ending
 
 
-@interruptible
-def main(arguments: Sequence[str] | None = None) -> int:
+@ending
+def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     with plain_interrupt():
         from flash_sparse_apps.command_line import make_parser, split_config
         from flash_sparse_apps.sweeping.stages import check_folder, read_stages, run_stage, summary
 
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
     print_anything()
     files, flags = split_config(arguments)
     printing = "--print-config" in flags
@@ -67,9 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit):  # the stage has named a command that would finish it alone
         print(f"to go on with all stages: the same command with --output {shlex.quote(str(folder))}", file=sys.stderr)
         raise
-    except (OSError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except ValueError as error:  # a stage's files are damaged
+        raise UserError(str(error)) from error
     finally:
         signal.signal(signal.SIGTERM, before)
     print(f"report: {stages[-1].run.report}")

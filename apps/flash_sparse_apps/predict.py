@@ -25,28 +25,48 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from flash_sparse_apps.console import interruptible, plain_interrupt, print_anything, spoken
+from jsonargparse import ArgumentParser, Namespace
+from tqdm import tqdm
+
+from flash_sparse_apps.command_line import OneLineParser
+from flash_sparse_apps.console import plain_interrupt, print_anything, spoken
+from flash_sparse_apps.files import write_atomically
+from flash_sparse_datasets.shared.exit_codes import UserError, ending, stop
 
 if TYPE_CHECKING:
     from flash_sparse_apps.models.saved_model import SavedModel
 
 
-@interruptible
-def main(arguments: Sequence[str] | None = None) -> int:
+@ending
+def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     with plain_interrupt():
-        import torch
-        from tqdm import tqdm
-
-        from flash_sparse_apps.command_line import OneLineParser
-        from flash_sparse_apps.files import write_atomically
         from flash_sparse_apps.models.saved_model import SavedModel, model_folder
-        from flash_sparse_apps.prediction.formats import FORMATS
-        from flash_sparse_apps.prediction.labelling import predict_documents
-        from flash_sparse_apps.prediction.new_documents import check_paths, read_documents
-        from flash_sparse_apps.prediction.new_images import read_images
+        from flash_sparse_apps.prediction.new_documents import check_paths
 
     print_anything()
+    given = _make_parser().parse_args(arguments)
+    try:
+        _check(given)
+        model_folder(given.run)
+        check_paths(given.files)
+        output = None if given.output is None else _check_output(given.output, given.files)
+        model = SavedModel.load(given.run)
+        if given.evidence and (model.pairs or model.grid is not None):
+            what = "pairs of texts" if model.pairs else "images"
+            raise UserError(f"--evidence is given, but the run is on {what}; expected one on single texts")
+        _write(_predict(given, model), output)
+    except ValueError as error:  # of a damaged run
+        raise UserError(str(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        stopped = stop(error, "a lower --tokens-per-batch")
+        if stopped is None:
+            raise
+        raise stopped from error
+    return 0
+
+
+def _make_parser() -> ArgumentParser:
     parser = OneLineParser(
         prog=spoken("predict"), description="Label new texts with a finished run.", allow_abbrev=False
     )
@@ -67,67 +87,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--tokens-per-batch", type=int, default=65536, help="tokens that go through the model at once")
     parser.add_argument("--accelerator", type=Literal["auto", "cpu", "gpu"], default="auto", help="where to compute")
-    given = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
-    try:
-        for name in ("top_k", "tokens_per_batch"):
-            if given[name] is not None and given[name] < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {given[name]}; expected at least 1")
-        if given.evidence and given.format == "csv":
-            raise ValueError("--evidence is given with --format csv; expected jsonl or table, which have room for it")
-        if given.accelerator == "gpu" and not torch.cuda.is_available():
-            raise ValueError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
-        model_folder(given.run)
-        check_paths(given.files)
-        output = None if given.output is None else _check_output(given.output, given.files)
-        model = SavedModel.load(given.run)
-        if given.evidence and (model.pairs or model.grid is not None):
-            what = "pairs of texts" if model.pairs else "images"
-            raise ValueError(f"--evidence is given, but the run is on {what}; expected one on single texts")
-        second_field = given.second_field if model.pairs else None
-        use_gpu = given.accelerator != "cpu" and torch.cuda.is_available()
-        documents = itertools.chain.from_iterable(
-            read_documents(file, given.text_field, given.id_field, second_field)
-            if model.grid is None
-            else read_images(file, model.grid)
-            for file in given.files
-        )
-        device = "cuda" if use_gpu else "cpu"
-        predictions = predict_documents(model, documents, given.tokens_per_batch, device, given.evidence)
-        predictions = _counting(
-            tqdm(predictions, "predicting", unit=" documents", leave=False, disable=not sys.stderr.isatty()), model
-        )
-        lines = FORMATS[given.format](predictions, model, given.top_k)
-        if output is not None and output.exists() and not output.is_file():  # a pipe or device: not to be replaced
-            output.write_bytes("".join(lines).encode())
-        elif output is not None:
-            write_atomically(output, "".join(lines).encode())
-        else:
-            for line in lines:
-                with tqdm.external_write_mode():  # the bar makes way
-                    sys.stdout.write(line)
-                    sys.stdout.flush()
-        return 0
-    except BrokenPipeError:  # the reader of stdout has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except (MemoryError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        if not isinstance(error, MemoryError) and "can't allocate memory" not in reason:
-            raise
-        print(f"error: too little memory ({reason[-90:]}); expected a lower --tokens-per-batch", file=sys.stderr)
-        return 2
+    return parser
+
+
+def _check(given: Namespace):
+    """Raise UserError for flags that cannot be what is meant."""
+    import torch
+
+    for name in ("top_k", "tokens_per_batch"):
+        if given[name] is not None and given[name] < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {given[name]}; expected at least 1")
+    if given.evidence and given.format == "csv":
+        raise UserError("--evidence is given with --format csv; expected jsonl or table, which have room for it")
+    if given.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
+
+
+def _predict(given: Namespace, model: SavedModel) -> Iterator[str]:
+    """The predictions of all documents in the format that was asked for, a piece at a time."""
+    import torch
+
+    from flash_sparse_apps.prediction.formats import FORMATS
+    from flash_sparse_apps.prediction.labelling import predict_documents
+    from flash_sparse_apps.prediction.new_documents import read_documents
+    from flash_sparse_apps.prediction.new_images import read_images
+
+    second_field = given.second_field if model.pairs else None
+    documents = itertools.chain.from_iterable(
+        read_documents(file, given.text_field, given.id_field, second_field)
+        if model.grid is None
+        else read_images(file, model.grid)
+        for file in given.files
+    )
+
+    device = "cuda" if given.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    predictions = predict_documents(model, documents, given.tokens_per_batch, device, given.evidence)
+    bar = tqdm(predictions, "predicting", unit=" documents", leave=False, disable=not sys.stderr.isatty())
+    return FORMATS[given.format](_counting(bar, model), model, given.top_k)
+
+
+def _write(lines: Iterable[str], output: Path | None):
+    """To stdout piece by piece, or to a file that is whole or not there."""
+    if output is None:
+        for line in lines:
+            with tqdm.external_write_mode():  # the bar makes way
+                sys.stdout.write(line)
+                sys.stdout.flush()
+    elif output.exists() and not output.is_file():  # a pipe or device: not to be replaced
+        output.write_bytes("".join(lines).encode())
+    else:
+        write_atomically(output, "".join(lines).encode())
 
 
 def _check_output(output: str, files: Sequence[str]) -> Path:
-    """Where to write, symbolic links followed; raises ValueError for what cannot be written or is to be read."""
+    """Where to write, symbolic links followed; raises UserError for what cannot be written or is to be read."""
     path = Path(os.path.realpath(output))
     if not output or path.is_dir():
-        raise ValueError(f"--output is {output!r}; expected a file")
+        raise UserError(f"--output is {output!r}; expected a file")
     if path.is_file() and any(Path(file).exists() and path.samefile(file) for file in files):
-        raise ValueError(f"--output is {output!r}, which is to be read; expected another file")
+        raise UserError(f"--output is {output!r}, which is to be read; expected another file")
     return path
 
 

@@ -20,10 +20,6 @@ MAX_HEAD_DIM = 256  # what `flash_sparse.attention` takes
 SCRATCH_RATE, FINE_TUNING_RATE = 3e-3, 3e-5  # learning rates where none is given
 
 
-class UserError(ValueError):
-    """Something that the user can mend, said in one line: the command prints it and exits with code 2."""
-
-
 def _flag(default, help: str, **metadata):
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 

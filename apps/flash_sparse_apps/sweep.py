@@ -28,7 +28,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from flash_sparse_apps.console import interruptible, plain_interrupt, print_anything, spoken
+from flash_sparse_apps.console import plain_interrupt, print_anything, spoken
+from flash_sparse_datasets.shared.exit_codes import Stopped, UserError, ending
 
 OWN = (
     "seq_len",
@@ -43,8 +44,8 @@ OWN = (
 RECIPE = ("seq_lens", "dataset", "dataset_options")  # what a suite's recipes decide
 
 
-@interruptible
-def main(arguments: Sequence[str] | None = None) -> int:
+@ending
+def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     with plain_interrupt():
         from flash_sparse_apps.command_line import check_typed, make_parser, read_arguments
@@ -53,7 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from flash_sparse_apps.sweeping.cells import check_folder, run_cells
         from flash_sparse_apps.sweeping.report import write_table
 
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
     print_anything()
     parser = make_parser("sweep", "Train and test over sequence lengths, dense and sparse, and compare.")
     group = parser.add_argument_group("sweep", "each cell is a run of its own, and --max-time is for each")
@@ -117,14 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_folder(folder, cells)
         failed = run_cells(cells, options.parallel, lambda: write(command))
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+    except ValueError as error:  # the folder holds something else, or damaged cells
+        raise UserError(str(error)) from error
+    except KeyboardInterrupt as error:
         if options.output is None:  # a folder named by the time of day
             command += f" --output {shlex.quote(str(folder))}"
-        print(f"interrupted; to continue: {command}", file=sys.stderr)
-        return 130
+        raise Stopped(f"interrupted; to continue: {command}", 130) from error
     finally:
         signal.signal(signal.SIGTERM, before)
     if (folder / "sweep.md").is_file():

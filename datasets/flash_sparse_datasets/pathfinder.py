@@ -22,7 +22,6 @@ many dashes, but of other widths, which an older Pillow may have drawn. Say whic
 
 import hashlib
 import os
-import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -34,6 +33,8 @@ from tqdm import tqdm
 
 from flash_sparse_datasets.shared.cache_folder import cache_folder
 from flash_sparse_datasets.shared.documents import DataError, Dataset, Document, Documents, Fresh
+from flash_sparse_datasets.shared.exit_codes import UserError
+from flash_sparse_datasets.shared.gray_images import read_gray
 from flash_sparse_datasets.shared.official_files import LRA_RELEASE, official_folder
 from flash_sparse_datasets.shared.statistics_table import print_statistics
 from flash_sparse_datasets.shared.workers import process_pool
@@ -331,16 +332,8 @@ def _text(field) -> str:
 
 
 def _official_documents(folder: Path, size: int, rows: list[tuple[str, int]]) -> Iterator[Document]:
-    from PIL import Image, UnidentifiedImageError
-
     for path, label in rows:
-        try:
-            with Image.open(folder / path) as image:
-                pixels = np.asarray(image.convert("L"))
-        except UnidentifiedImageError:
-            raise DataError(f"{folder / path}: expected a PNG image") from None
-        except OSError as error:
-            raise DataError(f"{folder / path}: {error.strerror or error}, expected a PNG image") from None
+        pixels = read_gray(folder / path)  # (rows, columns)
         if pixels.shape != (size, size):
             raise DataError(f"{folder / path}: {pixels.shape[0]} x {pixels.shape[1]} pixels, expected {size} x {size}")
         yield Document(path, pixels.tobytes(), (LABELS[1 - label],))
@@ -402,9 +395,8 @@ def prepare(parser: ArgumentParser, arguments: Sequence[str]) -> int:
                 np.savez_compressed(file, images=images, labels=labels)
         if options.sheet:
             write_sheet(images, options.sheet)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except ValueError as error:
+        raise UserError(str(error)) from error
     print(f"{len(images)} images of {options.size} x {options.size}, {labels.mean():.1%} connected")
     for name, (mean, deviation) in statistics(images).items():
         print(f"{name}: {mean:.1f} (standard deviation {deviation:.1f})")

@@ -10,22 +10,27 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from collections.abc import Sequence
 
 from flash_sparse_datasets import NAMED
+from flash_sparse_datasets.shared.exit_codes import ending
 from flash_sparse_datasets.shared.one_line_parser import OneLineParser
 
 DOOR = "python datasets/prepare.py"
 
 
-def main(arguments: Sequence[str] | None = None, door: str = DOOR) -> int:
+@ending
+def main(arguments: Sequence[str]) -> int:
+    """Run the command as the file `datasets/prepare.py` and return its exit code."""
+    return prepare(arguments, DOOR)
+
+
+def prepare(arguments: Sequence[str], door: str) -> int:
     """Run the command and return its exit code.
 
     Args:
         door: how it was started, for its help.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         print(_help(door))

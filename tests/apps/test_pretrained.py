@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from flash_sparse import patterns
 from flash_sparse_apps import classify, predict
-from flash_sparse_apps.models.lightning_module import Classifier
 from flash_sparse_apps.models import peers
+from flash_sparse_apps.models.lightning_module import Classifier
 from flash_sparse_apps.training.callbacks import Checkpoints
 
 from .conftest import SPARSE

@@ -31,6 +31,7 @@ from flash_sparse_apps.models.lightning_module import document_losses
 from flash_sparse_apps.models.peers import attending, sdpa, textbook, textbook_fits
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.batching import PackedBatch
+from flash_sparse_datasets.shared.exit_codes import is_too_little_memory
 
 ATTENTIONS = {"dense": None, "sparse": None, "PyTorch": sdpa, "textbook": textbook}
 VOCABULARY, CLASSES = 256, 16
@@ -123,7 +124,7 @@ def measure(length: int, options, clock: WallClock) -> list[dict]:
         try:
             row["MiB"] = _peak_memory(step, clock)
         except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            if not is_too_little_memory(error):
                 raise
             row["result"] = "does not fit in memory"
             optimizer.zero_grad()

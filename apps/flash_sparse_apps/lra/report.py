@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -16,10 +15,10 @@ from flash_sparse_apps.lra.published import PUBLISHED
 from flash_sparse_apps.lra.suite import TASKS, Suite
 from flash_sparse_apps.lra.table import collect_suite
 from flash_sparse_apps.machine import describe_machine, describe_versions
-from flash_sparse_apps.reports.page import document, duration, percent, size, table
+from flash_sparse_apps.reports.columns import Columns, Table, or_none
+from flash_sparse_apps.reports.page import document, duration, percent, repeating, size
 
 TITLES = {task.name: task.title for task in TASKS}
-Columns = list[tuple[str, Callable[[dict], str]]]
 
 
 def write_suite(suite: Suite, folder: Path, scale: str, command: str):
@@ -45,7 +44,7 @@ RESULTS: Columns = [
     ("attention", lambda row: row["kind"]),
     ("right", lambda row: percent(row["micro_f1"])),
     ("95% interval", lambda row: " to ".join(percent(bound) for bound in row["micro_f1_interval"])),
-    ("sd of seeds", lambda row: _or_none(percent, row["micro_f1_spread"])),
+    ("sd of seeds", lambda row: or_none(percent, row["micro_f1_spread"])),
     ("tokens", lambda row: f"{row['length']:,}"),
     ("data", lambda row: row["data"]),
     ("recipe", lambda row: row["recipe"] + (", knows neighbouring pixels" if row["knows_pixels"] else "")),
@@ -54,13 +53,13 @@ COSTS: Columns = [
     ("task", lambda row: row["title"]),
     ("attention", lambda row: row["kind"]),
     ("blocks kept", lambda row: percent(row["density"])),
-    ("mean step", lambda row: _or_none(duration, row["step_seconds"])),
+    ("mean step", lambda row: or_none(duration, row["step_seconds"])),
     ("training", lambda row: duration(row["training_seconds"])),
     ("peak memory", lambda row: size(row["peak_gpu_memory_bytes"] or row["peak_memory_bytes"])),
-    ("timed step", lambda row: _or_none(lambda peers: f"{peers['step_tokens']:,} tokens", row["peers"])),
-    ("its time", lambda row: _or_none(lambda peers: duration(peers["own_seconds"]), row["peers"])),
-    ("textbook's", lambda row: _or_none(lambda peers: _textbook(peers["textbook_seconds"]), row["peers"])),
-    ("over textbook", lambda row: _or_none("{:.2f}x".format, row["textbook_speedup"])),
+    ("timed step", lambda row: or_none(lambda peers: f"{peers['step_tokens']:,} tokens", row["peers"])),
+    ("its time", lambda row: or_none(lambda peers: duration(peers["own_seconds"]), row["peers"])),
+    ("textbook's", lambda row: or_none(lambda peers: _textbook(peers["textbook_seconds"]), row["peers"])),
+    ("over textbook", lambda row: or_none("{:.2f}x".format, row["textbook_speedup"])),
 ]
 COMPARABLE = (
     "Published figures are not measured here. They compare with ours where the task is the same: generated data comes "
@@ -71,10 +70,6 @@ COMPARABLE = (
 SMALL = (
     "The recipes for a CPU are of easier tasks of the same name: none of their results compares with published ones."
 )
-
-
-def _or_none(show: Callable, value) -> str:
-    return "" if value is None else show(value)
 
 
 def _textbook(seconds: float | None) -> str:
@@ -106,7 +101,7 @@ def _missing_lines(found: dict) -> list[str]:
     return lines + ([f"Not finished: {', '.join(found['unfinished'])}."] if found["unfinished"] else [])
 
 
-def _beside(found: dict) -> tuple[list[str], list[list[str]]]:
+def _beside(found: dict) -> Table:
     """Ours and the published results, a column for each task that ran."""
     tasks = [task for task in TITLES if any(row["task"] == task for row in found["rows"])]
 
@@ -126,7 +121,7 @@ def _beside(found: dict) -> tuple[list[str], list[list[str]]]:
         scores = {row["task"]: 100 * row["micro_f1"] for row in found["rows"] if row["kind"] == kind}
         complete = len(scores) == len(tasks)
         average = share(100 * means["accuracy"]) if complete else ""
-        speedup = _or_none("{:.2f}x".format, means["textbook_speedup"])
+        speedup = or_none("{:.2f}x".format, means["textbook_speedup"])
         lines.append(
             [f"ours, {kind}", *(share(scores.get(task)) for task in tasks), average, "", speedup, "measured here"]
         )
@@ -134,22 +129,16 @@ def _beside(found: dict) -> tuple[list[str], list[list[str]]]:
         scores = {entry["task"]: 100 * entry["accuracy"] for entry in found["baselines"] if entry["name"] == name}
         lines.append([name, *(share(scores.get(task)) for task in tasks), "", "", "", "measured here"])
     for row in PUBLISHED:
-        speedup = _or_none("{:.1f}x".format, row.speedup)
+        speedup = or_none("{:.1f}x".format, row.speedup)
         scores = [share(row.scores[task]) for task in tasks]
         averages = share(row.average(tasks)), f"{row.own_average:.1f}"
         lines.append([row.model, *scores, *averages, speedup, f"published: {row.source}"])
-    return head, lines
+    return Table(head, lines, words=(0, -1))
 
 
 def _markdown(found: dict, scale: str) -> str:
-    def lines(head: list[str], rows: list[list[str]]) -> str:
-        return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
-
-    parts = [
-        lines([head for head, _ in columns], [[cell(row) for _, cell in columns] for row in found["rows"]])
-        for columns in (RESULTS, COSTS)
-    ]
-    parts += ["\n".join(_mean_lines(found)), lines(*_beside(found)), COMPARABLE]
+    parts = [Table.of(columns, found["rows"]).markdown() for columns in (RESULTS, COSTS)]
+    parts += ["\n".join(_mean_lines(found)), _beside(found).markdown(), COMPARABLE]
     parts += [SMALL] if scale == "cpu" else []
     parts += ["\n".join(missing)] if (missing := _missing_lines(found)) else []
     return "\n\n".join(parts) + "\n"
@@ -181,11 +170,6 @@ def _csv(found: dict) -> str:
 
 
 def _page(found: dict, about: dict) -> str:
-    def shown(columns: Columns) -> str:
-        rows = [[escape(cell(row)) for _, cell in columns] for row in found["rows"]]
-        return table([escape(head) for head, _ in columns], rows, ["", "", *"n" * (len(columns) - 2)])
-
-    head, rows = _beside(found)
     missing = "".join(f"<li>{escape(line)}</li>" for line in _missing_lines(found))
     parts = [
         "<h1>Long Range Arena</h1>",
@@ -195,26 +179,16 @@ def _page(found: dict, about: dict) -> str:
         "<h2>Test results</h2>",
         '<p class="soft">The share of test documents that are given the right label; intervals are from resampled test '
         "documents, the seeds together.</p>",
-        shown(RESULTS),
+        Table.of(RESULTS, found["rows"]).html(),
         "<h2>Beside published results</h2>",
         f'<p class="soft">Percent. {escape(COMPARABLE)}{" " + escape(SMALL) if about["scale"] == "cpu" else ""}</p>',
-        table(
-            [escape(name) for name in head],
-            [[escape(cell) for cell in row] for row in rows],
-            ["", *"n" * (len(head) - 2), ""],
-        ),
+        _beside(found).html(),
         "<h2>Costs</h2>",
         '<p class="soft">The last columns: one training step on the longest test document, and the same step on the '
         "same weights with textbook attention, dense.</p>",
-        shown(COSTS),
-        "<h2>How to repeat it</h2>",
-        f"<pre>{escape(about['command'])}</pre>",
+        Table.of(COSTS, found["rows"]).html(),
+        *repeating(about["command"], about["machine"], about["versions"]),
         '<p class="soft">Each cell has its own report in cells/. Beside this page: sweep.json, sweep.csv and '
         "sweep.md.</p>",
-        table(
-            ("", ""),
-            [(escape(str(k)), escape(str(v))) for k, v in (*about["machine"].items(), *about["versions"].items())],
-            ["", ""],
-        ),
     ]
     return document("Long Range Arena", parts)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from flash_sparse_apps.prediction.new_documents import STDIN, NewDocument, printable
 from flash_sparse_datasets import DataError
+from flash_sparse_datasets.shared.gray_images import read_gray
 
 
 def read_images(path: str, grid: tuple[int, int]) -> Iterator[NewDocument]:
@@ -39,7 +39,7 @@ def read_images(path: str, grid: tuple[int, int]) -> Iterator[NewDocument]:
     if not files:
         raise DataError(f"{path}: no .png files in this folder")
     for image in files:
-        pixels = _gray(image)
+        pixels = read_gray(image, "PNG or .npz, as the run is on images")
         if pixels.shape != grid:
             raise DataError(f"{image}: {pixels.shape[0]} x {pixels.shape[1]} pixels, expected {size}")
         yield NewDocument(printable(str(image)), pixels.tobytes())
@@ -53,13 +53,3 @@ def _images_in(file: Path) -> np.ndarray:
         raise DataError(f"{file}: {error.strerror or error}, expected an .npz file with `images`") from None
     except Exception as error:  # damaged archives raise many kinds
         raise DataError(f"{file}: {type(error).__name__}, expected an .npz file with `images`") from None
-
-
-def _gray(file: Path) -> np.ndarray:
-    try:
-        with Image.open(file) as image:
-            return np.asarray(image.convert("L"))
-    except UnidentifiedImageError:
-        raise DataError(f"{file}: no image; the run is on images, expected PNG or .npz") from None
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: {getattr(error, 'strerror', None) or error}, expected an image") from None

@@ -112,6 +112,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], kinds: Sequence[st
     return f'<div class="scroll"><table>{top}<tbody>{body}</tbody></table></div>'
 
 
+def repeating(command: str, machine: dict, versions: dict, *more: tuple[str, str]) -> list[str]:
+    """How to repeat what is shown: the command, and where it ran; `more` are names and HTML."""
+    facts = [(escape(str(name)), escape(str(value))) for name, value in (*machine.items(), *versions.items())]
+    return ["<h2>How to repeat it</h2>", f"<pre>{escape(command)}</pre>", table(("", ""), [*facts, *more], ["", ""])]
+
+
 def picture(svg: str, caption: str, kind: str = "") -> str:
     """An SVG and its caption; the kind is a class: small, wide, or none."""
     return f'<figure class="{kind}">{svg}<figcaption>{escape(caption)}</figcaption></figure>'

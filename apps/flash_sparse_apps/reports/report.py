@@ -11,7 +11,18 @@ from html import escape
 
 from flash_sparse_apps.console import spoken
 from flash_sparse_apps.reports.examples import Example
-from flash_sparse_apps.reports.page import document, duration, interval, percent, picture, score, size, table, tile
+from flash_sparse_apps.reports.page import (
+    document,
+    duration,
+    interval,
+    percent,
+    picture,
+    repeating,
+    score,
+    size,
+    table,
+    tile,
+)
 
 MAX_LABELS = 200  # rows of the table of labels; metrics.json has all
 
@@ -223,13 +234,11 @@ def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] =
         f"<pre>{escape(metrics['predict_command'])}</pre>",
         '<p class="soft">Beside this page: metrics.json with every figure, predictions.jsonl with the test documents\' '
         "labels and probabilities, model/ with all that predicting needs.</p>",
-        "<h2>How to repeat it</h2>",
-        f"<pre>{escape(metrics['command'])}</pre>",
-        table(
-            ("", ""),
-            [(escape(str(k)), escape(str(v))) for k, v in (*metrics["machine"].items(), *metrics["versions"].items())]
-            + [("data fingerprint", f"<code>{escape(data['fingerprint'])}</code>")],
-            ["", ""],
+        *repeating(
+            metrics["command"],
+            metrics["machine"],
+            metrics["versions"],
+            ("data fingerprint", f"<code>{escape(data['fingerprint'])}</code>"),
         ),
         "<details><summary>All settings</summary>",
         table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -13,7 +13,8 @@ import torch
 from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.machine import describe_machine, describe_versions
 from flash_sparse_apps.reports import figures
-from flash_sparse_apps.reports.page import document, duration, interval, percent, picture, score, size, table
+from flash_sparse_apps.reports.columns import Columns, Table, or_none
+from flash_sparse_apps.reports.page import document, duration, interval, percent, picture, repeating, score, size
 from flash_sparse_apps.sweeping.cells import Cell
 from flash_sparse_apps.sweeping.table import collect, read_metrics
 
@@ -39,7 +40,7 @@ def write_table(cells: Sequence[Cell], folder: Path, command: str):
     write_atomically(folder / "report.html", _page(found, about, pictures).encode(errors="backslashreplace"))
 
 
-def _result_columns(found: dict) -> list[tuple[str, Callable[[dict], str]]]:
+def _result_columns(found: dict) -> Columns:
     """Heads and cells of the first table."""
     columns = [
         ("tokens", lambda row: f"{row['length']:,}"),
@@ -51,37 +52,37 @@ def _result_columns(found: dict) -> list[tuple[str, Callable[[dict], str]]]:
         ("tokens cut", lambda row: percent(row["tokens_cut_share"])),
     ]
     if any(row["micro_f1_spread"] is not None for row in found["rows"]):
-        columns.insert(4, ("sd of seeds", lambda row: _or_none(score, row["micro_f1_spread"])))
+        columns.insert(4, ("sd of seeds", lambda row: or_none(score, row["micro_f1_spread"])))
     linear = {entry["length"]: entry["micro_f1"] for entry in found["linear"]}
     if linear:
-        columns.append(("linear model, micro-F1", lambda row: _or_none(score, linear.get(row["length"]))))
+        columns.append(("linear model, micro-F1", lambda row: or_none(score, linear.get(row["length"]))))
     return columns
 
 
-def _cost_columns(found: dict) -> list[tuple[str, Callable[[dict], str]]]:
+def _cost_columns(found: dict) -> Columns:
     """Heads and cells of the second table."""
     columns = [
         ("tokens", lambda row: f"{row['length']:,}"),
         ("attention", lambda row: row["kind"]),
         ("blocks kept of the longest", lambda row: percent(row["density"])),
-        ("tokens a second", lambda row: _or_none("{:,.0f}".format, row["tokens_per_second"])),
-        ("mean step", lambda row: _or_none(duration, row["step_seconds"])),
+        ("tokens a second", lambda row: or_none("{:,.0f}".format, row["tokens_per_second"])),
+        ("mean step", lambda row: or_none(duration, row["step_seconds"])),
         ("training", lambda row: duration(row["training_seconds"])),
         ("peak memory", lambda row: size(row["peak_memory_bytes"])),
     ]
     if any(row["peak_gpu_memory_bytes"] for row in found["rows"]):
-        columns.append(("of the GPU", lambda row: _or_none(size, row["peak_gpu_memory_bytes"])))
+        columns.append(("of the GPU", lambda row: or_none(size, row["peak_gpu_memory_bytes"])))
     if any(row["peers"] for row in found["rows"]):
         columns += [
-            ("longest document", lambda row: _or_none(lambda p: f"{p['step_tokens']:,} tokens", row["peers"])),
-            ("its step", lambda row: _or_none(lambda p: duration(p["own_seconds"]), row["peers"])),
+            ("longest document", lambda row: or_none(lambda p: f"{p['step_tokens']:,} tokens", row["peers"])),
+            ("its step", lambda row: or_none(lambda p: duration(p["own_seconds"]), row["peers"])),
             ("over PyTorch's", lambda row: _speedup(row["peers"], "pytorch_seconds")),
             ("over textbook", lambda row: _speedup(row["peers"], "textbook_seconds")),
         ]
     return columns
 
 
-def _longer_columns(found: dict) -> list[tuple[str, Callable[[dict], str]]]:
+def _longer_columns(found: dict) -> Columns:
     """Heads and cells of the table over how long the documents are."""
     ranges = sorted({int(least) for row in found["rows"] for least in row["longer"]})
     columns = [("tokens", lambda row: f"{row['length']:,}"), ("attention", lambda row: row["kind"])]
@@ -90,18 +91,14 @@ def _longer_columns(found: dict) -> list[tuple[str, Callable[[dict], str]]]:
         most = f"{least:,} to {ranges[index + 1]:,}" if index + 1 < len(ranges) else f"over {least:,}"
 
         def cell(row: dict, key: str = str(least)) -> str:
-            return _or_none(lambda part: score(part["micro_f1"]), row["longer"].get(key))
+            return or_none(lambda part: score(part["micro_f1"]), row["longer"].get(key))
 
         columns.append((f"{most} ({count} documents)", cell))
     return columns if ranges else []
 
 
-def _or_none(show: Callable, value) -> str:
-    return "" if value is None else show(value)
-
-
 def _gain(row: dict) -> str:
-    return _or_none(lambda gain: f"{gain['micro_f1']:+.4f} {interval(gain['micro_f1_interval'])}", row["gain"])
+    return or_none(lambda gain: f"{gain['micro_f1']:+.4f} {interval(gain['micro_f1_interval'])}", row["gain"])
 
 
 def _speedup(peers: dict | None, key: str) -> str:
@@ -114,9 +111,7 @@ def _markdown(found: dict, about: dict) -> str:
     parts = ["\n".join(f"- {note}" for note in about["notes"])] if about["notes"] else []
     for columns in (_result_columns(found), _longer_columns(found), _cost_columns(found)):
         if columns:
-            lines = [[head for head, _ in columns], ["---"] * len(columns)]
-            lines += [[cell(row) for _, cell in columns] for row in found["rows"]]
-            parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+            parts.append(Table.of(columns, found["rows"]).markdown())
     if found["unfinished"]:
         parts.append(f"Not finished: {', '.join(found['unfinished'])}.")
     return "\n\n".join(parts) + "\n"
@@ -168,9 +163,8 @@ def _pictures(found: dict, folder: Path) -> dict[str, str]:
 
 
 def _page(found: dict, about: dict, pictures: dict[str, str]) -> str:
-    def shown(columns: list) -> str:
-        rows = [[escape(cell(row)) for _, cell in columns] for row in found["rows"]]
-        return table([escape(head) for head, _ in columns], rows, ["n", "", *"n" * (len(columns) - 2)])
+    def shown(columns: Columns) -> str:
+        return Table.of(columns, found["rows"], words=(1,)).html()
 
     notes = list(about["notes"])
     if found["unfinished"]:
@@ -203,14 +197,8 @@ def _page(found: dict, about: dict, pictures: dict[str, str]) -> str:
         "how many times as long it takes with PyTorch's scaled_dot_product_attention and with textbook attention, "
         "both dense (within the same windows, where the row is chunked), on the same weights.</p>",
         shown(_cost_columns(found)),
-        "<h2>How to repeat it</h2>",
-        f"<pre>{escape(about['command'])}</pre>",
+        *repeating(about["command"], about["machine"], about["versions"]),
         '<p class="soft">Each cell has its own report in cells/. Beside this page: sweep.json, sweep.csv, sweep.md, '
         "and the plots.</p>",
-        table(
-            ("", ""),
-            [(escape(str(k)), escape(str(v))) for k, v in (*about["machine"].items(), *about["versions"].items())],
-            ["", ""],
-        ),
     ]
     return document(f"{about['dataset']} over sequence length", parts)

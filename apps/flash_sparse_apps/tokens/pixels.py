@@ -7,10 +7,11 @@ import math
 import numpy as np
 import torch
 
-from flash_sparse_apps.settings import Settings, UserError
+from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.batching import PackedBatch
 from flash_sparse_apps.tokens.token_store import TokenStore
 from flash_sparse_datasets import Dataset
+from flash_sparse_datasets.shared.exit_codes import UserError
 
 BLACK = 0
 SAMPLE = 1000  # images whose black pixels are counted

@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from flash_sparse_apps.run_folder import RunFolder
-from flash_sparse_apps.settings import Settings, UserError
+from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.data_module import TextDataModule
+from flash_sparse_datasets.shared.exit_codes import UserError
 
 
 def make_trainer(

@@ -10,11 +10,12 @@ import yaml
 
 from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.run_folder import RunFolder
-from flash_sparse_apps.settings import MAY_CHANGE, Settings, UserError
+from flash_sparse_apps.settings import MAY_CHANGE, Settings
 from flash_sparse_apps.training.main_process import is_main_process
 from flash_sparse_apps.training.preparing import Prepared
 from flash_sparse_apps.training.stopping import all_trained
 from flash_sparse_datasets import Dataset
+from flash_sparse_datasets.shared.exit_codes import UserError
 
 
 def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> RunFolder:

@@ -19,7 +19,7 @@ from flash_sparse_apps.models import layouts
 from flash_sparse_apps.models.chunking import Chunked
 from flash_sparse_apps.models.two_towers import TwoTowers
 from flash_sparse_apps.run_folder import RunFolder
-from flash_sparse_apps.settings import Settings, UserError
+from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.data_module import TextDataModule
 from flash_sparse_apps.tokens.pixels import BLACK, SAMPLE, check_images, count_read
@@ -29,6 +29,7 @@ from flash_sparse_apps.training.main_process import is_main_process
 from flash_sparse_apps.training.starting_weights import check_start
 from flash_sparse_datasets import Dataset
 from flash_sparse_datasets.shared.cache_folder import cache_folder
+from flash_sparse_datasets.shared.exit_codes import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -27,12 +27,13 @@ from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.models.lightning_module import Classifier
 from flash_sparse_apps.models.saved_model import load_weights
 from flash_sparse_apps.run_folder import RunFolder
-from flash_sparse_apps.settings import Settings, UserError
+from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.batching import PackedBatch
 from flash_sparse_apps.tokens.data_module import TextDataModule
 from flash_sparse_apps.training.callbacks import History, Progress, save_state
 from flash_sparse_apps.training.fitting import fit, make_trainer
 from flash_sparse_datasets import Dataset
+from flash_sparse_datasets.shared.exit_codes import UserError
 
 SAMPLE = 1000  # documents whose tokens are counted
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from flash_sparse.nn import Encoder
 from flash_sparse_apps.models.saved_model import SavedModel, model_folder
-from flash_sparse_apps.settings import Settings, UserError
+from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.tokenization import Tokenizer
+from flash_sparse_datasets.shared.exit_codes import UserError
 
 SIZES = ("width", "depth", "heads", "activation", "rotary")  # --mlp-width may be null, so the weights tell it
 ROTARY = {"1d": "1d", "axial2d": "2d", None: "none"}

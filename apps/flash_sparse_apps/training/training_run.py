@@ -22,7 +22,7 @@ from flash_sparse_apps.models.token_vectors import begin_with_vectors
 from flash_sparse_apps.reports import figures, report
 from flash_sparse_apps.reports.examples import Example, ExampleImage
 from flash_sparse_apps.run_folder import RunFolder
-from flash_sparse_apps.settings import Settings, UserError
+from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.training.assembling import assemble
 from flash_sparse_apps.training.callbacks import Checkpoints, History, Progress
 from flash_sparse_apps.training.example_images import find_images
@@ -41,6 +41,7 @@ from flash_sparse_apps.training.testing import (
     score,
     time_attention,
 )
+from flash_sparse_datasets.shared.exit_codes import UserError
 
 
 def introduce(settings: Settings, prepared: Prepared, run: RunFolder):

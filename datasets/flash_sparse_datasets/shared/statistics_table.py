@@ -1,7 +1,5 @@
 """What `python datasets/NAME.py` prints: documents, words (of bytes: values) and labels of each split."""
 
-import os
-import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable
@@ -9,23 +7,15 @@ from collections.abc import Callable
 import numpy as np
 
 from flash_sparse_datasets.shared.documents import Dataset, Document
+from flash_sparse_datasets.shared.exit_codes import UserError
 
 
 def print_statistics(prepare: Callable[[], Dataset], details: Callable[[Dataset], None] | None = None) -> int:
-    """Prepare a dataset and print its statistics, then the details that only this dataset has.
+    """Prepare a dataset and print its statistics, then the details that only this dataset has; the exit code.
 
-    Returns the exit code: 2, and one line on stderr, for bad data.
+    Raises:
+        UserError: bad data, or an option's value.
     """
-    try:
-        code = _print_statistics(prepare, details)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of stdout has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return code
-
-
-def _print_statistics(prepare: Callable[[], Dataset], details: Callable[[Dataset], None] | None) -> int:
     try:
         dataset = prepare()
         splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
@@ -38,8 +28,7 @@ def _print_statistics(prepare: Callable[[], Dataset], details: Callable[[Dataset
                 sizes[split].append(_size(document))
                 counts[split].update(document.labels)
     except ValueError as error:  # DataError, or an option's value
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise UserError(str(error)) from error
 
     print(f"{dataset.name}: {dataset.task}, {len(dataset.labels)} labels, fingerprint {dataset.fingerprint}")
     print(dataset.description)
