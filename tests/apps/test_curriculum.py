@@ -20,10 +20,11 @@ from flash_sparse.nn import Encoder
 from flash_sparse_apps import classify, curriculum
 from flash_sparse_apps.models.chunking import Chunked
 from flash_sparse_apps.models.saved_model import SavedModel
-from flash_sparse_apps.settings import Settings, UserError
+from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.sweeping import stages
 from flash_sparse_apps.training.callbacks import Checkpoints
 from flash_sparse_apps.training.starting_weights import load_start
+from flash_sparse_datasets.shared.exit_codes import UserError
 
 from .conftest import LABELS, TINY
 from .test_resume import Killed, kill_at, same_results
