@@ -25,15 +25,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from jsonargparse import ArgumentParser, Namespace
-from tqdm import tqdm
-
-from flash_sparse_apps.command_line import OneLineParser
 from flash_sparse_apps.console import plain_interrupt, print_anything, spoken
 from flash_sparse_apps.files import write_atomically
 from flash_sparse_datasets.shared.exit_codes import UserError, ending, stop
 
 if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
     from flash_sparse_apps.models.saved_model import SavedModel
 
 
@@ -67,6 +65,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _make_parser() -> ArgumentParser:
+    from flash_sparse_apps.command_line import OneLineParser
+
     parser = OneLineParser(
         prog=spoken("predict"), description="Label new texts with a finished run.", allow_abbrev=False
     )
@@ -106,6 +106,7 @@ def _check(given: Namespace):
 def _predict(given: Namespace, model: SavedModel) -> Iterator[str]:
     """The predictions of all documents in the format that was asked for, a piece at a time."""
     import torch
+    from tqdm import tqdm
 
     from flash_sparse_apps.prediction.formats import FORMATS
     from flash_sparse_apps.prediction.labelling import predict_documents
@@ -128,6 +129,8 @@ def _predict(given: Namespace, model: SavedModel) -> Iterator[str]:
 
 def _write(lines: Iterable[str], output: Path | None):
     """To stdout piece by piece, or to a file that is whole or not there."""
+    from tqdm import tqdm
+
     if output is None:
         for line in lines:
             with tqdm.external_write_mode():  # the bar makes way

@@ -74,3 +74,15 @@ def test_a_command_starts_another_in_its_own_form(monkeypatch):
     assert console.spoken("classify") == "flash-sparse classify"
     done = subprocess.run([*console.start("classify"), "--nothing"], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (2, "error: unrecognized arguments: --nothing\n")
+
+
+@pytest.mark.parametrize("command", ["classify", "predict", "sweep", "curriculum"])
+def test_without_the_extra_a_line_says_what_to_install(command, monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith("flash_sparse_apps.")]:
+        if name.split(".")[1] in ("command_line", command, "sweeping", "lra"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    assert main([command, "RUN", "a.txt"]) == 2
+    assert (
+        capsys.readouterr().err == "error: jsonargparse is not installed; expected pip install 'flash-sparse[apps]'\n"
+    )

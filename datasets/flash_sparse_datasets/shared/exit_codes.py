@@ -66,6 +66,8 @@ def stop(error: BaseException, less: str = "lower sizes") -> Stopped | None:
         return Stopped("interrupted", 130)
     if isinstance(error, SystemExit) and error.code == 143:
         return Stopped("terminated", 143)
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("flash_sparse"):
+        return Stopped(f"error: {error.name} is not installed; expected pip install 'flash-sparse[apps]'", 2)
     if is_too_little_memory(error):
         return Stopped(f"error: too little memory ({reason[-90:]}); expected {less}", 2)
     if isinstance(error, UserError | DataError | FloatingPointError | OSError):
