@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import re
@@ -14,11 +15,6 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from flash_sparse_apps.console import spoken
 from flash_sparse_apps.settings import MAY_CHANGE, Settings, dashed
-
-_SPARSE_ALONE = ("pattern", "window", "global_blocks", "random_blocks", "density", "stride_blocks", "block_size")
-# What the checkpoint decides
-_SCRATCH_ALONE = ("tokenizer", "vocab_size", "width", "depth", "heads", "mlp_width", "activation", "rotary", "dropout")
-_SCRATCH_ALONE += ("attention_dropout", "embeddings")
 
 
 class OneLineParser(ArgumentParser):
@@ -41,25 +37,55 @@ class OneLineParser(ArgumentParser):
 
 
 class _SettingsParser(OneLineParser):
-    def dump(self, cfg, **unused) -> str:
+    """Flags of every day in `--help`, all of them in `--help-all`."""
+
+    rare: frozenset[str] = frozenset()  # what `--help` leaves out
+
+    def dump(self, cfg: Namespace, **unused) -> str:
         """What `--print-config` prints: the settings, and the flags that a command has beside them."""
-        settings = _to_settings(cfg)
+        settings = to_settings(cfg)
         others = {"config", "resume", *vars(settings)}
         own = {dashed(name): value for name, value in vars(cfg).items() if name not in others}
         return (yaml.safe_dump(own, sort_keys=False) if own else "") + settings.to_yaml()
+
+    def format_help(self) -> str:
+        helps = {action: action.help for action in self._actions if action.dest in self.rare}
+        for action in helps:
+            action.help = argparse.SUPPRESS
+        try:
+            return super().format_help()
+        finally:
+            for action, text in helps.items():
+                action.help = text
+
+
+class _HelpAll(argparse.Action):
+    """Show all flags and exit."""
+
+    def __init__(self, **options):
+        super().__init__(nargs=0, default=argparse.SUPPRESS, **options)
+
+    def __call__(self, parser, *unused):
+        parser.rare = frozenset()
+        parser.print_help()
+        parser.exit()
 
 
 def make_parser(
     command: str = "classify", description: str = "Train, test and report a classifier of long documents."
 ) -> ArgumentParser:
     """The parser of `classify.py`: one flag for each field of `Settings`, --config, --print-config and --resume."""
+    fields = dataclasses.fields(Settings)
     parser = _SettingsParser(
         prog=spoken(command),
+        usage="%(prog)s [--config FILE] [--FLAG VALUE ...]",
         description=f"{description} A flag overrides the YAML file's key of the same name.",
         print_config="--print-config",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action="config", help="YAML file of these flags")
+    parser.rare = frozenset(field.name for field in fields if not field.metadata["daily"])
+    parser.add_argument("--help-all", action=_HelpAll, help=f"show all {len(fields)} settings, not these alone")
+    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file of these flags")
     parser.add_argument(
         "--resume",
         type=str | None,
@@ -68,8 +94,8 @@ def make_parser(
         help="continue the run in this folder with its own config.yaml; beside it only --max-time and where files are",
     )
     types = get_type_hints(Settings)
-    for field in dataclasses.fields(Settings):
-        if "group" in field.metadata:
+    for field in fields:
+        if field.metadata["group"] is not None:
             group = parser.add_argument_group(field.metadata["group"])
         option = f"--{dashed(field.name)}"
         if field.name == "sparse":  # --dense is its opposite
@@ -95,7 +121,8 @@ def read_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Na
     return namespace, vars(parser.parse_args(flags, defaults=False)), files
 
 
-def _to_settings(namespace) -> Settings:
+def to_settings(namespace: Namespace) -> Settings:
+    """The settings among all that was parsed."""
     return Settings(**{field.name: namespace[field.name] for field in dataclasses.fields(Settings)})
 
 
@@ -111,7 +138,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
     try:
         namespace, given, files = read_arguments(parser, arguments)
         if namespace.resume is None:
-            settings = _to_settings(namespace)
+            settings = to_settings(namespace)
             check_typed(given, [settings], "--chunked")
             return settings, None
         run = Path(namespace.resume)
@@ -137,13 +164,14 @@ def check_typed(given: dict, runs: Sequence[Settings], chunked: str):
         chunked: what asks for windows.
     """
     chosen = "sparse" in given or "kinds" in given  # who types --dense knows what it turns off
+    fields = {field.name: field.metadata for field in dataclasses.fields(Settings)}
     for name, value in given.items():
-        expected = None
-        if name in _SPARSE_ALONE and not chosen and not any(run.sparse for run in runs):
+        about, expected = fields.get(name, {}), None
+        if about.get("only") == "sparse" and not chosen and not any(run.sparse for run in runs):
             expected = "--sparse beside it"
-        elif name == "chunk_tokens" and "kinds" not in given and not any(run.chunked for run in runs):
+        elif about.get("only") == "chunked" and "kinds" not in given and not any(run.chunked for run in runs):
             expected = f"{chunked} beside it"
-        elif name in _SCRATCH_ALONE and runs[0].pretrained is not None:
+        elif about.get("scratch") and runs[0].pretrained is not None:
             expected = f"it without --pretrained {runs[0].pretrained}, which decides that"
         elif name == "embeddings" and value is not None and runs[0].init_from is not None:
             expected = f"it without --init-from {runs[0].init_from}, which brings its own"
@@ -158,7 +186,7 @@ def load_settings(path: Path) -> Settings:
         ValueError: not such a file.
     """
     try:
-        return _to_settings(_read_config(path, make_parser()))
+        return to_settings(_read_config(path, make_parser()))
     except ValueError as error:
         raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
 

@@ -38,12 +38,11 @@ if TYPE_CHECKING:
 @ending
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
-    with plain_interrupt():
-        from flash_sparse_apps.models.saved_model import SavedModel, model_folder
-        from flash_sparse_apps.prediction.new_documents import check_paths
-
     print_anything()
     given = _make_parser().parse_args(arguments)
+    with plain_interrupt():  # it takes seconds, which --help need not pay
+        from flash_sparse_apps.models.saved_model import SavedModel, model_folder
+        from flash_sparse_apps.prediction.new_documents import check_paths
     try:
         _check(given)
         model_folder(given.run)

@@ -6,22 +6,76 @@ A flag `--seq-len` is the field `seq_len` here and the key `seq-len` in a YAML f
 from __future__ import annotations
 
 import dataclasses
+import math
+import sys
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 import yaml
 
-from flash_sparse.layout import BLOCK_SIZES
-
 # What may be another when a run is resumed: how long it may take, and where files are.
 MAY_CHANGE = frozenset({"max_time", "dataset", "root", "validation", "test", "cache_dir"})
+BLOCK_SIZES = (16, 32, 64, 128)  # what `flash_sparse.BlockLayout` takes: it is not imported for --help to be fast
+IMAGE_PATTERNS = ("axial", "neighborhood_2d")
+ROTARY = {"1d": "1d", "2d": "axial2d", "none": None}  # as the flag and as `flash_sparse.nn` names them
 MAX_HEAD_DIM = 256  # what `flash_sparse.attention` takes
 SCRATCH_RATE, FINE_TUNING_RATE = 3e-3, 3e-5  # learning rates where none is given
 
 
-def _flag(default, help: str, **metadata):
-    return dataclasses.field(default=default, metadata={"help": help, **metadata})
+class Range(NamedTuple):
+    """What a number may be. Sizes are 32-bit for the libraries below, unless something else is said.
+
+    Attributes:
+        least, most: both included, but for `open`.
+        open: whether `least` itself is too little.
+        expected: what an error asks for where "at least" and "at most" do not say it.
+    """
+
+    least: float
+    most: float = 2**31 - 1
+    open: bool = False
+    expected: str | None = None
+
+    def error(self, value: float) -> str | None:
+        """What is expected instead of a value; None if it is one of these. NaN never is."""
+        if (self.least < value if self.open else self.least <= value) and value <= self.most:
+            return None
+        if self.expected is not None:
+            return self.expected
+        if value > self.most:
+            return f"at most {self.most:.10g}"
+        return f"a number above {self.least}" if self.open else f"at least {self.least}"
+
+
+SHARE = Range(0, math.nextafter(1, 0), expected="0 or more and less than 1")
+MASKED = Range(0, math.nextafter(1, 0), open=True, expected="more than 0 and less than 1")
+DECAY = Range(0, 1, open=True, expected="more than 0 and at most 1")
+POSITIVE = Range(0, sys.float_info.max, open=True, expected="a number above 0")
+MINUTES = Range(0, 1e12, open=True)  # a time in days has nine digits
+
+
+def _flag(
+    default: Any,
+    help: str,
+    *,
+    group: str | None = None,
+    range: Range | None = None,
+    only: str | None = None,
+    scratch: bool = False,
+    daily: bool = False,
+) -> Any:
+    """A field and all that is known of its flag.
+
+    Args:
+        group: begins a group of `--help`.
+        range: of a number.
+        only: the flag, off by default, without which this one has no effect.
+        scratch: whether --pretrained decides it.
+        daily: whether `--help` shows it; `--help-all` shows every flag.
+    """
+    about = {"help": help, "group": group, "range": range, "only": only, "scratch": scratch, "daily": daily}
+    return dataclasses.field(default=default, metadata=about)
 
 
 @dataclass(frozen=True)
@@ -30,23 +84,28 @@ class Settings:
 
     # data
     dataset: str = _flag(
-        "python-stdlib", "name of a dataset, or a CSV, TSV, JSONL or Parquet file or folder of text files", group="data"
+        "python-stdlib",
+        "name of a dataset, or a CSV, TSV, JSONL or Parquet file or folder of text files",
+        group="data",
+        daily=True,
     )
-    root: str | None = _flag(None, "folder that holds the files of a named dataset")
+    root: str | None = _flag(None, "folder that holds the files of a named dataset", daily=True)
     dataset_options: dict[str, Any] | None = _flag(  # noqa: RUF009
         None,
         "options of a named dataset, such as {level: 9}; `python datasets/prepare.py NAME --help` lists them",
     )
-    text_field: str = _flag("text", "column or key of the text")
+    text_field: str = _flag("text", "column or key of the text", daily=True)
     label_field: str | None = _flag(
-        None, "column or key of the labels; null takes `labels` or `label`, whichever is there"
+        None, "column or key of the labels; null takes `labels` or `label`, whichever is there", daily=True
     )
     id_field: str | None = _flag(None, "column or key that names a document; null numbers the rows")
     validation: str | None = _flag(None, "file of validation documents; null takes --validation-share of --dataset")
     test: str | None = _flag(None, "file of test documents; null takes --test-share of --dataset")
-    validation_share: float = _flag(0.1, "share of the documents kept for validation where no file gives them")
-    test_share: float = _flag(0.1, "share of the documents kept for testing where no file gives them")
-    split_seed: int = _flag(0, "seed of that split")
+    validation_share: float = _flag(
+        0.1, "share of the documents kept for validation where no file gives them", range=SHARE
+    )
+    test_share: float = _flag(0.1, "share of the documents kept for testing where no file gives them", range=SHARE)
+    split_seed: int = _flag(0, "seed of that split", range=Range(0, math.inf))
     task: Literal["auto", "single-label", "multi-label"] = _flag("auto", "one label a document, or any number")
     label_separator: str | None = _flag(None, "what separates labels within one cell of a table, such as ;")
     unseen_labels: Literal["error", "ignore"] = _flag(
@@ -58,11 +117,13 @@ class Settings:
         4096,
         "tokens of a document, or of each text of a pair, that the model reads; what is longer is cut there",
         group="text",
+        range=Range(1, 2**24),
+        daily=True,
     )
     tokenizer: str = _flag(
-        "bpe", "`bpe` trains one on the training split; else name or folder of a transformers tokenizer"
+        "bpe", "`bpe` trains one on the training split; else name or folder of a transformers tokenizer", scratch=True
     )
-    vocab_size: int = _flag(8192, "entries of the trained tokenizer, at most")
+    vocab_size: int = _flag(8192, "entries of the trained tokenizer, at most", range=Range(260, 2**20), scratch=True)
 
     # images
     augment: Literal["none", "dihedral"] = _flag(
@@ -79,20 +140,37 @@ class Settings:
 
     # attention
     sparse: bool = _flag(
-        False, "block-sparse attention (--sparse) or every token to every token (--dense)", group="attention"
+        False,
+        "block-sparse attention (--sparse) or every token to every token (--dense)",
+        group="attention",
+        daily=True,
     )
     pattern: Literal["longformer", "bigbird", "local", "strided", "butterfly", "random", "axial", "neighborhood_2d"] = (
-        _flag("longformer", "which blocks --sparse keeps; see flash_sparse.patterns; the last two are for images")
+        _flag(
+            "longformer",
+            "which blocks --sparse keeps; see flash_sparse.patterns; the last two are for images",
+            only="sparse",
+            daily=True,
+        )
     )
-    block_size: int = _flag(64, f"tokens along each side of a block: one of {', '.join(map(str, BLOCK_SIZES))}")
+    block_size: int = _flag(
+        64, f"tokens along each side of a block: one of {', '.join(map(str, BLOCK_SIZES))}", only="sparse", daily=True
+    )
     window: int = _flag(
         128,
         "tokens that a token sees on either side (longformer, local; bigbird in whole blocks; neighborhood_2d: pixels)",
+        range=Range(0),
+        only="sparse",
+        daily=True,
     )
-    global_blocks: int = _flag(1, "first blocks that see all and that all see (longformer, bigbird, butterfly)")
-    random_blocks: int = _flag(2, "random blocks in each row of blocks (bigbird)")
-    density: float | str = _flag(0.125, "share of the blocks that is kept, such as 1/8 (random)")
-    stride_blocks: int | None = _flag(None, "blocks between far blocks (strided); null takes the root of their number")
+    global_blocks: int = _flag(
+        1, "first blocks that see all and that all see (longformer, bigbird, butterfly)", range=Range(0), only="sparse"
+    )
+    random_blocks: int = _flag(2, "random blocks in each row of blocks (bigbird)", range=Range(0), only="sparse")
+    density: float | str = _flag(0.125, "share of the blocks that is kept, such as 1/8 (random)", only="sparse")
+    stride_blocks: int | None = _flag(
+        None, "blocks between far blocks (strided); null takes the root of their number", range=Range(1), only="sparse"
+    )
 
     # model
     pretrained: str | None = _flag(
@@ -101,74 +179,103 @@ class Settings:
         "and sizes take the place of --tokenizer, --vocab-size, and all of --width to --activation, --rotary and "
         "both dropouts; null trains an encoder from nothing",
         group="model",
+        daily=True,
     )
     init_from: str | None = _flag(
         None,
         "folder of a finished run whose weights training begins with: of the same sizes and tokens, with documents or "
         "images of any length; the head is new where labels or --pooling differ",
+        daily=True,
     )
     embeddings: Literal["cooccurrence", "random"] | None = _flag(
         None,
         "what token embeddings begin as, without --pretrained and --init-from: vectors made from which tokens stand "
         "next to each other in the training texts, or random ones; null: cooccurrence for texts, random for bytes, "
         "pixels and generated languages",
+        scratch=True,
     )
-    width: int = _flag(64, "features of a token")
-    depth: int = _flag(1, "layers")
-    heads: int = _flag(2, "attention heads; must divide --width")
-    mlp_width: int | None = _flag(None, "features inside the feed-forward part; null lets the model choose by --width")
-    activation: Literal["geglu", "gelu"] = _flag("geglu", "feed-forward activation")
+    width: int = _flag(64, "features of a token", range=Range(1), scratch=True)
+    depth: int = _flag(1, "layers", range=Range(1), scratch=True)
+    heads: int = _flag(2, "attention heads; must divide --width", range=Range(1), scratch=True)
+    mlp_width: int | None = _flag(
+        None,
+        "features inside the feed-forward part; null lets the model choose by --width",
+        range=Range(1),
+        scratch=True,
+    )
+    activation: Literal["geglu", "gelu"] = _flag("geglu", "feed-forward activation", scratch=True)
     pooling: Literal["mean", "max", "cls", "label"] = _flag(
         "label",
         "how token features become one document: their mean or maximum, the first token, or one query per label",
     )
     rotary: Literal["1d", "2d", "none"] = _flag(
-        "1d", "rotary position embeddings; 2d is for images: it tells the model which pixels are neighbours"
+        "1d",
+        "rotary position embeddings; 2d is for images: it tells the model which pixels are neighbours",
+        scratch=True,
     )
-    dropout: float = _flag(0.1, "dropout of embeddings and layer outputs")
-    attention_dropout: float = _flag(0.0, "dropout of attention probabilities")
+    dropout: float = _flag(0.1, "dropout of embeddings and layer outputs", range=SHARE, scratch=True)
+    attention_dropout: float = _flag(0.0, "dropout of attention probabilities", range=SHARE, scratch=True)
     chunked: bool = _flag(
-        False, "read each document in windows of --chunk-tokens, each by itself, and pool over all: the usual baseline"
+        False,
+        "read each document in windows of --chunk-tokens, each by itself, and pool over all: the usual baseline",
+        daily=True,
     )
-    chunk_tokens: int = _flag(512, "tokens of a window, its first token ([CLS]) counted")
+    chunk_tokens: int = _flag(
+        512, "tokens of a window, its first token ([CLS]) counted", range=Range(2), only="chunked"
+    )
     checkpoint_activations: bool = _flag(False, "recompute activations in the backward pass: less memory, more time")
 
     # training
-    epochs: int = _flag(4, "passes over the training documents, at most", group="training")
+    epochs: int = _flag(4, "passes over the training documents, at most", group="training", range=Range(1), daily=True)
     pretrain: int = _flag(
         0,
         "passes over the training documents before that, without labels: the encoder learns to fill in masked tokens",
+        range=Range(0),
     )
     mask_share: float | None = _flag(
-        None, "tokens that --pretrain masks; null: 0.5 of images, 0.1 of generated languages, 0.15 of other texts"
+        None,
+        "tokens that --pretrain masks; null: 0.5 of images, 0.1 of generated languages, 0.15 of other texts",
+        range=MASKED,
     )
     max_time: float | None = _flag(
         None,
         "minutes of training, at most, over --pretrain and all resumed parts; then the run is tested and reported as "
         "usual",
+        range=MINUTES,
+        daily=True,
     )
-    batch_size: int = _flag(8, "documents per optimizer step, over all devices")
+    batch_size: int = _flag(8, "documents per optimizer step, over all devices", range=Range(1), daily=True)
     tokens_per_batch: int = _flag(
-        16384, "tokens that go through the model at once on a device; the gradients of a larger step are added up"
+        16384,
+        "tokens that go through the model at once on a device; the gradients of a larger step are added up",
+        range=Range(1),
     )
     learning_rate: float | None = _flag(
-        None, f"peak learning rate of AdamW; null: {SCRATCH_RATE:g}, with --pretrained {FINE_TUNING_RATE:g}"
+        None,
+        f"peak learning rate of AdamW; null: {SCRATCH_RATE:g}, with --pretrained {FINE_TUNING_RATE:g}",
+        range=POSITIVE,
+        daily=True,
     )
     layer_decay: float = _flag(
         1.0,
         "with --pretrained: learning rate of each layer as a share of that of the one above it; the head has the whole "
         "--learning-rate, the last layer this share of it, and so on down to the embeddings",
+        range=DECAY,
     )
-    weight_decay: float = _flag(0.01, "weight decay of AdamW; none on norms, biases and embeddings")
-    warmup_share: float = _flag(0.1, "share of the steps in which the learning rate rises; then it falls as a cosine")
-    gradient_clip: float = _flag(1.0, "largest norm of the gradient")
-    patience: int = _flag(4, "epochs without a better validation micro-F1 after which training stops")
-    seed: int = _flag(0, "seed of weights, order and dropout")
-    checkpoint_every: int = _flag(200, "steps between checkpoints; each epoch ends with one too")
-    precision: Literal["32-true", "bf16-mixed"] = _flag("32-true", "arithmetic, as Lightning names it")
-    accelerator: Literal["auto", "cpu", "gpu"] = _flag("auto", "where to train")
-    devices: int = _flag(1, "devices on each machine")
-    num_nodes: int = _flag(1, "machines")
+    weight_decay: float = _flag(
+        0.01, "weight decay of AdamW; none on norms, biases and embeddings", range=Range(0, math.inf)
+    )
+    warmup_share: float = _flag(
+        0.1, "share of the steps in which the learning rate rises; then it falls as a cosine", range=SHARE
+    )
+    gradient_clip: float = _flag(1.0, "largest norm of the gradient", range=POSITIVE)
+    patience: int = _flag(4, "epochs without a better validation micro-F1 after which training stops", range=Range(1))
+    seed: int = _flag(0, "seed of weights, order and dropout", range=Range(0, 2**32 - 1), daily=True)
+    checkpoint_every: int = _flag(200, "steps between checkpoints; each epoch ends with one too", range=Range(1))
+    precision: Literal["32-true", "bf16-mixed"] = _flag("32-true", "arithmetic, as Lightning names it", daily=True)
+    accelerator: Literal["auto", "cpu", "gpu"] = _flag("auto", "where to train", daily=True)
+    devices: int = _flag(1, "devices on each machine", range=Range(1))
+    num_nodes: int = _flag(1, "machines", range=Range(1))
     strategy: Literal["auto", "ddp"] = _flag("auto", "how several devices work together")
 
     # results
@@ -177,16 +284,17 @@ class Settings:
     compare_peers: bool = _flag(
         False, "time steps with PyTorch's and with textbook attention too, where the memory is enough"
     )
-    compare_documents: int = _flag(64, "test documents that are also predicted densely for it, at most")
+    compare_documents: int = _flag(64, "test documents that are also predicted densely for it, at most", range=Range(1))
     examples: int = _flag(
         3,
         "test documents of which the report shows passages that carry their labels, or test images, as many answered "
         "right as wrong (8 at most); 0 where they are confidential",
+        range=Range(0),
     )
-    bootstrap_samples: int = _flag(1000, "resamples of the test documents behind each 95% interval")
+    bootstrap_samples: int = _flag(1000, "resamples of the test documents behind each 95% interval", range=Range(1))
 
     # files
-    output: str | None = _flag(None, "run folder; null makes one under runs/", group="files")
+    output: str | None = _flag(None, "run folder; null makes one under runs/", group="files", daily=True)
     cache_dir: str | None = _flag(
         None, "folder for tokenized text; null takes flash-sparse in $XDG_CACHE_HOME or ~/.cache"
     )
@@ -203,26 +311,16 @@ class Settings:
         for name, kind in get_type_hints(Settings).items():
             if getattr(self, name) is None and type(None) not in get_args(kind):  # a key of a YAML file without a value
                 raise ValueError(f"--{dashed(name)} is null; expected a value")
-        for name, least in _AT_LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise ValueError(f"--{dashed(name)} is {value}; expected at least {least}")
-        for name, most in _AT_MOST.items():
-            value = getattr(self, name)
-            if value is not None and not value <= most:
-                raise ValueError(f"--{dashed(name)} is {value}; expected at most {most:.10g}")
-        for name in _SHARES:
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"--{dashed(name)} is {getattr(self, name)}; expected 0 or more and less than 1")
-        for name in ("learning_rate", "gradient_clip", "max_time"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"--{dashed(name)} is {value}; expected a number above 0")
+        for field in dataclasses.fields(self):
+            value, limits = getattr(self, field.name), field.metadata["range"]
+            if limits is not None and value is not None and (expected := limits.error(value)) is not None:
+                raise ValueError(f"--{dashed(field.name)} is {value}; expected {expected}")
         object.__setattr__(self, "density", parse_share("--density", str(self.density)))
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"--layer-decay is {self.layer_decay}; expected more than 0 and at most 1")
-        if self.mask_share is not None and not 0 < self.mask_share < 1:
-            raise ValueError(f"--mask-share is {self.mask_share}; expected more than 0 and less than 1")
+        self._check_together()
+        self._check_sizes()
+
+    def _check_together(self):
+        """Raise ValueError for flags that exclude or need each other."""
         if self.mask_share is not None and not self.pretrain:
             raise ValueError(f"--mask-share is {self.mask_share}; expected --pretrain beside it")
         for name, value in (("pretrained", self.pretrained is not None), ("chunked", self.chunked)):
@@ -238,8 +336,11 @@ class Settings:
                 raise ValueError(f"{what}; expected it without --chunked, whose windows are texts of their own")
         if self.skip_black and self.chunked:
             raise ValueError("--skip-black is given; expected it without --chunked")
-        if self.skip_black and self.sparse and self.pattern in ("axial", "neighborhood_2d"):
+        if self.skip_black and self.sparse and self.pattern in IMAGE_PATTERNS:
             raise ValueError(f"--pattern is {self.pattern}, which needs all pixels; expected it without --skip-black")
+
+    def _check_sizes(self):
+        """Raise ValueError for sizes that do not fit each other."""
         if self.width % self.heads:
             raise ValueError(f"--heads is {self.heads}; expected a divisor of --width {self.width}")
         head_dim = self.width // self.heads
@@ -277,39 +378,6 @@ class Settings:
         """The settings as YAML, keys with dashes, in the order of `--help`."""
         values = {dashed(field.name): getattr(self, field.name) for field in dataclasses.fields(self)}
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
-
-
-_AT_LEAST = {
-    "seq_len": 1,
-    "chunk_tokens": 2,
-    "vocab_size": 260,  # 256 bytes and the special tokens
-    "window": 0,
-    "global_blocks": 0,
-    "random_blocks": 0,
-    "stride_blocks": 1,
-    "width": 1,
-    "depth": 1,
-    "heads": 1,
-    "mlp_width": 1,
-    "epochs": 1,
-    "pretrain": 0,
-    "batch_size": 1,
-    "tokens_per_batch": 1,
-    "weight_decay": 0,
-    "patience": 1,
-    "seed": 0,
-    "split_seed": 0,
-    "checkpoint_every": 1,
-    "devices": 1,
-    "num_nodes": 1,
-    "compare_documents": 1,
-    "examples": 0,
-    "bootstrap_samples": 1,
-}
-# What the libraries below can count: sizes are 32-bit, NumPy's seeds too, and a time in days has nine digits.
-_AT_MOST = dict.fromkeys(set(_AT_LEAST) - {"weight_decay", "split_seed"}, 2**31 - 1)
-_AT_MOST |= {"seq_len": 2**24, "seed": 2**32 - 1, "vocab_size": 2**20, "max_time": 1e12}
-_SHARES = ("validation_share", "test_share", "dropout", "attention_dropout", "warmup_share")
 
 
 def dashed(name: str) -> str:

@@ -23,13 +23,19 @@ import functools
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from flash_sparse_apps.console import plain_interrupt, print_anything, spoken
 from flash_sparse_datasets.shared.exit_codes import Stopped, UserError, ending
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from flash_sparse_apps.lra.suite import Suite
+    from flash_sparse_apps.sweeping.cells import Cell
 
 OWN = (
     "seq_len",
@@ -48,13 +54,23 @@ RECIPE = ("seq_lens", "dataset", "dataset_options")  # what a suite's recipes de
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     with plain_interrupt():
-        from flash_sparse_apps.command_line import check_typed, make_parser, read_arguments
-        from flash_sparse_apps.lra import suite as lra_suite
-        from flash_sparse_apps.lra.report import write_suite
-        from flash_sparse_apps.sweeping.cells import check_folder, run_cells
-        from flash_sparse_apps.sweeping.report import write_table
-
+        from flash_sparse_apps.command_line import read_arguments
     print_anything()
+    parser = _make_parser()
+    try:
+        options, typed, files = read_arguments(parser, arguments)
+        _check(options, typed)
+        folder = Path(options.output or f"runs/sweep-{datetime.now():%Y%m%d-%H%M%S}")
+        cells, write = _plan(options, typed, files, folder)
+    except ValueError as error:
+        parser.error(str(error))
+    return _run(cells, write, folder, options, f"{spoken('sweep')} {shlex.join(arguments)}")
+
+
+def _make_parser() -> ArgumentParser:
+    from flash_sparse_apps.command_line import make_parser
+    from flash_sparse_apps.lra.tasks import NAMES, SCALES
+
     parser = make_parser("sweep", "Train and test over sequence lengths, dense and sparse, and compare.")
     group = parser.add_argument_group("sweep", "each cell is a run of its own, and --max-time is for each")
     group.add_argument("--seq-lens", type=int, nargs="+", default=[512, 2048, 8192], help="tokens that the models read")
@@ -76,11 +92,10 @@ def main(arguments: Sequence[str]) -> int:
         default=None,
         help="lra: the tasks of Long Range Arena in place of --seq-lens and --dataset",
     )
-    group.add_argument("--tasks", type=Literal[lra_suite.NAMES], nargs="+", default=list(lra_suite.NAMES),
-                       help="which of its tasks")  # fmt: skip
+    group.add_argument("--tasks", type=Literal[NAMES], nargs="+", default=list(NAMES), help="which of its tasks")
     group.add_argument(
         "--scale",
-        type=Literal[tuple(lra_suite.SCALES)],
+        type=Literal[tuple(SCALES)],
         default="paper",
         help="which recipes: the published sizes; those for one GPU, if any; small ListOps and Pathfinder",
     )
@@ -90,30 +105,46 @@ def main(arguments: Sequence[str]) -> int:
         default=None,
         help="folder of the recipes; null takes configs/lra of the repository",
     )
-    try:
-        options, typed, files = read_arguments(parser, arguments)
-        for name in OWN:
+    return parser
+
+
+def _check(options: Namespace, typed: dict):
+    """Raise ValueError for flags that a sweep does not take."""
+    for name in OWN:
+        if name in typed:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} is for classify.py; expected --seq-lens, --kinds and --seeds in its place")
+    if options.parallel is not None and options.parallel < 1:
+        raise ValueError(f"--parallel is {options.parallel}; expected at least 1")
+    if options.suite is None:
+        for name in ("tasks", "scale", "recipes"):
             if name in typed:
-                flag = name.replace("_", "-")
-                raise ValueError(f"--{flag} is for classify.py; expected --seq-lens, --kinds and --seeds in its place")
-        if options.parallel is not None and options.parallel < 1:
-            raise ValueError(f"--parallel is {options.parallel}; expected at least 1")
-        folder = Path(options.output or f"runs/sweep-{datetime.now():%Y%m%d-%H%M%S}")
-        if options.suite is None:
-            for name in ("tasks", "scale", "recipes"):
-                if name in typed:
-                    raise ValueError(f"--{name} is given; expected --suite beside it")
-            cells = make_cells(options, folder)
-            write = functools.partial(write_table, cells, folder)
-        else:
-            suite = plan_suite(options, typed, files, folder)
-            cells = suite.cells
-            write = functools.partial(write_suite, suite, folder, options.scale)
-        check_typed(typed, [cell.settings for cell in cells], "--kinds chunked")
-    except ValueError as error:
-        parser.error(str(error))
+                raise ValueError(f"--{name} is given; expected --suite beside it")
+
+
+def _plan(options: Namespace, typed: dict, files: list[str], folder: Path) -> tuple[list[Cell], Callable[[str], None]]:
+    """The cells, and what writes the table of those that are finished."""
+    with plain_interrupt():
+        from flash_sparse_apps.command_line import check_typed
+        from flash_sparse_apps.lra.report import write_suite
+        from flash_sparse_apps.sweeping.report import write_table
+
+    if options.suite is None:
+        cells = make_cells(options, folder)
+        write = functools.partial(write_table, cells, folder)
+    else:
+        suite = plan_suite(options, typed, files, folder)
+        cells = suite.cells
+        write = functools.partial(write_suite, suite, folder, options.scale)
+    check_typed(typed, [cell.settings for cell in cells], "--kinds chunked")
+    return cells, write
+
+
+def _run(cells: list[Cell], write: Callable[[str], None], folder: Path, options: Namespace, command: str) -> int:
+    """Run what is not finished and show the table; the exit code."""
+    from flash_sparse_apps.sweeping.cells import check_folder, run_cells
+
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    command = f"{spoken('sweep')} {shlex.join(arguments)}"
     try:
         check_folder(folder, cells)
         failed = run_cells(cells, options.parallel, lambda: write(command))
@@ -133,9 +164,10 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def plan_suite(options, typed: dict, files: list[str], folder: Path):
+def plan_suite(options: Namespace, typed: dict, files: list[str], folder: Path) -> Suite:
     """The cells of a suite, from its recipes and what was typed over them; says which tasks are not run and why."""
     from flash_sparse_apps.lra import suite as lra_suite
+    from flash_sparse_apps.lra.tasks import RECIPES
     from flash_sparse_apps.settings import Settings
 
     _check_once(options, "tasks", "kinds", "seeds")
@@ -152,7 +184,7 @@ def plan_suite(options, typed: dict, files: list[str], folder: Path):
         folder,
         tasks=options.tasks,
         scale=options.scale,
-        recipes=lra_suite.RECIPES if options.recipes is None else Path(options.recipes),
+        recipes=RECIPES if options.recipes is None else Path(options.recipes),
         kinds=options.kinds,
         seeds=options.seeds,
         root=options.root,
@@ -165,14 +197,14 @@ def plan_suite(options, typed: dict, files: list[str], folder: Path):
     return suite
 
 
-def _check_once(options, *names: str):
+def _check_once(options: Namespace, *names: str):
     for name in names:
         if len(set(options[name])) < len(options[name]):
             given = " ".join(map(str, options[name]))
             raise ValueError(f"--{name.replace('_', '-')} is {given}; expected each only once")
 
 
-def make_cells(options, folder: Path) -> list:
+def make_cells(options: Namespace, folder: Path) -> list[Cell]:
     """One cell for each length, kind and seed; those of the first seed first, so that a whole table is there early.
 
     The linear baseline and the timings do not depend on the seed: the first seed's cells have them.

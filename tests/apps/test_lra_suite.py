@@ -15,6 +15,7 @@ from flash_sparse_apps import sweep
 from flash_sparse_apps.lra import report as lra_report
 from flash_sparse_apps.lra import suite as lra_suite
 from flash_sparse_apps.lra import table as lra_table
+from flash_sparse_apps.lra import tasks
 from flash_sparse_apps.lra.published import PUBLISHED
 from flash_sparse_apps.lra.report import write_suite
 
@@ -196,10 +197,10 @@ def test_a_scale_chooses_its_recipes(recipes, tmp_path):
 
 def test_the_recipes_that_come_with_it_give_every_task(tmp_path):
     suite = lra_suite.plan(
-        tmp_path, tasks=lra_suite.NAMES, scale="1gpu", recipes=lra_suite.RECIPES, kinds=["dense", "sparse"], seeds=[0],
+        tmp_path, tasks=tasks.NAMES, scale="1gpu", recipes=tasks.RECIPES, kinds=["dense", "sparse"], seeds=[0],
         root=None, overrides={},
     )  # fmt: skip
-    assert set(suite.recipes) | set(suite.missing) == set(lra_suite.NAMES)
+    assert set(suite.recipes) | set(suite.missing) == set(tasks.NAMES)
     assert set(suite.missing) == {"imdb", "aan", "cifar10"}
     assert len(suite.cells) == 2 * len(suite.recipes)
 

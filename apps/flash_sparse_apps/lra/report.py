@@ -12,8 +12,9 @@ import torch
 
 from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.lra.published import PUBLISHED
-from flash_sparse_apps.lra.suite import TASKS, Suite
+from flash_sparse_apps.lra.suite import Suite
 from flash_sparse_apps.lra.table import collect_suite
+from flash_sparse_apps.lra.tasks import TASKS
 from flash_sparse_apps.machine import describe_machine, describe_versions
 from flash_sparse_apps.reports.columns import Columns, Table, or_none
 from flash_sparse_apps.reports.page import document, duration, percent, repeating, size

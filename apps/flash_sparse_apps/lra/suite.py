@@ -3,53 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flash_sparse_apps.command_line import load_settings
+from flash_sparse_apps.lra.tasks import SCALES, TASKS, Task
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.sweeping.cells import Cell
-from flash_sparse_datasets import DataError, aan, cifar10, imdb, listops, pathfinder
-
-_CHECKOUT = Path(__file__).resolve().parents[3] / "configs" / "lra"
-_INSTALLED = Path(sysconfig.get_path("data"), "share", "flash-sparse", "configs", "lra")
-RECIPES = _CHECKOUT if _CHECKOUT.is_dir() else _INSTALLED
-# The recipe of a task, NAME followed by one of these and .yaml: the first that is there.
-SCALES = {"paper": ("",), "1gpu": ("-1gpu", ""), "cpu": ("-cpu",)}
-KINDS = ("dense", "sparse")
-
-
-@dataclass(frozen=True)
-class Task:
-    """One task.
-
-    Attributes:
-        name: of the dataset and of its recipes.
-        title: what Long Range Arena calls it.
-        locate: finds the official files below a folder, or raises DataError.
-        generated: whether the data can be made where there are no official files.
-    """
-
-    name: str
-    title: str
-    locate: Callable[[str | None], Path]
-    generated: bool = False
-
-
-TASKS = (
-    Task("listops", "ListOps", listops.locate, generated=True),
-    Task("imdb", "Text", imdb.locate),
-    Task("aan", "Retrieval", aan.locate),
-    Task("cifar10", "Image", cifar10.locate),
-    Task("pathfinder32", "Pathfinder", partial(pathfinder.locate, size=32), generated=True),
-    Task("pathx", "Path-X", partial(pathfinder.locate, size=128), generated=True),
-    Task("pathfinder256", "Path-256", partial(pathfinder.locate, size=256), generated=True),
-)
-NAMES = tuple(task.name for task in TASKS)
+from flash_sparse_datasets import DataError
 
 
 @dataclass(frozen=True)

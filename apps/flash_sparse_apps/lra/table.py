@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 
-from flash_sparse_apps.lra.suite import KINDS, TASKS, Suite
+from flash_sparse_apps.lra.suite import Suite
+from flash_sparse_apps.lra.tasks import KINDS, TASKS
+from flash_sparse_apps.settings import IMAGE_PATTERNS
 from flash_sparse_apps.sweeping.table import collect, read_metrics
 
 
@@ -38,7 +40,7 @@ def collect_suite(suite: Suite) -> dict:
         for row in found["rows"]:
             first = next(cell for cell in finished if cell.kind == row["kind"])
             settings, root = first.settings, metrics[first.name]["settings"]["root"]
-            images = settings.sparse and settings.pattern in ("axial", "neighborhood_2d")
+            images = settings.sparse and settings.pattern in IMAGE_PATTERNS
             about = {
                 "task": task.name,
                 "title": task.title,

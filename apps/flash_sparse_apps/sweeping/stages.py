@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from flash_sparse_apps.command_line import make_parser
+from flash_sparse_apps.command_line import make_parser, to_settings
 from flash_sparse_apps.settings import MAY_CHANGE, Settings
 from flash_sparse_apps.sweeping.planned_run import PlannedRun
 from flash_sparse_datasets import check_options
@@ -71,7 +70,7 @@ def _settings(flags: dict) -> Settings:
     parser = make_parser()
     parser.exit_on_error = False
     namespace = parser.parse_string(yaml.safe_dump(flags))
-    return Settings(**{field.name: namespace[field.name] for field in dataclasses.fields(Settings)})
+    return to_settings(namespace)
 
 
 def check_folder(folder: Path, stages: Sequence[Stage]):

@@ -19,7 +19,7 @@ from flash_sparse_apps.models import layouts
 from flash_sparse_apps.models.chunking import Chunked
 from flash_sparse_apps.models.two_towers import TwoTowers
 from flash_sparse_apps.run_folder import RunFolder
-from flash_sparse_apps.settings import Settings
+from flash_sparse_apps.settings import IMAGE_PATTERNS, ROTARY, Settings
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.data_module import TextDataModule
 from flash_sparse_apps.tokens.pixels import BLACK, SAMPLE, check_images, count_read
@@ -188,7 +188,7 @@ def _encoder_arguments(
         "activation": settings.activation,
         "dropout": settings.dropout,
         "attention_dropout": settings.attention_dropout,
-        "rotary": {"1d": "1d", "2d": "axial2d", "none": None}[settings.rotary],
+        "rotary": ROTARY[settings.rotary],
         "grid": dataset.grid if settings.rotary == "2d" else None,
         "skip_token": BLACK if settings.skip_black else None,
     } | head
@@ -205,7 +205,7 @@ def _embeddings(settings: Settings, dataset: Dataset, tokenizer: Tokenizer | Byt
 def _check_kind(settings: Settings, dataset: Dataset):
     """Raise UserError for settings that this kind of data does not have."""
     if dataset.grid is None:
-        for name, value in (("rotary", "2d"), ("pattern", "axial"), ("pattern", "neighborhood_2d")):
+        for name, value in (("rotary", "2d"), *(("pattern", name) for name in IMAGE_PATTERNS)):
             if getattr(settings, name) == value and (name == "rotary" or settings.sparse):
                 raise UserError(f"--{name} is {value}; expected another for {dataset.name}, whose texts are no images")
     elif settings.tokenizer != "bpe":
