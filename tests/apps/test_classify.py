@@ -310,4 +310,4 @@ def test_a_signal_ends_the_run_and_it_says_how_to_go_on(sent, code, said, plante
     finally:
         process.kill()
     assert process.returncode == code, err
-    assert re.fullmatch(rf"{said}; to continue: flash-sparse classify --resume {re.escape(str(run))}\n", err)
+    assert re.fullmatch(rf"{said}; to continue: python {re.escape(str(SCRIPT))} --resume {re.escape(str(run))}\n", err)

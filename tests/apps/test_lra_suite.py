@@ -162,7 +162,7 @@ def test_data_is_what_a_cell_was_trained_on(recipes, root, tmp_path, monkeypatch
     )
     for trained_with, data in ((None, "generated"), (str(root), "official")):
         metrics = {"settings": {"root": trained_with}, "training": {"stopped": "--max-time 1 ended it."}}
-        monkeypatch.setattr(lra_table, "read_metrics", lambda cell, own=metrics: own)
+        monkeypatch.setattr(lra_table, "cell_metrics", lambda cell, own=metrics: own)
         found = lra_table.collect_suite(dataclasses.replace(suite, cells=[cell]))
         assert [row["data"] for row in found["rows"]] == [data]
         assert found["cut_short"] == {"listops-dense-0": "--max-time 1 ended it."}

@@ -7,7 +7,7 @@ import statistics
 from flash_sparse_apps.lra.suite import Suite
 from flash_sparse_apps.lra.tasks import KINDS, TASKS
 from flash_sparse_apps.settings import IMAGE_PATTERNS
-from flash_sparse_apps.sweeping.table import collect, read_metrics
+from flash_sparse_apps.sweeping.table import cell_metrics, collect
 
 
 def collect_suite(suite: Suite) -> dict:
@@ -31,7 +31,7 @@ def collect_suite(suite: Suite) -> dict:
             {"task": task.name, "name": "linear model", "accuracy": entry["micro_f1"]} for entry in found["linear"]
         ]
         finished = [cell for cell in cells if cell.finished]
-        metrics = {cell.name: read_metrics(cell) for cell in finished}
+        metrics = {cell.name: cell_metrics(cell) for cell in finished}
         stopped = {name: read["training"]["stopped"] for name, read in metrics.items()}
         cut_short |= {name: why for name, why in stopped.items() if why.startswith("--max-time")}
         if finished:

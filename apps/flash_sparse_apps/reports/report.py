@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from html import escape
 
 from flash_sparse_apps.console import spoken
+from flash_sparse_apps.metrics import Metrics, TestScores, Training
 from flash_sparse_apps.reports.examples import Example
 from flash_sparse_apps.reports.page import (
     document,
@@ -28,7 +29,7 @@ from flash_sparse_apps.settings import ROTARY
 MAX_LABELS = 200  # rows of the table of labels; metrics.json has all
 
 
-def attention_line(metrics: dict) -> str:
+def attention_line(metrics: Metrics) -> str:
     attention = metrics["model"]["attention"]
     images = "; positions in two dimensions" if metrics["model"]["encoder"].get("rotary") == ROTARY["2d"] else ""
     if metrics["model"]["encoder"].get("skip_token") is not None:
@@ -44,7 +45,7 @@ def attention_line(metrics: dict) -> str:
     )
 
 
-def result_rows(metrics: dict) -> list[tuple[str, str, str]]:
+def result_rows(metrics: Metrics) -> list[tuple[str, str, str]]:
     """The test results as (what, value, 95% interval), for the console and the page."""
     test, baseline = metrics["test"], metrics["linear_baseline"]
     none = metrics["data"]["none_label"]
@@ -64,7 +65,7 @@ def result_rows(metrics: dict) -> list[tuple[str, str, str]]:
     return rows
 
 
-def speed_rows(metrics: dict) -> list[tuple[str, str]]:
+def speed_rows(metrics: Metrics) -> list[tuple[str, str]]:
     """Speed and memory as (what, value)."""
     speed, compare = metrics["speed"], metrics["compare"]
     rows = [("training", duration(metrics["training"]["seconds"]))]
@@ -90,12 +91,12 @@ def speed_rows(metrics: dict) -> list[tuple[str, str]]:
     return rows
 
 
-def verdict(metrics: dict) -> str:
+def verdict(metrics: Metrics) -> str:
     """Whether the model earns its keep: tells documents apart, beside the linear one and beside simple rules."""
     return " ".join([*_all_alike(metrics["test"]), _beside_linear(metrics), *_beside_rules(metrics)])
 
 
-def _all_alike(test: dict) -> list[str]:
+def _all_alike(test: TestScores) -> list[str]:
     if test["documents"] == 1:
         return []
     if test["truths"] == 1:
@@ -105,7 +106,7 @@ def _all_alike(test: dict) -> list[str]:
     return []
 
 
-def _beside_rules(metrics: dict) -> list[str]:
+def _beside_rules(metrics: Metrics) -> list[str]:
     low, high = metrics["test"]["micro_f1_interval"]
     sentences = []
     for name, value in metrics["rule_baselines"].items():
@@ -115,7 +116,7 @@ def _beside_rules(metrics: dict) -> list[str]:
     return sentences
 
 
-def _beside_linear(metrics: dict) -> str:
+def _beside_linear(metrics: Metrics) -> str:
     baseline = metrics["linear_baseline"]
     if baseline is None:
         return "No linear baseline (TF-IDF) was fitted (--no-linear-baseline)."
@@ -127,11 +128,11 @@ def _beside_linear(metrics: dict) -> str:
     return "The test does not tell the model from the linear baseline: the 95% interval of the difference contains 0."
 
 
-def what_to_predict(metrics: dict) -> str:
-    """The files that `predict.py` takes for the run."""
-    if metrics["data"]["grid"]:
+def what_to_predict(grid: Sequence[int] | None, pairs: bool) -> str:
+    """The files that `predict.py` takes for a run on images of this grid, on pairs, or on texts."""
+    if grid is not None:
         return "IMAGE.png ..."
-    return "PAIRS.jsonl" if metrics["data"]["pairs"] else "FILE.txt ..."
+    return "PAIRS.jsonl" if pairs else "FILE.txt ..."
 
 
 def truncation_lines(truncation: dict[str, dict], seq_len: int) -> list[str]:
@@ -147,7 +148,7 @@ def truncation_lines(truncation: dict[str, dict], seq_len: int) -> list[str]:
     ]
 
 
-def console(metrics: dict) -> str:
+def console(metrics: Metrics) -> str:
     """The results as a few aligned lines."""
     results, speed = result_rows(metrics), speed_rows(metrics)
     width = max(len(row[0]) for row in (*results, *speed))
@@ -159,7 +160,7 @@ def console(metrics: dict) -> str:
     return "\n".join(lines)
 
 
-def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] = ()) -> str:
+def render(metrics: Metrics, figures: dict[str, str], examples: Sequence[Example] = ()) -> str:
     """The page. `figures` maps loss, score, lengths and, where they apply, layout, pretraining and images to SVG."""
     data, test, training = metrics["data"], metrics["test"], metrics["training"]
     baseline = metrics["linear_baseline"]
@@ -250,7 +251,7 @@ def render(metrics: dict, figures: dict[str, str], examples: Sequence[Example] =
     return document(f"{data['name']}: test micro-F1 {score(test['micro_f1'])}", parts)
 
 
-def _pretraining(metrics: dict, figures: dict[str, str]) -> list[str]:
+def _pretraining(metrics: Metrics, figures: dict[str, str]) -> list[str]:
     before = metrics.get("pretraining")
     if before is None:
         return []
@@ -301,19 +302,19 @@ def _examples(examples: Sequence[Example]) -> list[str]:
     return parts
 
 
-def _text(metrics: dict) -> str:
+def _text(metrics: Metrics) -> str:
     if metrics["data"]["grid"]:
         return "an image"
     return "each text of a pair" if metrics["data"]["pairs"] else "a document"
 
 
-def _threshold_sentence(metrics: dict) -> str:
+def _threshold_sentence(metrics: Metrics) -> str:
     if metrics["data"]["task"] == "single-label":
         return "The most probable label is given."
     return "A label is given where its probability reaches the label's threshold, tuned on the validation documents."
 
 
-def _training_sentence(training: dict) -> str:
+def _training_sentence(training: Training) -> str:
     return (
         f"{training['steps']:,} optimizer steps in {training['epochs']} epoch{'s' * (training['epochs'] > 1)}, "
         f"{duration(training['seconds'])}. "
@@ -322,7 +323,7 @@ def _training_sentence(training: dict) -> str:
     )
 
 
-def _before_training(metrics: dict) -> str:
+def _before_training(metrics: Metrics) -> str:
     """Which weights and images training had, where they were not the usual ones."""
     settings, sentences = metrics["settings"], ""
     if settings.get("init-from") is not None:
@@ -336,7 +337,7 @@ def _before_training(metrics: dict) -> str:
     return sentences
 
 
-def _truncation_table(metrics: dict) -> str:
+def _truncation_table(metrics: Metrics) -> str:
     seq_len = metrics["settings"]["seq-len"]
     head = (
         "split",
@@ -364,7 +365,7 @@ def _truncation_table(metrics: dict) -> str:
     return table(head, rows, ["", *"nnnnnnn"])
 
 
-def _label_table(metrics: dict) -> str:
+def _label_table(metrics: Metrics) -> str:
     labels = sorted(metrics["test"]["per_label"], key=lambda entry: -entry["support"])
     multi = metrics["data"]["task"] == "multi-label"
     rows = []
@@ -388,7 +389,7 @@ def _label_table(metrics: dict) -> str:
     return sentence + table(head, rows, ["name", "n", "n", "bar", "n", "n", *(["n"] if multi else [])])
 
 
-def model_card(metrics: dict) -> str:
+def model_card(metrics: Metrics) -> str:
     """The README.md of `model/`."""
     data = metrics["data"]
     rows = "\n".join(f"| {what} | {value} | {bounds} |" for what, value, bounds in result_rows(metrics))
@@ -418,7 +419,7 @@ Reads the first {metrics["settings"]["seq-len"]:,} tokens of {_text(metrics)}; a
 Files: `model.safetensors` (weights), `classifier.json` (labels, thresholds, encoder arguments), and the
 tokenizer's. To label new {"images" if data["grid"] else "texts"}:
 
-    {spoken("predict")} RUN {what_to_predict(metrics)}
+    {spoken("predict")} RUN {what_to_predict(data["grid"], data["pairs"])}
 
 Data fingerprint: `{data["fingerprint"]}`. Seed: {metrics["settings"]["seed"]}.
 

@@ -16,7 +16,7 @@ from flash_sparse_apps.reports import figures
 from flash_sparse_apps.reports.columns import Columns, Table, or_none
 from flash_sparse_apps.reports.page import document, duration, interval, percent, picture, repeating, score, size
 from flash_sparse_apps.sweeping.cells import Cell
-from flash_sparse_apps.sweeping.table import collect, read_metrics
+from flash_sparse_apps.sweeping.table import cell_metrics, collect
 
 
 def write_table(cells: Sequence[Cell], folder: Path, command: str):
@@ -24,7 +24,7 @@ def write_table(cells: Sequence[Cell], folder: Path, command: str):
     found = collect(cells)
     if not found["rows"]:
         return
-    data = read_metrics(next(cell for cell in cells if cell.finished))["data"]
+    data = cell_metrics(next(cell for cell in cells if cell.finished))["data"]
     about = {
         "command": command,
         "dataset": data["name"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from flash_sparse_apps.command_line import make_parser, to_settings
+from flash_sparse_apps.metrics import read_metrics
 from flash_sparse_apps.settings import MAY_CHANGE, Settings
 from flash_sparse_apps.sweeping.planned_run import PlannedRun
 from flash_sparse_datasets import check_options
@@ -109,14 +109,12 @@ def summary(stages: Sequence[Stage]) -> str:
     lines = [f"{'stage':<{width}}  {'tokens':>7}  {'steps':>9}  {'minutes':>8}  {'test micro-F1':>13}"]
     for stage in stages:
         try:
-            metrics = json.loads(stage.run.metrics.read_text(encoding="utf-8"))
-            steps, minutes = metrics["training"]["steps"], metrics["training"]["seconds"] / 60
-            score = metrics["test"]["micro_f1"]
-            lines.append(
-                f"{stage.name:<{width}}  {stage.settings.seq_len:>7,}  {steps:>9,}  {minutes:>8.1f}  {score:>13.4f}"
-            )
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(
-                f"{stage.run.metrics}: {type(error).__name__}: {error}; expected what a finished run leaves"
-            ) from None
+            metrics = read_metrics(stage.run.metrics)
+        except ValueError as error:
+            raise ValueError(f"{error}; expected what a finished run leaves") from None
+        training, score = metrics["training"], metrics["test"]["micro_f1"]
+        lines.append(
+            f"{stage.name:<{width}}  {stage.settings.seq_len:>7,}  {training['steps']:>9,}  "
+            f"{training['seconds'] / 60:>8.1f}  {score:>13.4f}"
+        )
     return "\n".join(lines)

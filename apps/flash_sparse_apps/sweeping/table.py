@@ -10,10 +10,10 @@ import itertools
 import json
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from flash_sparse_apps.metrics import Metrics, read_metrics
 from flash_sparse_apps.scores.evaluation import bootstrap_interval, micro_f1, paired_bootstrap
 from flash_sparse_apps.sweeping.cells import Cell
 
@@ -31,7 +31,7 @@ def collect(cells: Sequence[Cell]) -> dict:
     """
     finished = [cell for cell in cells if cell.finished]
     lengths = sorted({cell.length for cell in cells})
-    metrics = {cell.name: read_metrics(cell) for cell in finished}
+    metrics = {cell.name: cell_metrics(cell) for cell in finished}
     _check_same_data(finished, metrics)
     rows, linear = [], []
     for kind in dict.fromkeys(cell.kind for cell in cells):
@@ -61,22 +61,15 @@ def collect(cells: Sequence[Cell]) -> dict:
     return {"rows": rows, "linear": linear, "unfinished": [cell.name for cell in cells if not cell.finished]}
 
 
-def read_metrics(cell: Cell) -> dict:
-    """A finished cell's metrics.json.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+def cell_metrics(cell: Cell) -> Metrics:
+    """A finished cell's metrics.json; ValueError says how to run the cell again where it is damaged."""
     try:
-        metrics = dict(json.loads(cell.run.metrics.read_text(encoding="utf-8")))
-    except (TypeError, ValueError, RecursionError):
-        raise ValueError(_damaged(cell, cell.run.metrics)) from None
-    if not metrics.keys() >= {"test", "linear_baseline", "peers", "speed", "training", "model", "data", "settings"}:
-        raise ValueError(_damaged(cell, cell.run.metrics))
-    return metrics
+        return read_metrics(cell.run.metrics)
+    except ValueError as error:
+        raise ValueError(f"{error}; remove {cell.run.path} to run that cell again") from None
 
 
-def _check_same_data(cells: Sequence[Cell], metrics: dict[str, dict]):
+def _check_same_data(cells: Sequence[Cell], metrics: dict[str, Metrics]):
     """Raise ValueError where cells were trained on different data: the file was changed between them."""
     for cell in cells:
         if metrics[cell.name]["data"]["fingerprint"] != metrics[cells[0].name]["data"]["fingerprint"]:
@@ -86,7 +79,7 @@ def _check_same_data(cells: Sequence[Cell], metrics: dict[str, dict]):
             )
 
 
-def _tested(cell: Cell, result: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _tested(cell: Cell, result: Metrics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Predictions and targets, (N, L) uint8 each, and the whole documents' lengths in tokens, (N,)."""
     try:
         position = {entry["label"]: index for index, entry in enumerate(result["test"]["per_label"])}
@@ -103,11 +96,7 @@ def _tested(cell: Cell, result: dict) -> tuple[np.ndarray, np.ndarray, np.ndarra
                 decisions[:, position[none]] = ~decisions.any(1)
         return predictions, targets, np.array([entry["tokens"] for entry in entries])
     except (FileNotFoundError, KeyError, TypeError, ValueError):
-        raise ValueError(_damaged(cell, cell.run.predictions)) from None
-
-
-def _damaged(cell: Cell, path: Path) -> str:
-    return f"{path}: damaged; remove {cell.run.path} to run that cell again"
+        raise ValueError(f"{cell.run.predictions}: damaged; remove {cell.run.path} to run that cell again") from None
 
 
 def _stacked(tested: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -116,7 +105,7 @@ def _stacked(tested: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.n
     return np.hstack(predictions), np.hstack(targets), tokens[0]
 
 
-def _row(results: Sequence[dict], tested: Sequence[tuple], lengths: Sequence[int], samples: int) -> dict:
+def _row(results: Sequence[Metrics], tested: Sequence[tuple], lengths: Sequence[int], samples: int) -> dict:
     """Scores and costs of one length and kind. Times and memory are means over the seeds; None is not measured."""
     predictions, targets, tokens = _stacked(tested)
     scores = [result["test"]["micro_f1"] for result in results]

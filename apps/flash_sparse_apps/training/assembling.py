@@ -9,6 +9,7 @@ from datetime import datetime
 import torch
 import yaml
 
+from flash_sparse_apps import metrics
 from flash_sparse_apps.machine import describe_machine, describe_versions
 from flash_sparse_apps.models.lightning_module import Classifier
 from flash_sparse_apps.settings import Settings
@@ -25,11 +26,13 @@ def assemble(
     history: History,
     scores: Scores,
     costs: Costs,
-    pretraining: dict | None,
+    pretraining: metrics.Pretraining | None,
     command: str,
-) -> dict:
-    """The figures of a finished run; `command` is what began it."""
+    predict_command: str,
+) -> metrics.Metrics:
+    """The figures of a finished run; `command` is what began it, `predict_command` what labels with it."""
     return {
+        "version": metrics.VERSION,
         "test": scores.test,
         "validation": scores.validation,
         "linear_baseline": scores.linear_baseline,
@@ -43,13 +46,14 @@ def assemble(
         "data": _data(prepared),
         "settings": yaml.safe_load(settings.to_yaml()),
         "command": command,
+        "predict_command": predict_command,
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": describe_machine(next(module.encoder.parameters()).device),
         "versions": describe_versions(),
     }
 
 
-def _speed(history: History, read: float) -> dict:
+def _speed(history: History, read: float) -> metrics.Speed:
     """Of the tokens, those that the model reads: their share is `read`."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
@@ -61,7 +65,7 @@ def _speed(history: History, read: float) -> dict:
     }
 
 
-def _training(settings: Settings, history: History) -> dict:
+def _training(settings: Settings, history: History) -> metrics.Training:
     best = max(history.epochs, key=lambda entry: entry["validation_micro_f1"])
     return {
         "steps": history.epochs[-1]["step"],
@@ -75,7 +79,7 @@ def _training(settings: Settings, history: History) -> dict:
     }
 
 
-def _model(settings: Settings, prepared: Prepared, module: Classifier) -> dict:
+def _model(settings: Settings, prepared: Prepared, module: Classifier) -> metrics.Model:
     return {
         "pixels_read": prepared.pixels_read,
         "parameters": sum(parameter.numel() for parameter in module.encoder.parameters()),
@@ -89,7 +93,7 @@ def _model(settings: Settings, prepared: Prepared, module: Classifier) -> dict:
     }
 
 
-def _data(prepared: Prepared) -> dict:
+def _data(prepared: Prepared) -> metrics.Data:
     dataset = prepared.dataset
     return {
         "name": dataset.name,

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from flash_sparse import BlockLayout
 from flash_sparse.nn.packing import segments, without
 from flash_sparse_apps.files import to_json, write_atomically
+from flash_sparse_apps.metrics import Pretraining
 from flash_sparse_apps.models.lightning_module import Classifier
 from flash_sparse_apps.models.saved_model import load_weights
 from flash_sparse_apps.run_folder import RunFolder
@@ -174,7 +175,7 @@ def pretrain(
     run: RunFolder,
     encoder: nn.Module,
     layout: BlockLayout | None,
-) -> dict:
+) -> Pretraining:
     """Pretrain `encoder` in place, or go on with that, or take the weights of a pretraining that has ended.
 
     Returns:
@@ -236,7 +237,7 @@ def pretrain(
     return summary
 
 
-def read_summary(run: RunFolder) -> dict:
+def read_summary(run: RunFolder) -> Pretraining:
     """What `pretrain` returned when it ended.
 
     Raises:

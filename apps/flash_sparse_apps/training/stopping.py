@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
+from flash_sparse_apps.metrics import read_metrics
 from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.training.callbacks import History
@@ -14,8 +13,8 @@ ALL_TRAINED = "All epochs were trained."
 def all_trained(run: RunFolder) -> bool:
     """Whether a finished run has nothing left to train, however long it may."""
     try:
-        return json.loads(run.metrics.read_text(encoding="utf-8"))["training"]["stopped"] == ALL_TRAINED
-    except (OSError, ValueError, KeyError, TypeError):  # damaged: then it is tested again
+        return read_metrics(run.metrics)["training"]["stopped"] == ALL_TRAINED
+    except ValueError:  # damaged: then it is tested again
         return False
 
 

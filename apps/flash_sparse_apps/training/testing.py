@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from flash_sparse_apps.metrics import Compared, LinearScores, Peers, TestScores, ValidationScores
 from flash_sparse_apps.models.lightning_module import Classifier, predict
 from flash_sparse_apps.scores.evaluation import (
     bootstrap_interval,
@@ -87,9 +88,9 @@ def answer(prepared: Prepared, module: Classifier) -> Answers:
 class Scores:
     """Figures for metrics.json: of the test, of validation, of the linear model (None without), of simple rules."""
 
-    test: dict
-    validation: dict
-    linear_baseline: dict | None
+    test: TestScores
+    validation: ValidationScores
+    linear_baseline: LinearScores | None
     rule_baselines: dict[str, float]
 
 
@@ -175,8 +176,8 @@ def _beside_linear(settings: Settings, prepared: Prepared, answers: Answers, mic
 class Costs:
     """Timings for metrics.json, None where they were not asked for: beside dense, and beside other attentions."""
 
-    compare: dict | None
-    peers: dict | None
+    compare: Compared | None
+    peers: Peers | None
 
 
 def time_attention(

@@ -143,14 +143,15 @@ def finish(settings: Settings, prepared: Prepared, run: RunFolder, module: Class
     scores = score(settings, prepared, answers)
     costs = time_attention(settings, prepared, module, answers, history.seconds)
     pretraining = read_summary(run) if settings.pretrain else None
-    metrics = assemble(settings, prepared, module, history, scores, costs, pretraining, command)
+    what = report.what_to_predict(prepared.dataset.grid, prepared.data.train_store.pairs)
+    predict_command = f"{spoken('predict')} {shlex.quote(str(run.path))} {what}"
+    metrics = assemble(settings, prepared, module, history, scores, costs, pretraining, command, predict_command)
 
     # show: documents, images, curves
     images, examples = _find_examples(settings, prepared, module, answers)
     pictures = _draw(settings, prepared, module, history, pretraining, images)
 
     # write, metrics.json last: it marks the run as finished
-    metrics["predict_command"] = f"{spoken('predict')} {shlex.quote(str(run.path))} {report.what_to_predict(metrics)}"
     _saved_model(settings, prepared, module, answers).save(run.model, report.model_card(metrics))
     write_atomically(run.predictions, prediction_lines(prepared, answers))
     write_atomically(run.report, report.render(metrics, pictures, examples).encode(errors="backslashreplace"))
