@@ -4,4 +4,6 @@ from flash_sparse import nn, patterns
 from flash_sparse.attention import attention, attention_varlen
 from flash_sparse.layout import BlockLayout
 
+__version__ = "0.1.0"
+
 __all__ = ["BlockLayout", "attention", "attention_varlen", "nn", "patterns"]

@@ -18,6 +18,7 @@ from flash_sparse_apps import classify
 from flash_sparse_apps.command_line import load_settings
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.training import opening, training_run
+from flash_sparse_apps.training.preparing import prepare
 
 from .conftest import LABELS, SPARSE, TINY, write_planted
 
@@ -42,7 +43,7 @@ def test_a_test_split_without_any_label_is_noted(planted_files, cache_folder, tm
     settings = Settings(
         dataset=str(planted_files["multi-label"]), test=str(tmp_path / "test.jsonl"), cache_dir=str(cache_folder)
     )
-    notes = training_run.prepare(settings, None).dataset.notes
+    notes = prepare(settings, None).dataset.notes
     assert "no test document has a label, so that its scores say nothing" in notes
 
 

@@ -58,43 +58,53 @@ def plan(
     found: dict[str, tuple[Path, Settings]] = {}
     missing: dict[str, str] = {}
     for task in TASKS:
-        if task.name not in tasks:
-            continue
-        path = next((p for end in SCALES[scale] if (p := recipes / f"{task.name}{end}.yaml").is_file()), None)
-        if path is None:
-            missing[task.name] = f"{recipes} has no recipe for --scale {scale}"
-            continue
-        recipe = load_settings(path)
-        if recipe.dataset != task.name:
-            raise ValueError(f"{path}: dataset is {recipe.dataset}; expected {task.name}, as the recipe is named")
-        try:
-            # a recipe with options of its own, such as short expressions, is of generated data
-            own_root = None if recipe.dataset_options else _root(task, root)
-        except DataError as error:
-            missing[task.name] = str(error)
-            continue
-        if recipe.sparse or "dense" in kinds:
-            found[task.name] = path, dataclasses.replace(recipe, **overrides, root=own_root)
-        else:
-            missing[task.name] = f"{path.name} has no block-sparse layout"
-    cells = []
-    for seed in seeds:
-        for name, (_, settings) in found.items():
-            for kind in kinds:
-                if kind == "sparse" and not settings.sparse:  # the recipe has no layout
-                    continue
-                first = seed == seeds[0]
-                cell = f"{name}-{kind}-{seed}"
-                own = {
-                    "sparse": kind == "sparse",
-                    "seed": seed,
-                    "linear_baseline": settings.linear_baseline and first and kind == kinds[0],
-                    "compare": first,
-                    "compare_peers": first,
-                    "output": str(folder / "cells" / cell),
-                }
-                cells.append(Cell(cell, settings.seq_len, kind, seed, dataclasses.replace(settings, **own)))
+        if task.name in tasks:
+            try:
+                path, recipe, own_root = _recipe(task, scale, recipes, root)
+            except DataError as error:
+                missing[task.name] = str(error)
+                continue
+            if recipe.sparse or "dense" in kinds:
+                found[task.name] = path, dataclasses.replace(recipe, **overrides, root=own_root)
+            else:
+                missing[task.name] = f"{path.name} has no block-sparse layout"
+
+    cells = [
+        _cell(name, settings, kind, seed, folder, first_seed=seed == seeds[0], first_kind=kind == kinds[0])
+        for seed in seeds
+        for name, (_, settings) in found.items()
+        for kind in kinds
+        if kind != "sparse" or settings.sparse  # else the recipe has no layout
+    ]
     return Suite(cells, {name: path for name, (path, _) in found.items()}, missing)
+
+
+def _recipe(task: Task, scale: str, recipes: Path, root: str | None) -> tuple[Path, Settings, str | None]:
+    """A task's recipe, what it says, and where its data is read from; DataError says why it cannot be run."""
+    path = next((p for end in SCALES[scale] if (p := recipes / f"{task.name}{end}.yaml").is_file()), None)
+    if path is None:
+        raise DataError(f"{recipes} has no recipe for --scale {scale}")
+    recipe = load_settings(path)
+    if recipe.dataset != task.name:
+        raise ValueError(f"{path}: dataset is {recipe.dataset}; expected {task.name}, as the recipe is named")
+    # a recipe with options of its own, such as short expressions, is of generated data
+    return path, recipe, None if recipe.dataset_options else _root(task, root)
+
+
+def _cell(
+    task: str, settings: Settings, kind: str, seed: int, folder: Path, *, first_seed: bool, first_kind: bool
+) -> Cell:
+    """One run of a task; the first seed's runs have the linear model and the timings, which do not depend on it."""
+    name = f"{task}-{kind}-{seed}"
+    own = {
+        "sparse": kind == "sparse",
+        "seed": seed,
+        "linear_baseline": settings.linear_baseline and first_seed and first_kind,
+        "compare": first_seed,
+        "compare_peers": first_seed,
+        "output": str(folder / "cells" / name),
+    }
+    return Cell(name, settings.seq_len, kind, seed, dataclasses.replace(settings, **own))
 
 
 def _root(task: Task, root: str | None) -> str | None:

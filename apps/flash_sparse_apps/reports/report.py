@@ -162,93 +162,120 @@ def console(metrics: Metrics) -> str:
 
 def render(metrics: Metrics, figures: dict[str, str], examples: Sequence[Example] = ()) -> str:
     """The page. `figures` maps loss, score, lengths and, where they apply, layout, pretraining and images to SVG."""
-    data, test, training = metrics["data"], metrics["test"], metrics["training"]
-    baseline = metrics["linear_baseline"]
-    tiles = [
-        tile("test micro-F1", score(test["micro_f1"]), f"95% interval {interval(test['micro_f1_interval'])}", "head")
-    ]
-    tiles.append(tile("test macro-F1", score(test["macro_f1"]), f"95% interval {interval(test['macro_f1_interval'])}"))
-    if baseline is not None:
-        against = interval(baseline["difference"]["micro_f1_interval"])
-        tiles.append(
-            tile(
-                "linear baseline",
-                score(baseline["micro_f1"]),
-                f"difference {baseline['difference']['micro_f1']:+.4f} {against}",
-            )
-        )
-    if metrics["compare"] is not None:
-        compare = metrics["compare"]
-        agree = f"same labels for {percent(compare['document_agreement'])} of {compare['documents']} documents"
-        tiles.append(tile("sparse step over dense", f"{compare['speedup']:.2f}x", agree))
-
-    method = "" if baseline is None else " The linear baseline: for each label an SVM on TF-IDF of the same tokens."
-    if rules := metrics["rule_baselines"]:
-        names = escape(" or by the ".join(rules))
-        method += f" By the {names} alone: the best guess, from training, of what sees nothing else of a document."
-    notes = "".join(f"<li>{escape(note)}</li>" for note in data["notes"])
+    data = metrics["data"]
     parts = [
+        *_headline(metrics),
+        *_results(metrics),
+        *_training(metrics, figures),
+        *_pretraining(metrics, figures),
+        *_documents(metrics, figures),
+        "<h2>Labels</h2>",
+        _label_table(metrics),
+        *_images(figures),
+        *_examples(examples),
+        *_speed(metrics, figures),
+        *_use_and_repeat(metrics),
+    ]
+    return document(f"{data['name']}: test micro-F1 {score(metrics['test']['micro_f1'])}", parts)
+
+
+def _headline(metrics: Metrics) -> list[str]:
+    """What it is, the scores in boxes, the verdict, and what to beware of."""
+    data = metrics["data"]
+    notes = "".join(f"<li>{escape(note)}</li>" for note in data["notes"])
+    return [
         f"<h1>{escape(data['name'])}</h1>",
         f'<p class="soft">{escape(data["task"])}, {data["num_labels"]:,} labels; up to '
         f"{metrics['settings']['seq-len']:,} tokens of {_text(metrics)}; {escape(attention_line(metrics))}; "
         f"{escape(metrics['finished'])}</p>",
-        f'<div class="tiles">{"".join(tiles)}</div>',
+        f'<div class="tiles">{"".join(_tiles(metrics))}</div>',
         f"<p>{escape(verdict(metrics))}</p>",
         f'<ul class="notes">{notes}</ul>' if notes else "",
+    ]
+
+
+def _tiles(metrics: Metrics) -> list[str]:
+    test, baseline, compare = metrics["test"], metrics["linear_baseline"], metrics["compare"]
+    tiles = [
+        tile("test micro-F1", score(test["micro_f1"]), f"95% interval {interval(test['micro_f1_interval'])}", "head"),
+        tile("test macro-F1", score(test["macro_f1"]), f"95% interval {interval(test['macro_f1_interval'])}"),
+    ]
+    if baseline is not None:
+        difference = baseline["difference"]
+        against = f"difference {difference['micro_f1']:+.4f} {interval(difference['micro_f1_interval'])}"
+        tiles.append(tile("linear baseline", score(baseline["micro_f1"]), against))
+    if compare is not None:
+        agree = f"same labels for {percent(compare['document_agreement'])} of {compare['documents']} documents"
+        tiles.append(tile("sparse step over dense", f"{compare['speedup']:.2f}x", agree))
+    return tiles
+
+
+def _results(metrics: Metrics) -> list[str]:
+    test, baseline = metrics["test"], metrics["linear_baseline"]
+    method = "" if baseline is None else " The linear baseline: for each label an SVM on TF-IDF of the same tokens."
+    if rules := metrics["rule_baselines"]:
+        names = escape(" or by the ".join(rules))
+        method += f" By the {names} alone: the best guess, from training, of what sees nothing else of a document."
+    return [
         "<h2>Test results</h2>",
         f'<p class="soft">{test["documents"]:,} test documents. {escape(_threshold_sentence(metrics))} Intervals: '
         f"{test['bootstrap_samples']:,} bootstrap resamples of the test documents"
         f"{'; the difference is resampled in pairs' if baseline is not None else ''}.{method}</p>",
         table(("", "value", "95% interval"), [(escape(a), b, c) for a, b, c in result_rows(metrics)], ["", "n", "n"]),
+    ]
+
+
+def _training(metrics: Metrics, figures: dict[str, str]) -> list[str]:
+    tuned = "; thresholds are tuned on the same validation documents" * (metrics["data"]["task"] == "multi-label")
+    chosen = f"By this score the tested weights are chosen{tuned}, so it is rather higher than a test would be."
+    return [
         "<h2>Training</h2>",
-        f"<p>{escape(_training_sentence(training) + _before_training(metrics))}</p>",
+        f"<p>{escape(_training_sentence(metrics['training']) + _before_training(metrics))}</p>",
         '<div class="pair">',
         picture(figures["loss"], "Loss; the faint line is that of single steps.", ""),
-        picture(
-            figures["score"],
-            "By this score the tested weights are chosen"
-            + ("; thresholds are tuned on the same validation documents" if data["task"] == "multi-label" else "")
-            + ", so it is rather higher than a test would be.",
-            "",
-        ),
+        picture(figures["score"], chosen, ""),
         "</div>",
-        *_pretraining(metrics, figures),
-        "<h2>Documents and what is cut</h2>",
-        f"<p>{escape(data['description'])}</p>",
+    ]
+
+
+def _documents(metrics: Metrics, figures: dict[str, str]) -> list[str]:
+    pairs = (
         "<p>A document is a pair of texts: each is cut by itself, a pair counts as cut where one of them is, and "
         "lengths are of the longer one.</p>"
-        if data["pairs"]
-        else "",
+    )
+    return [
+        "<h2>Documents and what is cut</h2>",
+        f"<p>{escape(metrics['data']['description'])}</p>",
+        pairs if metrics["data"]["pairs"] else "",
         _truncation_table(metrics),
         picture(figures["lengths"], "Whole documents by length; what is right of the line is cut there.", "wide"),
-        "<h2>Labels</h2>",
-        _label_table(metrics),
-        *_images(figures),
-        *_examples(examples),
+    ]
+
+
+def _speed(metrics: Metrics, figures: dict[str, str]) -> list[str]:
+    parts = [
         "<h2>Speed and memory</h2>",
         table(("", ""), [(escape(a), escape(b)) for a, b in speed_rows(metrics)], ["", ""]),
     ]
     if "layout" in figures:
         caption = f"Which blocks of keys each block of queries sees; {percent(metrics['model']['density'])} are kept."
         parts += ["<h2>Block layout</h2>", picture(figures["layout"], caption, "small")]
-    parts += [
+    return parts
+
+
+def _use_and_repeat(metrics: Metrics) -> list[str]:
+    fingerprint = f"<code>{escape(metrics['data']['fingerprint'])}</code>"
+    settings = [(f"--{escape(key)}", escape(str(value))) for key, value in metrics["settings"].items()]
+    return [
         "<h2>How to use it</h2>",
         f"<pre>{escape(metrics['predict_command'])}</pre>",
         '<p class="soft">Beside this page: metrics.json with every figure, predictions.jsonl with the test documents\' '
         "labels and probabilities, model/ with all that predicting needs.</p>",
-        *repeating(
-            metrics["command"],
-            metrics["machine"],
-            metrics["versions"],
-            ("data fingerprint", f"<code>{escape(data['fingerprint'])}</code>"),
-        ),
+        *repeating(metrics["command"], metrics["machine"], metrics["versions"], ("data fingerprint", fingerprint)),
         "<details><summary>All settings</summary>",
-        table(
-            ("flag", "value"), [(f"--{escape(k)}", escape(str(v))) for k, v in metrics["settings"].items()], ["", ""]
-        ),
+        table(("flag", "value"), settings, ["", ""]),
         "</details>",
     ]
-    return document(f"{data['name']}: test micro-F1 {score(test['micro_f1'])}", parts)
 
 
 def _pretraining(metrics: Metrics, figures: dict[str, str]) -> list[str]:

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +21,7 @@ from flash_sparse_apps.models import layouts
 from flash_sparse_apps.models.chunking import Chunked
 from flash_sparse_apps.models.two_towers import TwoTowers
 from flash_sparse_apps.run_folder import RunFolder
-from flash_sparse_apps.settings import IMAGE_PATTERNS, ROTARY, Settings
+from flash_sparse_apps.settings import IMAGE_PATTERNS, ROTARY, Settings, dashed
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.data_module import TextDataModule
 from flash_sparse_apps.tokens.pixels import BLACK, SAMPLE, check_images, count_read
@@ -76,67 +78,37 @@ class Prepared:
 
 def prepare(settings: Settings, resumed: Path | None) -> Prepared:
     """Read the data, train or load the tokenizer, tokenize."""
-    if settings.output is not None and resumed is None and is_main_process():
-        RunFolder(settings.output).check_new()
-    if settings.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
-    if settings.init_from is not None and resumed is None:
-        check_start(settings.init_from)
+    _check_early(settings, resumed)
     cache = cache_folder(settings.cache_dir)
-    try:
-        defaults = {field.name: field.default for field in fields(Settings)}
-        options = {name: getattr(settings, name) for name in DATA_OPTIONS if getattr(settings, name) != defaults[name]}
-        dataset = flash_sparse_datasets.load(
-            settings.dataset, root=settings.root, cache_dir=cache, **options, **settings.dataset_options or {}
-        )
+    with _in_flags():
+        # the data
+        dataset = _load_data(settings, cache)
         _check_kind(settings, dataset)
+
+        # what follows from it: the layout, the pretrained body, the tokenizer
         attention = layouts.describe(settings, dataset.grid)
         layout = layouts.make_layout(settings.seq_len, attention)
         body = None if settings.pretrained is None else _load_body(settings)
         tokenizer = _tokenizer(settings, dataset, cache)
-        if body is not None and tokenizer.vocab_size > body.config.vocab_size:
-            raise UserError(
-                f"--pretrained is {settings.pretrained}, whose tokenizer has {tokenizer.vocab_size} tokens and whose "
-                f"model {body.config.vocab_size}; expected no more tokens than the model knows"
-            )
-        if settings.pretrain and tokenizer.mask_id is None:
-            raise UserError(
-                f"--tokenizer is {settings.tokenizer}, which has no mask token; expected one for --pretrain"
-            )
-        data = TextDataModule(
-            dataset,
-            tokenizer,
-            seq_len=settings.seq_len,
-            batch_size=settings.batch_size,
-            tokens_per_batch=settings.tokens_per_batch,
-            seed=settings.seed,
-            cache_dir=cache,
-            progress=is_main_process() and sys.stderr.isatty(),
-            turned=settings.augment == "dihedral",
-            fresh=settings.fresh_images,
-        )
-        data.prepare_data()
-        data.setup("fit")
-    except UserError:
-        raise
-    except ValueError as error:
-        names = "|".join(DATA_OPTIONS)  # the library names its arguments, the user types flags
-        message = re.sub(
-            rf"(?<![\w/.-])({names})(?![\w/.-])", lambda match: "--" + match[0].replace("_", "-"), str(error)
-        )
-        raise UserError(message) from error
+        _check_tokenizer(settings, tokenizer, body)
+
+        # the tokens
+        data = _tokenized(settings, dataset, tokenizer, cache)
     stores = {"train": data.train_store, "validation": data.validation_store, "test": data.test_store}
+
+    # what to say of all this before it is trained on
+    lengths = whole = data.train_store.each_length(settings.seq_len)  # (texts,)
+    if settings.skip_black:
+        lengths, whole = count_read(data.train_store, settings.seq_len), lengths[:SAMPLE]
+    computed = 1.0 if layout is None else layouts.share_computed(layout, lengths)
     notes = [
         f"no {split} document has a label, so that its scores say nothing"
         for split, store in stores.items()
         if dataset.none_label is None and not store.label_matrix().nnz
     ]
-    lengths = whole = data.train_store.each_length(settings.seq_len)  # (texts,)
-    if settings.skip_black:
-        lengths, whole = count_read(data.train_store, settings.seq_len), lengths[:SAMPLE]
-    computed = 1.0 if layout is None else layouts.share_computed(layout, lengths)
     if layout is not None and computed > MOST_COMPUTED:
         notes.append(f"--sparse skips only {1 - computed:.0%} of the blocks in training: --dense may be as fast")
+
     return Prepared(
         dataset=replace(dataset, notes=(*dataset.notes, *notes)),
         tokenizer=tokenizer,
@@ -151,6 +123,67 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
         pixels_read=float(lengths.sum() / whole.sum()),
         chunk_tokens=settings.chunk_tokens if settings.chunked else None,
     )
+
+
+def _check_early(settings: Settings, resumed: Path | None):
+    """Raise UserError or FileExistsError for what would otherwise be noticed late."""
+    if settings.output is not None and resumed is None and is_main_process():
+        RunFolder(settings.output).check_new()
+    if settings.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
+    if settings.init_from is not None and resumed is None:
+        check_start(settings.init_from)
+
+
+@contextmanager
+def _in_flags() -> Iterator[None]:
+    """Turn errors of the libraries into UserError: they name their arguments, the user types flags."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        names = rf"(?<![\w/.-])({'|'.join(DATA_OPTIONS)})(?![\w/.-])"
+        raise UserError(re.sub(names, lambda match: f"--{dashed(match[0])}", str(error))) from error
+
+
+def _load_data(settings: Settings, cache: Path) -> Dataset:
+    defaults = {field.name: field.default for field in fields(Settings)}
+    options = {name: getattr(settings, name) for name in DATA_OPTIONS if getattr(settings, name) != defaults[name]}
+    return flash_sparse_datasets.load(
+        settings.dataset, root=settings.root, cache_dir=cache, **options, **settings.dataset_options or {}
+    )
+
+
+def _tokenized(
+    settings: Settings, dataset: Dataset, tokenizer: Tokenizer | ByteTokenizer, cache: Path
+) -> TextDataModule:
+    data = TextDataModule(
+        dataset,
+        tokenizer,
+        seq_len=settings.seq_len,
+        batch_size=settings.batch_size,
+        tokens_per_batch=settings.tokens_per_batch,
+        seed=settings.seed,
+        cache_dir=cache,
+        progress=is_main_process() and sys.stderr.isatty(),
+        turned=settings.augment == "dihedral",
+        fresh=settings.fresh_images,
+    )
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def _check_tokenizer(settings: Settings, tokenizer: Tokenizer | ByteTokenizer, body: PreTrainedModel | None):
+    """Raise UserError for a tokenizer that the model does not know, or that cannot mask."""
+    if body is not None and tokenizer.vocab_size > body.config.vocab_size:
+        raise UserError(
+            f"--pretrained is {settings.pretrained}, whose tokenizer has {tokenizer.vocab_size} tokens and whose "
+            f"model {body.config.vocab_size}; expected no more tokens than the model knows"
+        )
+    if settings.pretrain and tokenizer.mask_id is None:
+        raise UserError(f"--tokenizer is {settings.tokenizer}, which has no mask token; expected one for --pretrain")
 
 
 def _load_body(settings: Settings) -> PreTrainedModel:

@@ -192,19 +192,9 @@ def pretrain(
             raise UserError(str(error)) from error
         encoder.train()
         return read_summary(run)
-    share = mask_share(settings, data.dataset)
-    module = MaskedTokens(
-        encoder,
-        layout,
-        mask_id=data.tokenizer.mask_id,
-        cls_id=data.tokenizer.cls_id,
-        mask_share=share,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        warmup_share=settings.warmup_share,
-        gradient_clip=settings.gradient_clip,
-        seed=settings.seed,
-    )
+
+    # train
+    module = _make_module(settings, data, encoder, layout)
     history = PretrainingHistory()
     max_seconds = None if settings.max_time is None else 60 * settings.max_time
     callbacks = [
@@ -214,16 +204,18 @@ def pretrain(
     ]
     trainer = make_trainer(settings, run, callbacks, settings.pretrain, max_seconds, limit_val_batches=0)
     if trainer.is_global_zero:
-        print(f"pretraining: {share:.0%} of the tokens are masked", flush=True)
+        print(f"pretraining: {module.mask_share:.0%} of the tokens are masked", flush=True)
     fit(trainer, module, data, run.pretraining_checkpoint, run)
     if trainer.global_step < module.planned_steps:
         raise UserError(f"--max-time is {settings.max_time}, over before the end of --pretrain; expected more")
     encoder.head.requires_grad_(True)
-    summary = {
+
+    # keep
+    summary: Pretraining = {
         "epochs": settings.pretrain,
         "steps": trainer.global_step,
         "seconds": history.seconds,
-        "mask_share": share,
+        "mask_share": module.mask_share,
         "frequency_loss": frequency_loss(data),
         "history": history.epochs,
         "curve": history.steps,
@@ -235,6 +227,23 @@ def pretrain(
         run.pretraining_checkpoint.unlink(missing_ok=True)
         print("training", flush=True)
     return summary
+
+
+def _make_module(
+    settings: Settings, data: TextDataModule, encoder: nn.Module, layout: BlockLayout | None
+) -> MaskedTokens:
+    return MaskedTokens(
+        encoder,
+        layout,
+        mask_id=data.tokenizer.mask_id,
+        cls_id=data.tokenizer.cls_id,
+        mask_share=mask_share(settings, data.dataset),
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_share=settings.warmup_share,
+        gradient_clip=settings.gradient_clip,
+        seed=settings.seed,
+    )
 
 
 def read_summary(run: RunFolder) -> Pretraining:
