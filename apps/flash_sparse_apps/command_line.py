@@ -166,17 +166,17 @@ def check_typed(given: dict, runs: Sequence[Settings], chunked: str):
     chosen = "sparse" in given or "kinds" in given  # who types --dense knows what it turns off
     fields = {field.name: field.metadata for field in dataclasses.fields(Settings)}
     for name, value in given.items():
-        about, expected = fields.get(name, {}), None
+        about, reason = fields.get(name, {}), None
         if about.get("only") == "sparse" and not chosen and not any(run.sparse for run in runs):
-            expected = "--sparse beside it"
+            reason = "it needs --sparse"
         elif about.get("only") == "chunked" and "kinds" not in given and not any(run.chunked for run in runs):
-            expected = f"{chunked} beside it"
+            reason = f"it needs {chunked}"
         elif about.get("scratch") and runs[0].pretrained is not None:
-            expected = f"it without --pretrained {runs[0].pretrained}, which decides that"
+            reason = f"it cannot be used with --pretrained {runs[0].pretrained}, which decides that"
         elif name == "embeddings" and value is not None and runs[0].init_from is not None:
-            expected = f"it without --init-from {runs[0].init_from}, which brings its own"
-        if expected is not None:
-            raise ValueError(f"--{dashed(name)} is {value}; expected {expected}")
+            reason = f"it cannot be used with --init-from {runs[0].init_from}, which brings its own"
+        if reason is not None:
+            raise ValueError(f"--{dashed(name)} is {value}; {reason}")
 
 
 def load_settings(path: Path) -> Settings:

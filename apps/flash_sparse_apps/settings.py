@@ -322,22 +322,24 @@ class Settings:
     def _check_together(self):
         """Raise ValueError for flags that exclude or need each other."""
         if self.mask_share is not None and not self.pretrain:
-            raise ValueError(f"--mask-share is {self.mask_share}; expected --pretrain beside it")
+            raise ValueError(f"--mask-share is {self.mask_share}; it needs --pretrain")
         for name, value in (("pretrained", self.pretrained is not None), ("chunked", self.chunked)):
             if self.pretrain and value:
-                raise ValueError(f"--pretrain is {self.pretrain}; expected it without --{name}")
+                raise ValueError(f"--pretrain is {self.pretrain}; it cannot be used with --{name}")
             if self.init_from is not None and value:
-                raise ValueError(f"--init-from is {self.init_from}; expected it without --{name}")
+                raise ValueError(f"--init-from is {self.init_from}; it cannot be used with --{name}")
         if self.layer_decay != 1 and self.pretrained is None:
-            raise ValueError(f"--layer-decay is {self.layer_decay}; expected --pretrained beside it")
+            raise ValueError(f"--layer-decay is {self.layer_decay}; it needs --pretrained")
         for name, value in (("sparse", True), ("rotary", "2d")):
             if self.chunked and getattr(self, name) == value:
                 what = "--sparse is given" if name == "sparse" else f"--{name} is {value}"
-                raise ValueError(f"{what}; expected it without --chunked, whose windows are texts of their own")
+                raise ValueError(f"{what}; it cannot be used with --chunked, whose windows are read as separate texts")
         if self.skip_black and self.chunked:
-            raise ValueError("--skip-black is given; expected it without --chunked")
+            raise ValueError("--skip-black is given; it cannot be used with --chunked")
         if self.skip_black and self.sparse and self.pattern in IMAGE_PATTERNS:
-            raise ValueError(f"--pattern is {self.pattern}, which needs all pixels; expected it without --skip-black")
+            raise ValueError(
+                f"--pattern is {self.pattern}, which needs all pixels; it cannot be used with --skip-black"
+            )
 
     def _check_sizes(self):
         """Raise ValueError for sizes that do not fit each other."""

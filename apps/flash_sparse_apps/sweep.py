@@ -119,7 +119,7 @@ def _check(options: Namespace, typed: dict):
     if options.suite is None:
         for name in ("tasks", "scale", "recipes"):
             if name in typed:
-                raise ValueError(f"--{name} is given; expected --suite beside it")
+                raise ValueError(f"--{name} is given; it needs --suite")
 
 
 def _plan(options: Namespace, typed: dict, files: list[str], folder: Path) -> tuple[list[Cell], Callable[[str], None]]:

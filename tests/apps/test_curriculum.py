@@ -136,7 +136,7 @@ def test_a_run_begins_with_them_and_resumes_without(
 
 @pytest.mark.parametrize("name", ["chunked", "pretrained=name"])
 def test_wrong_flags_are_one_line(capsys, name):
-    said = f"--init-from is run; expected it without --{name.partition('=')[0]}"
+    said = f"--init-from is run; it cannot be used with --{name.partition('=')[0]}"
     assert said in one_error_line(capsys, ["--init-from", "run", f"--{name}"])
 
 
@@ -281,7 +281,7 @@ def test_a_stage_that_fails_ends_it(command, in_this_process, tmp_path, capsys):
         ({"stages": [{"seq-len": 20}]}, "stage 1 has the name ''; expected one of its own"),
         ({"stages": [{"name": "../up"}]}, "stage 1 has the name '../up'"),
         ({"stages": [{"name": "a"}, {"name": "a"}]}, "stage 2 has the name 'a'"),
-        ({"stages": [{"name": "a", "output": "there"}]}, "stage a has output; expected it without"),
+        ({"stages": [{"name": "a", "output": "there"}]}, "stage a has output, which the curriculum decides"),
         ({"stages": [{"name": "a", "seq-lem": 20}]}, "curriculum.yaml: stage a: "),
         ({"stages": [{"name": "a", "seq-len": 0}]}, "stage a: --seq-len is 0; expected at least 1"),
         (

@@ -234,7 +234,7 @@ def test_its_flags_need_it(capsys):
     with pytest.raises(SystemExit) as end:
         sweep.main(["--scale", "cpu"])
     assert end.value.code == 2
-    assert "--scale is given; expected --suite beside it" in capsys.readouterr().err
+    assert "--scale is given; it needs --suite" in capsys.readouterr().err
 
 
 def test_nothing_is_written_before_a_cell_is_finished(tmp_path):

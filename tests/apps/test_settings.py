@@ -152,7 +152,7 @@ def test_flags_override_the_file_wherever_they_stand(tmp_path, order):
         (["--nonsense", "1"], "--nonsense"),
         (["--seq-le", "128"], "--seq-le"),
         (["stray"], "stray"),
-        (["--pattern", "bigbird"], "--pattern is bigbird; expected --sparse beside it"),
+        (["--pattern", "bigbird"], "--pattern is bigbird; it needs --sparse"),
         (["--config", "/not/there.yaml"], "/not/there.yaml: No such file or directory"),
         (["--config"], ""),
         (["--resume", "/not/there"], "--resume is /not/there; expected a run folder"),

@@ -208,9 +208,12 @@ def test_a_cell_that_fails_does_not_end_the_sweep(flags, in_this_process, tmp_pa
         (("--parallel", "0"), "--parallel is 0; expected at least 1"),
         (("--seq-lens", "8"), "--block-size is 16; expected at most --seq-len 8"),
         (("--nonsense",), "--nonsense"),
-        (("--pretrained", "some"), "--vocab-size is 400; expected it without --pretrained some, which decides that"),
-        (("--init-from", "some", "--embeddings", "random"), "--embeddings is random; expected it without --init-from"),
-        (("--chunk-tokens", "64"), "--chunk-tokens is 64; expected --kinds chunked beside it"),
+        (("--pretrained", "some"), "--vocab-size is 400; it cannot be used with --pretrained some, which decides that"),
+        (
+            ("--init-from", "some", "--embeddings", "random"),
+            "--embeddings is random; it cannot be used with --init-from",
+        ),
+        (("--chunk-tokens", "64"), "--chunk-tokens is 64; it needs --kinds chunked"),
     ],
 )
 def test_wrong_flags_are_one_line(flags, given, said, capsys):

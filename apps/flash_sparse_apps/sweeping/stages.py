@@ -54,7 +54,7 @@ def read_stages(path: Path, typed: dict, folder: Path) -> list[Stage]:
             raise ValueError(f"{path}: stage {number} has the name {name!r}; expected one of its own, for a folder")
         for key in DECIDED:
             if key in own:
-                raise ValueError(f"{path}: stage {name} has {key}; expected it without, as the curriculum decides that")
+                raise ValueError(f"{path}: stage {name} has {key}, which the curriculum decides; expected no such key")
         flags = common | own | overriding | {"output": str(folder / name)}
         if stages:
             flags["init-from"] = stages[-1].settings.output

@@ -26,9 +26,9 @@ def check_images(settings: Settings, dataset: Dataset):
     }
     for what in (what for what, given in asked.items() if given):
         if dataset.grid is None:
-            raise UserError(f"{what}; expected it without {dataset.name}, whose texts are no images")
+            raise UserError(f"{what}, which needs images; {dataset.name} has none")
     if settings.fresh_images and dataset.fresh is None:
-        raise UserError(f"--fresh-images is given; expected it without {dataset.name}, whose images are files")
+        raise UserError(f"--fresh-images is given, which needs generated images; those of {dataset.name} are files")
     if settings.augment == "dihedral" and dataset.grid[0] != dataset.grid[1]:
         height, width = dataset.grid
         raise UserError(f"--augment is dihedral; expected square images, {dataset.name} has {height} x {width}")

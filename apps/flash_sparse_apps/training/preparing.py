@@ -240,7 +240,7 @@ def _check_kind(settings: Settings, dataset: Dataset):
     if dataset.grid is None:
         for name, value in (("rotary", "2d"), *(("pattern", name) for name in IMAGE_PATTERNS)):
             if getattr(settings, name) == value and (name == "rotary" or settings.sparse):
-                raise UserError(f"--{name} is {value}; expected another for {dataset.name}, whose texts are no images")
+                raise UserError(f"--{name} is {value}, which needs images; {dataset.name} has none")
     elif settings.tokenizer != "bpe":
         raise UserError(f"--tokenizer is {settings.tokenizer}; expected none for {dataset.name}: pixels are tokens")
     check_images(settings, dataset)
@@ -248,13 +248,13 @@ def _check_kind(settings: Settings, dataset: Dataset):
         raise UserError(f"--pretrained is {settings.pretrained}; expected none for {dataset.name}, which is not prose")
     if next(iter(dataset.train)).second is not None:
         if settings.pooling == "label":
-            raise UserError(
-                f"--pooling is label; expected mean, max or cls for {dataset.name}, which is pairs of texts"
-            )
+            raise UserError(f"--pooling is label; expected mean, max or cls for {dataset.name}, a dataset of pairs")
         if settings.chunked:
-            raise UserError(f"--chunked is given; expected it without {dataset.name}, which is pairs of texts")
+            raise UserError(f"--chunked is given; it cannot be used with {dataset.name}, a dataset of pairs")
         if settings.pretrained is not None:
-            raise UserError(f"--pretrained is {settings.pretrained}; expected none for {dataset.name}, which is pairs")
+            raise UserError(
+                f"--pretrained is {settings.pretrained}; expected none for {dataset.name}, a dataset of pairs"
+            )
 
 
 def _tokenizer(settings: Settings, dataset: Dataset, cache: Path) -> Tokenizer | ByteTokenizer:
