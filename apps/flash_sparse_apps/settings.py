@@ -85,70 +85,76 @@ class Settings:
     # data
     dataset: str = _flag(
         "python-stdlib",
-        "name of a dataset, or a CSV, TSV, JSONL or Parquet file or folder of text files",
+        "name of a dataset, or a CSV, TSV, JSONL or Parquet file, or a folder of text files",
         group="data",
         daily=True,
     )
-    root: str | None = _flag(None, "folder that holds the files of a named dataset", daily=True)
+    root: str | None = _flag(None, "folder with the official files of a named dataset", daily=True)
     dataset_options: dict[str, Any] | None = _flag(  # noqa: RUF009
         None,
         "options of a named dataset, such as {level: 9}; `python datasets/prepare.py NAME --help` lists them",
     )
-    text_field: str = _flag("text", "column or key of the text", daily=True)
+    text_field: str = _flag("text", "column or key with the text", daily=True)
     label_field: str | None = _flag(
-        None, "column or key of the labels; null takes `labels` or `label`, whichever is there", daily=True
+        None, "column or key with the labels; null: `labels` or `label`, whichever exists", daily=True
     )
-    id_field: str | None = _flag(None, "column or key that names a document; null numbers the rows")
-    validation: str | None = _flag(None, "file of validation documents; null takes --validation-share of --dataset")
-    test: str | None = _flag(None, "file of test documents; null takes --test-share of --dataset")
+    id_field: str | None = _flag(None, "column or key with a document's id; null: rows are numbered")
+    validation: str | None = _flag(None, "file with validation documents; null: --validation-share of --dataset")
+    test: str | None = _flag(None, "file with test documents; null: --test-share of --dataset")
     validation_share: float = _flag(
-        0.1, "share of the documents kept for validation where no file gives them", range=SHARE
+        0.1, "share of the documents held out for validation, unless files provide them", range=SHARE
     )
-    test_share: float = _flag(0.1, "share of the documents kept for testing where no file gives them", range=SHARE)
-    split_seed: int = _flag(0, "seed of that split", range=Range(0, math.inf))
-    task: Literal["auto", "single-label", "multi-label"] = _flag("auto", "one label a document, or any number")
-    label_separator: str | None = _flag(None, "what separates labels within one cell of a table, such as ;")
+    test_share: float = _flag(
+        0.1, "share of the documents held out for testing, unless files provide them", range=SHARE
+    )
+    split_seed: int = _flag(0, "seed of these splits", range=Range(0, math.inf))
+    task: Literal["auto", "single-label", "multi-label"] = _flag(
+        "auto", "whether documents have exactly one label or any number"
+    )
+    label_separator: str | None = _flag(None, "what separates several labels in one cell of a table, such as ;")
     unseen_labels: Literal["error", "ignore"] = _flag(
-        "error", "what to do with validation and test labels that no training document has"
+        "error", "what to do about validation and test labels that no training document has"
     )
 
     # text
     seq_len: int = _flag(
         4096,
-        "tokens of a document, or of each text of a pair, that the model reads; what is longer is cut there",
+        "tokens that the model reads of a document, or of each text of a pair; longer texts are cut there",
         group="text",
         range=Range(1, 2**24),
         daily=True,
     )
     tokenizer: str = _flag(
-        "bpe", "`bpe` trains one on the training split; else name or folder of a transformers tokenizer", scratch=True
+        "bpe",
+        "`bpe` trains one on the training split; otherwise the name or folder of a transformers tokenizer",
+        scratch=True,
     )
-    vocab_size: int = _flag(8192, "entries of the trained tokenizer, at most", range=Range(260, 2**20), scratch=True)
+    vocab_size: int = _flag(8192, "largest vocabulary of the trained tokenizer", range=Range(260, 2**20), scratch=True)
 
     # images
     augment: Literal["none", "dihedral"] = _flag(
-        "none", "dihedral turns and mirrors each training image at random, anew in each epoch", group="images"
+        "none", "dihedral rotates and mirrors training images at random, differently in each epoch", group="images"
     )
     fresh_images: bool = _flag(
-        False, "generate new training images in every epoch but the first (Pathfinder without --root)"
+        False, "generate new training images for every epoch after the first (Pathfinder without --root)"
     )
     skip_black: bool = _flag(
         False,
-        "leave black pixels (value 0) out of what the model reads; the others keep their positions. Long Range Arena's "
-        "own code does it, most others do not; reports name it",
+        "leave black pixels (value 0) out of what the model reads; the others keep their positions. Long Range "
+        "Arena's own code does so, most others do not; the report mentions it",
     )
 
     # attention
     sparse: bool = _flag(
         False,
-        "block-sparse attention (--sparse) or every token to every token (--dense)",
+        "block-sparse attention (--sparse), or every token to every token (--dense)",
         group="attention",
         daily=True,
     )
     pattern: Literal["longformer", "bigbird", "local", "strided", "butterfly", "random", "axial", "neighborhood_2d"] = (
         _flag(
             "longformer",
-            "which blocks --sparse keeps; see flash_sparse.patterns; the last two are for images",
+            "which blocks --sparse keeps, see flash_sparse.patterns; the last two are for images",
             only="sparse",
             daily=True,
         )
@@ -158,48 +164,55 @@ class Settings:
     )
     window: int = _flag(
         128,
-        "tokens that a token sees on either side (longformer, local; bigbird in whole blocks; neighborhood_2d: pixels)",
+        "how many tokens each token sees on either side (longformer, local; bigbird rounds to blocks; "
+        "neighborhood_2d: pixels)",
         range=Range(0),
         only="sparse",
         daily=True,
     )
     global_blocks: int = _flag(
-        1, "first blocks that see all and that all see (longformer, bigbird, butterfly)", range=Range(0), only="sparse"
+        1,
+        "leading blocks that see everything and are seen by everything (longformer, bigbird, butterfly)",
+        range=Range(0),
+        only="sparse",
     )
     random_blocks: int = _flag(2, "random blocks in each row of blocks (bigbird)", range=Range(0), only="sparse")
-    density: float | str = _flag(0.125, "share of the blocks that is kept, such as 1/8 (random)", only="sparse")
+    density: float | str = _flag(0.125, "share of the blocks that are kept, such as 1/8 (random)", only="sparse")
     stride_blocks: int | None = _flag(
-        None, "blocks between far blocks (strided); null takes the root of their number", range=Range(1), only="sparse"
+        None,
+        "distance between the far blocks, in blocks (strided); null: the square root of their number",
+        range=Range(1),
+        only="sparse",
     )
 
     # model
     pretrained: str | None = _flag(
         None,
-        "encoder to fine-tune, a name on the Hugging Face hub or a folder with config.json and weights; its tokenizer "
-        "and sizes take the place of --tokenizer, --vocab-size, and all of --width to --activation, --rotary and "
-        "both dropouts; null trains an encoder from nothing",
+        "encoder to fine-tune: a name on the Hugging Face hub, or a folder with config.json and weights. It brings "
+        "its own tokenizer and sizes, so --tokenizer, --vocab-size, --width to --activation, --rotary and the "
+        "dropouts do not apply; null: train one from scratch",
         group="model",
         daily=True,
     )
     init_from: str | None = _flag(
         None,
-        "folder of a finished run whose weights training begins with: of the same sizes and tokens, with documents or "
-        "images of any length; the head is new where labels or --pooling differ",
+        "folder of a finished run to take the initial weights from. Sizes and tokenizer must match; documents or "
+        "images may be of another length, and the head is new if labels or --pooling differ",
         daily=True,
     )
     embeddings: Literal["cooccurrence", "random"] | None = _flag(
         None,
-        "what token embeddings begin as, without --pretrained and --init-from: vectors made from which tokens stand "
-        "next to each other in the training texts, or random ones; null: cooccurrence for texts, random for bytes, "
-        "pixels and generated languages",
+        "how token embeddings start, without --pretrained and --init-from: as vectors computed from which tokens "
+        "occur next to each other in the training texts, or random; null: cooccurrence for texts, random for "
+        "bytes, pixels and generated languages",
         scratch=True,
     )
-    width: int = _flag(64, "features of a token", range=Range(1), scratch=True)
+    width: int = _flag(64, "features per token", range=Range(1), scratch=True)
     depth: int = _flag(1, "layers", range=Range(1), scratch=True)
     heads: int = _flag(2, "attention heads; must divide --width", range=Range(1), scratch=True)
     mlp_width: int | None = _flag(
         None,
-        "features inside the feed-forward part; null lets the model choose by --width",
+        "features inside the feed-forward part; null: chosen by --width",
         range=Range(1),
         scratch=True,
     )
@@ -210,23 +223,23 @@ class Settings:
     )
     rotary: Literal["1d", "2d", "none"] = _flag(
         "1d",
-        "rotary position embeddings; 2d is for images: it tells the model which pixels are neighbours",
+        "rotary position embeddings; 2d is for images and tells the model which pixels are neighbours",
         scratch=True,
     )
     dropout: float = _flag(0.1, "dropout of embeddings and layer outputs", range=SHARE, scratch=True)
     attention_dropout: float = _flag(0.0, "dropout of attention probabilities", range=SHARE, scratch=True)
     chunked: bool = _flag(
         False,
-        "read each document in windows of --chunk-tokens, each by itself, and pool over all: the usual baseline",
+        "read each document in separate windows of --chunk-tokens and pool over all of them: the usual baseline",
         daily=True,
     )
     chunk_tokens: int = _flag(
-        512, "tokens of a window, its first token ([CLS]) counted", range=Range(2), only="chunked"
+        512, "tokens per window, counting its first token ([CLS])", range=Range(2), only="chunked"
     )
     checkpoint_activations: bool = _flag(False, "recompute activations in the backward pass: less memory, more time")
 
     # training
-    epochs: int = _flag(4, "passes over the training documents, at most", group="training", range=Range(1), daily=True)
+    epochs: int = _flag(4, "most passes over the training documents", group="training", range=Range(1), daily=True)
     pretrain: int = _flag(
         0,
         "passes over the training documents before that, without labels: the encoder learns to fill in masked tokens",
@@ -234,20 +247,21 @@ class Settings:
     )
     mask_share: float | None = _flag(
         None,
-        "tokens that --pretrain masks; null: 0.5 of images, 0.1 of generated languages, 0.15 of other texts",
+        "share of the tokens that --pretrain masks; null: 0.5 for images, 0.1 for generated languages, 0.15 for "
+        "other texts",
         range=MASKED,
     )
     max_time: float | None = _flag(
         None,
-        "minutes of training, at most, over --pretrain and all resumed parts; then the run is tested and reported as "
-        "usual",
+        "most minutes of training, including --pretrain and all resumed parts; then the run is tested and reported "
+        "as usual",
         range=MINUTES,
         daily=True,
     )
     batch_size: int = _flag(8, "documents per optimizer step, over all devices", range=Range(1), daily=True)
     tokens_per_batch: int = _flag(
         16384,
-        "tokens that go through the model at once on a device; the gradients of a larger step are added up",
+        "tokens that pass through the model at once on a device; larger steps accumulate gradients",
         range=Range(1),
     )
     learning_rate: float | None = _flag(
@@ -258,46 +272,44 @@ class Settings:
     )
     layer_decay: float = _flag(
         1.0,
-        "with --pretrained: learning rate of each layer as a share of that of the one above it; the head has the whole "
-        "--learning-rate, the last layer this share of it, and so on down to the embeddings",
+        "with --pretrained: each layer's learning rate as a share of that of the layer above; the head has the "
+        "full --learning-rate, the last layer this share of it, and so on down to the embeddings",
         range=DECAY,
     )
     weight_decay: float = _flag(
-        0.01, "weight decay of AdamW; none on norms, biases and embeddings", range=Range(0, math.inf)
+        0.01, "weight decay of AdamW, except on norms, biases and embeddings", range=Range(0, math.inf)
     )
     warmup_share: float = _flag(
-        0.1, "share of the steps in which the learning rate rises; then it falls as a cosine", range=SHARE
+        0.1, "share of the steps during which the learning rate rises; afterwards it falls as a cosine", range=SHARE
     )
     gradient_clip: float = _flag(1.0, "largest norm of the gradient", range=POSITIVE)
-    patience: int = _flag(4, "epochs without a better validation micro-F1 after which training stops", range=Range(1))
+    patience: int = _flag(4, "stop after this many epochs without a better validation micro-F1", range=Range(1))
     seed: int = _flag(0, "seed of weights, order and dropout", range=Range(0, 2**32 - 1), daily=True)
-    checkpoint_every: int = _flag(200, "steps between checkpoints; each epoch ends with one too", range=Range(1))
-    precision: Literal["32-true", "bf16-mixed"] = _flag("32-true", "arithmetic, as Lightning names it", daily=True)
+    checkpoint_every: int = _flag(200, "steps between checkpoints; there is also one after each epoch", range=Range(1))
+    precision: Literal["32-true", "bf16-mixed"] = _flag("32-true", "number format, as Lightning names it", daily=True)
     accelerator: Literal["auto", "cpu", "gpu"] = _flag("auto", "where to train", daily=True)
-    devices: int = _flag(1, "devices on each machine", range=Range(1))
+    devices: int = _flag(1, "devices per machine", range=Range(1))
     num_nodes: int = _flag(1, "machines", range=Range(1))
     strategy: Literal["auto", "ddp"] = _flag("auto", "how several devices work together")
 
     # results
-    linear_baseline: bool = _flag(True, "fit the TF-IDF linear model that stands beside the result", group="results")
-    compare: bool = _flag(True, "with --sparse, time dense steps too and count how often the predictions agree")
+    linear_baseline: bool = _flag(True, "fit the TF-IDF linear model for comparison", group="results")
+    compare: bool = _flag(True, "with --sparse: also time dense steps, and count how often the predictions agree")
     compare_peers: bool = _flag(
-        False, "time steps with PyTorch's and with textbook attention too, where the memory is enough"
+        False, "also time steps with PyTorch's and with textbook attention, if there is enough memory"
     )
-    compare_documents: int = _flag(64, "test documents that are also predicted densely for it, at most", range=Range(1))
+    compare_documents: int = _flag(64, "most test documents to predict densely for --compare", range=Range(1))
     examples: int = _flag(
         3,
-        "test documents of which the report shows passages that carry their labels, or test images, as many answered "
-        "right as wrong (8 at most); 0 where they are confidential",
+        "test documents for which the report shows the passages that support their labels, or test images, as many "
+        "right as wrong (at most 8); 0 for confidential data",
         range=Range(0),
     )
-    bootstrap_samples: int = _flag(1000, "resamples of the test documents behind each 95% interval", range=Range(1))
+    bootstrap_samples: int = _flag(1000, "resamples of the test documents for each 95% interval", range=Range(1))
 
     # files
-    output: str | None = _flag(None, "run folder; null makes one under runs/", group="files", daily=True)
-    cache_dir: str | None = _flag(
-        None, "folder for tokenized text; null takes flash-sparse in $XDG_CACHE_HOME or ~/.cache"
-    )
+    output: str | None = _flag(None, "run folder; null: a new one under runs/", group="files", daily=True)
+    cache_dir: str | None = _flag(None, "folder for tokenized text; null: flash-sparse in $XDG_CACHE_HOME or ~/.cache")
 
     def __post_init__(self):
         """Check each value by itself and against the others.
