@@ -14,6 +14,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from tqdm import tqdm
 
@@ -52,7 +53,8 @@ def load(root: str | os.PathLike | None = None, level: str = "bytes") -> Dataset
         stamp, length = file_stamp(folder / file), 0
         for document in tqdm(_documents(folder / file, stamp, "bytes"), f"reading {file}", disable=None, leave=False):
             digest.update(repr((split, document.id, document.labels)).encode())
-            digest.update(b"%b\t%b\n" % (document.text, document.second))
+            texts = cast(bytes, document.text), cast(bytes, document.second)
+            digest.update(b"%b\t%b\n" % texts)
             length += 1
         splits[split] = Documents(partial(_documents, folder / file, stamp, level), length)
 
@@ -61,7 +63,9 @@ def load(root: str | os.PathLike | None = None, level: str = "bytes") -> Dataset
         name="aan",
         task="single-label",
         labels=LABELS,
-        **splits,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
         fingerprint=digest.hexdigest(),
         description=(
             "Pairs of papers of the ACL Anthology Network, related (1) or not (0), two texts as "
@@ -92,8 +96,9 @@ def _documents(path: Path, stamp: tuple[int, int], level: str) -> Iterator[Docum
             except DataError as error:
                 raise DataError(f"{path} line {number}: {error}") from None
             if level == "text":
-                first, second = first.decode(), second.decode()
-            yield Document(f"{path.name}:{number}", first, (label,), second)
+                yield Document(f"{path.name}:{number}", first.decode(), (label,), second.decode())
+            else:
+                yield Document(f"{path.name}:{number}", first, (label,), second)
 
 
 def _row(line: bytes) -> tuple[str, bytes, bytes]:

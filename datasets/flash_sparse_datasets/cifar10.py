@@ -70,7 +70,9 @@ def load(root: str | os.PathLike | None = None) -> Dataset:
         name="cifar10",
         task="single-label",
         labels=CLASSES,
-        **splits,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
         fingerprint=digest.hexdigest(),
         description=(
             "CIFAR-10, ten classes of images of 32 x 32 pixels as gray values from 0 to 255, row by row (Image of Long "

@@ -23,6 +23,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from flash_sparse_datasets.shared.documents import DataError, Dataset, Document
 from flash_sparse_datasets.shared.file_per_document import FilePerDocument, read_json_object, string_of, strings_of
@@ -75,7 +76,7 @@ def load(
         if value not in known:
             raise ValueError(f"{argument} is {value!r}, expected one of {', '.join(known)}")
     found = _find(root, task, anonymised)
-    release = _chosen(Path(root).expanduser(), found, release, task)
+    release = _chosen(Path(cast(str, root)).expanduser(), found, release, task)  # None has found nothing
     if anonymised and release != "2019":
         raise ValueError(f"anonymised is for the release of 2019, but the files are of the release {release}")
 
@@ -120,8 +121,8 @@ def _find(root: str | os.PathLike | None, task: str, anonymised: bool) -> dict[s
         for name in ("ecthr.jsonl", "ecthr.jsonl.gz"):
             if (folder / name).exists():
                 found.setdefault("lexglue", partial(one_file, folder / name, "facts", TASKS[task], "multi-label"))
-    if (files := hub_files(root, f"ecthr_{task}")) is not None:
-        found["hub"] = partial(hub_readers, files, "labels", "multi-label", ARTICLES)
+    if (hub := hub_files(root, f"ecthr_{task}")) is not None:
+        found["hub"] = partial(hub_readers, hub, "labels", "multi-label", ARTICLES)
     return found
 
 
@@ -144,7 +145,7 @@ def _readers_2021(files: dict[str, Path], task: str) -> Readers:
 
 
 def _readers_2019(folder: Path, names: dict[str, str], task: str) -> Readers:
-    readers = {}
+    readers: Readers = {}
     for split, name in names.items():
         if not (folder / name).is_dir():
             raise DataError(f"{folder / name}: missing, expected all of {' '.join(names.values())}; {WHERE}")

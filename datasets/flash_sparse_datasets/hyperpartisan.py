@@ -64,18 +64,18 @@ def _documents(folder: Path, stamps: tuple, wanted: bytes | None = None) -> Iter
     for file, stamp in zip((ARTICLES, TRUTH), stamps, strict=True):
         if file_stamp(folder / file) != stamp:
             raise DataError(f"{folder / file}: changed since it was first read")
-    labels = {}
+    labels: dict[str, str] = {}
     for article in _articles(folder / TRUTH):
         id, label = article.get("id"), article.get("hyperpartisan")
         if label not in LABELS:
             place = f"{folder / TRUTH} article {shortened(id)}"
             raise DataError(f"{place}: 'hyperpartisan' is {shortened(label)}, expected true or false")
-        labels[id] = label
-    seen = set()
+        labels[str(id)] = str(label)
+    seen: set[str] = set()
     for index, article in enumerate(_articles(folder / ARTICLES)):
         id = article.get("id")
         place = f"{folder / ARTICLES} article {shortened(id)}"
-        if id not in labels:
+        if id is None or id not in labels:
             raise DataError(f"{place}: not in {TRUTH}, expected its label there")
         if id in seen:
             raise DataError(f"{place}: there twice, expected it once")

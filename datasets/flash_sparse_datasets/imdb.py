@@ -83,15 +83,18 @@ def load(
     in_training = set(digests["train"])
     if shared := sum(text_digest in in_training for text_digest in digests["test"]):
         notes.append(f"test: {shared:,} documents have a text that is also in the release's training documents")
-    sizes = " / ".join(f"{len(documents):,}" for documents in members.values())
+    splits = {
+        split: Documents(partial(_documents, root, documents, level), len(documents))
+        for split, documents in members.items()
+    }
+    sizes = " / ".join(f"{len(documents):,}" for documents in splits.values())
     return Dataset(
         name="imdb",
         task="single-label",
         labels=LABELS,
-        **{
-            split: Documents(partial(_documents, root, documents, level), len(documents))
-            for split, documents in members.items()
-        },
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
         fingerprint=digest.hexdigest(),
         description=(
             "IMDB reviews, positive or negative, as "

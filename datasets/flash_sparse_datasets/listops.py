@@ -22,13 +22,14 @@ import shutil
 import tempfile
 from argparse import ArgumentParser
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from itertools import count, islice
 from multiprocessing import get_context
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from tqdm import tqdm
@@ -140,7 +141,7 @@ def load(
         documents = _documents(rows) if root is None else _checked(rows)
         for document in tqdm(documents, f"reading {file}", disable=None, leave=False):
             digest.update(repr((split, document.id, document.text, document.labels)).encode())
-            seen[split].add(_key(document.text))
+            seen[split].add(_key(cast(str, document.text)))
             length += 1
         splits[split] = Documents(partial(_documents, rows), length)
 
@@ -166,7 +167,9 @@ def load(
         name="listops",
         task="single-label",
         labels=DIGITS,
-        **splits,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
         fingerprint=digest.hexdigest(),
         description=(
             "ListOps of Long Range Arena: the value, 0 to 9, of nested lists with the operators MIN, MAX, MED and SM "
@@ -197,8 +200,9 @@ def evaluate(expression: str) -> int:
         ValueError: for anything that is no expression; names the token and its position (characters, from 1).
     """
     tokens = _tokens(expression)
-    operator, arguments = None, []  # of the innermost list that is open
-    outer = []
+    operator: Callable[[list[int]], int] | None = None  # of the innermost list that is open
+    arguments: list[int] = []
+    outer: list[tuple[Callable[[list[int]], int] | None, list[int]]] = []
     first_end = 1  # how many tokens the first whole expression has
     for index, token in enumerate(tokens):
         value = _VALUES.get(token)
@@ -235,7 +239,12 @@ def _median(values: list[int]) -> int:
 
 
 _VALUES = {digit: int(digit) for digit in DIGITS}
-_FUNCTIONS = {"[MIN": min, "[MAX": max, "[MED": _median, "[SM": lambda values: sum(values) % 10}
+_FUNCTIONS: dict[str, Callable[[list[int]], int]] = {
+    "[MIN": min,
+    "[MAX": max,
+    "[MED": _median,
+    "[SM": lambda values: sum(values) % 10,
+}
 
 
 def _tokens(expression: str) -> list[str]:
@@ -249,7 +258,8 @@ def _bad_token(expression: str, index: int, expected: str) -> str:
 
 def with_parentheses(expression: str) -> str:
     """The expression as the official files have it: ( ( ( [MAX 4 ) 3 ) ] )."""
-    written, opened = [], []
+    written: list[str] = []
+    opened: list[list[int]] = []
     for token in _tokens(expression):
         if token in _FUNCTIONS:
             opened.append([len(written), 1])
@@ -304,8 +314,11 @@ def _generated(number: int, seed: int, recipe: Recipe, workers: int) -> Iterator
     return _distinct(number, _chunks(partial(_chunk, seed, recipe), workers), recipe)
 
 
-def _distinct(number: int, chunks: Iterator[list[tuple[str, int]]], recipe: Recipe) -> Iterator[tuple[str, int]]:
-    seen, fruitless = set(), 0
+def _distinct(
+    number: int, chunks: Generator[list[tuple[str, int]], None, None], recipe: Recipe
+) -> Iterator[tuple[str, int]]:
+    seen: set[bytes] = set()
+    fruitless = 0
     try:
         while len(seen) < number:
             before = len(seen)
@@ -322,7 +335,7 @@ def _distinct(number: int, chunks: Iterator[list[tuple[str, int]]], recipe: Reci
         chunks.close()
 
 
-def _chunks(make, workers: int) -> Iterator[list[tuple[str, int]]]:
+def _chunks(make, workers: int) -> Generator[list[tuple[str, int]], None, None]:
     """make(0), make(1), ... without end, in this order."""
     if workers == 1:
         yield from map(make, count())
@@ -369,12 +382,12 @@ def _grown(bits: np.random.PCG64, recipe: Recipe) -> list[_Level]:
     """Grow trees from operators as roots, all trees one level at a time, and keep those of an allowed length."""
     levels, length = [], np.zeros(TREES_AT_ONCE, np.int64)
     tree = np.arange(TREES_AT_ONCE)
-    draw = bits.random_raw(TREES_AT_ONCE) & 0xFFFFFFFF
+    draw: np.ndarray = bits.random_raw(TREES_AT_ONCE) & 0xFFFFFFFF
     for depth in range(1, recipe.max_depth):
         choice = (draw * np.uint64(4 * (recipe.max_arguments - 1)) >> np.uint64(32)).astype(np.int64)
         operator, arity = choice % 4, choice // 4 + 2  # (operators,)
         parent_tree = np.repeat(tree, arity)  # (arguments,)
-        draw = bits.random_raw(len(parent_tree))  # (arguments,)
+        draw = cast(np.ndarray, bits.random_raw(len(parent_tree)))  # (arguments,)
         is_operator = (draw >> np.uint64(62) == 0) & (depth + 1 < recipe.max_depth)  # probability 1/4
         draw &= np.uint64(0xFFFFFFFF)
         digit = np.where(is_operator, -1, (draw * np.uint64(10) >> np.uint64(32)).astype(np.int64))
@@ -569,7 +582,7 @@ def _print_details(dataset: Dataset) -> None:
         shares = ", ".join(f"{depth}: {n / len(depths):.1%}" for depth, n in sorted(Counter(depths).items()))
         print(f"{split:<12}{np.mean(lengths):>14.1f}{quantiles}  {shares}")
     print()
-    for name, accuracy in dataset.baselines().items():
+    for name, accuracy in (dataset.baselines() if dataset.baselines is not None else {}).items():
         print(f"test accuracy by the {name}: {accuracy:.1%}")
 
 

@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from tqdm import tqdm
 
@@ -80,7 +81,7 @@ def load(
         raise ValueError(f"codes is {codes!r}, expected '50' or 'full'")
     name = f"mimic3-{codes}"
     tables = _tables(name, root)
-    admissions = _splits(Path(root if splits is None else splits).expanduser(), codes)
+    admissions = _splits(Path(cast(str, root) if splits is None else splits).expanduser(), codes)
     notes = []
 
     labels: dict[int, set[str]] = {}
@@ -188,7 +189,8 @@ def _tables(name: str, root: str | os.PathLike | None) -> dict[str, _Table]:
 
 def _splits(folder: Path, codes: str) -> dict[str, list[int]]:
     """The admission ids of each split."""
-    splits, seen = {}, {}
+    splits: dict[str, list[int]] = {}
+    seen: dict[int, str] = {}
     for split, part in PARTS.items():
         path = folder / f"{part}_{codes}_hadm_ids.csv"
         if not path.exists():
@@ -253,10 +255,14 @@ def _summaries(table: _Table) -> Iterator[tuple[int | None, str]]:
 
 def _count_summaries(table: _Table) -> tuple[Counter[int], int]:
     """How many summaries and addenda each admission has, and how many have no admission."""
-    counts = Counter()
+    counts: Counter[int] = Counter()
+    without = 0
     for admission, _ in tqdm(_summaries(table), f"counting in {table.path.name}", disable=None, leave=False):
-        counts[admission] += 1
-    return counts, counts.pop(None, 0)
+        if admission is None:
+            without += 1
+        else:
+            counts[admission] += 1
+    return counts, without
 
 
 class _Admissions:

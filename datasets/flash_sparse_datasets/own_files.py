@@ -129,9 +129,9 @@ def load(
 
     splits = {}
     for split, number in SPLITS.items():
-        source = split if split in sources else "train"
-        wanted = (assigned[source] == number).tobytes()
-        splits[split] = Documents(partial(_read, sources[source], wanted, frozenset(labels)), sum(wanted))
+        part = split if split in sources else "train"
+        wanted = (assigned[part] == number).tobytes()
+        splits[split] = Documents(partial(_read, sources[part], wanted, frozenset(labels)), sum(wanted))
     sizes = ", ".join(f"{len(documents):,} for {split}" for split, documents in splits.items())
     files = ", ".join(dict.fromkeys(part.name for part in parts.values()))
     drawn = " and ".join(split for split, share in seeded.items() if share)
@@ -139,7 +139,9 @@ def load(
         name=path.resolve().name,
         task=task,
         labels=labels,
-        **splits,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
         fingerprint=digest.hexdigest(),
         description=(
             f"Own documents from {files}, {task}, {len(labels)} labels; {sizes}. "

@@ -23,9 +23,12 @@ many dashes, but of other widths, which an older Pillow may have drawn. Say whic
 import hashlib
 import os
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from scipy.ndimage import label as label_components
@@ -72,17 +75,17 @@ def _check_count(name: str, value: int, least: int, most: int = 2**62) -> None:
 def _chunks(starts: list[int], count: int, workers: int, **recipe) -> Iterator[tuple[slice, Images]]:
     """The chunks that begin at `starts`, in this order, each with its place among all images."""
     ranges = [range(start, min(start + CHUNK, count)) for start in starts]
-    make = partial(images_of, **recipe)
+    make: Callable[[Sequence[int]], Images] = partial(images_of, **recipe)
     if workers == 1:
         for indices in ranges:
             yield slice(indices.start, indices.stop), make(indices)
         return
     with process_pool(workers) as pool:
-        pending = [pool.submit(make, indices) for indices in ranges[: 2 * workers]]
-        for number, indices in enumerate(ranges):
-            result, pending[number] = pending[number].result(), None
-            if len(pending) < len(ranges):
-                pending.append(pool.submit(make, ranges[len(pending)]))
+        waiting = iter(ranges)
+        pending = deque(pool.submit(make, indices) for indices in islice(waiting, 2 * workers))
+        for indices in ranges:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(make, following) for following in islice(waiting, 1))
             yield slice(indices.start, indices.stop), result
 
 
@@ -153,6 +156,8 @@ def load(
     for split, number in sizes.items():
         _check_count(f"{split}_size", number, 1)
     digest = hashlib.sha256(repr(("single-label", LABELS)).encode())
+    baselines: Callable[[], dict[str, float]] | None = None
+    fresh: Fresh | None = None
     if root is None:
         folder = _generated(cache_folder(cache_dir), sum(sizes.values()), workers, recipe)
         splits, ranges, begin = {}, {}, 0
@@ -165,7 +170,7 @@ def load(
         made = f"generated with seed {seed} as {preset}"
         if distractors is not None:
             made += f", but with {f'at most {distractors}' if distractors else 'no'} distractors"
-        notes = ()
+        notes: list[str] = []
     else:
         if (sizes, seed, preset, distractors) != ({s: SIZES[s] for s in sizes}, 0, "released", None):
             expected = "expected no sizes, seed, preset or distractors"
@@ -184,18 +189,19 @@ def load(
             split: Documents(partial(_official_documents, folder, size, [rows[i] for i in order[b:e]]), e - b)
             for split, (b, e) in ends.items()
         }
-        baselines = fresh = None
         made = f"read from {folder.parent.name}/{folder.name}, split as in S4 (random_split, seed 42)"
 
     for split in SIZES:
         for document in tqdm(splits[split], f"reading {split}", disable=None, leave=False):
-            digest.update(repr((split, document.id, document.labels)).encode() + document.text)
+            digest.update(repr((split, document.id, document.labels)).encode() + cast(bytes, document.text))
     numbers = " / ".join(f"{len(splits[split]):,}" for split in SIZES)
     return Dataset(
         name="pathx" if size == 128 else f"pathfinder{size}",
         task="single-label",
         labels=LABELS,
-        **splits,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
         fingerprint=digest.hexdigest(),
         description=(
             f"Pathfinder of Long Range Arena, images of {size} x {size} pixels from 0 to 255, row by row: do two "

@@ -38,7 +38,7 @@ def prepare(arguments: Sequence[str], door: str) -> int:
 
     file, fixed = _find(name, door)
     module = importlib.import_module(f"flash_sparse_datasets.{file}")
-    parser = OneLineParser(f"{door} {name}", module.__doc__.replace(DOOR, door))
+    parser = OneLineParser(f"{door} {name}", str(module.__doc__).replace(DOOR, door))
     return module.prepare(parser, [*fixed, *arguments[1:]])
 
 
@@ -75,5 +75,4 @@ def _help(door: str) -> str:
 
 
 def _first_sentence(file: str) -> str:
-    docstring = importlib.import_module(f"flash_sparse_datasets.{file}").__doc__
-    return docstring.splitlines()[0]
+    return str(importlib.import_module(f"flash_sparse_datasets.{file}").__doc__).splitlines()[0]

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import cast
 
 from flash_sparse_datasets.shared.documents import DataError, Dataset, Document, Documents
 from flash_sparse_datasets.shared.statistics_table import print_statistics
@@ -75,8 +76,10 @@ def load(root: str | os.PathLike | None = None) -> Dataset:
     """
     of_what = "of Python {}.{}".format(*sys.version_info) if root is None else f"in {root}"
     root = Path(sysconfig.get_path("stdlib") if root is None else root)
-    paths, modules = {"train": [], "validation": [], "test": []}, {}
-    split_of_words, digest, lengths = {}, hashlib.sha256(), []
+    paths: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    modules: dict[str, frozenset[str]] = {}
+    split_of_words: dict[bytes, str] = {}
+    digest, lengths = hashlib.sha256(), []
     for path in _source_files(root):
         try:
             text, imported = remove_imports(_read(root, path))
@@ -112,7 +115,9 @@ def load(root: str | os.PathLike | None = None) -> Dataset:
         name="python-stdlib",
         task="multi-label",
         labels=tuple(labels),
-        **splits,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
         fingerprint=digest.hexdigest(),
         description=(
             f"Source files of the standard library {of_what} as long documents, their import statements removed; the "
@@ -131,7 +136,8 @@ def remove_imports(source: str) -> tuple[str, frozenset[str]]:
     modules that were imported, without `__future__`, which is no module to find, and without relative imports, which
     name none.
     """
-    kept, modules, end = [], set(), 0
+    kept, end = [], 0
+    modules: set[str] = set()
     for match in STRING_COMMENT_OR_IMPORT.finditer(source):
         if match[0][0] not in "fi":  # from, import
             continue
@@ -159,9 +165,9 @@ def _imported_modules(statement: str) -> frozenset[str] | None:
     except (SyntaxError, ValueError):
         return None
     if isinstance(node, ast.ImportFrom):
-        names = [] if node.level else [node.module]
+        names = [] if node.level else [str(node.module)]
     else:
-        names = [alias.name for alias in node.names]
+        names = [alias.name for alias in cast(ast.Import, node).names]
     return frozenset(name.split(".")[0] for name in names) - {"__future__"}
 
 

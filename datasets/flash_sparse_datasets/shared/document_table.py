@@ -3,6 +3,7 @@
 import hashlib
 from array import array
 from collections.abc import Iterable
+from typing import cast
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class DocumentTable:
     def __init__(self, numbered: Iterable[tuple[int, Document]], label_ids: dict[str, int], seed: int):
         numbers, keys, offsets, labels, digest = array("q"), bytearray(), array("q", [0]), array("i"), hashlib.sha256()
         for number, document in numbered:
-            text_digest = hashlib.sha256(document.text.encode()).digest()
+            text_digest = hashlib.sha256(cast(str, document.text).encode()).digest()
             digest.update(repr((document.id, document.labels)).encode() + text_digest)
             numbers.append(number)
             keys += row_key(seed, text_digest)

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from flash_sparse_datasets.shared.documents import DataError, Document
 from flash_sparse_datasets.shared.row_files import DelimitedFile, open_rows
@@ -162,10 +163,11 @@ class TableSource(Source):
         return encodable(label.strip(), self._label)
 
     def _id_of(self, row: dict) -> str:
-        id = _value(row, self._id)
+        field = cast(str, self._id)  # asked for where there is one
+        id = _value(row, field)
         if isinstance(id, bool) or not isinstance(id, str | int) or id == "":
-            raise DataError(f"{self._id!r} is {shortened(id)}, expected a string or integer")
-        return encodable(str(id), self._id)
+            raise DataError(f"{field!r} is {shortened(id)}, expected a string or integer")
+        return encodable(str(id), field)
 
 
 class FolderSource(Source):

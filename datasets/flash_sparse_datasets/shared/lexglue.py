@@ -55,7 +55,7 @@ def hub_files(root: Path, folder: str) -> dict[str, Path] | None:
     for place in (root / folder, root):
         if place.name != folder or not place.is_dir():
             continue
-        found = {}
+        found: dict[str, Path] = {}
         for split in PARTS:
             named = [place / f"{split}{ending}" for ending in HUB_ENDINGS if (place / f"{split}{ending}").exists()]
             if len(named) > 1:

@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +29,12 @@ def open_rows(path: Path) -> "RowFile":
     ending = format_of(path)
     if ending is None:
         raise DataError(f"{path}: unknown kind of file, expected one of {' '.join(FORMATS)} or a folder")
-    kinds = {".jsonl": JsonLinesFile, ".parquet": ParquetFile, ".csv": DelimitedFile, ".tsv": DelimitedFile}
+    kinds: dict[str, Callable[[Path, tuple[int, int]], RowFile]] = {
+        ".jsonl": JsonLinesFile,
+        ".parquet": ParquetFile,
+        ".csv": DelimitedFile,
+        ".tsv": DelimitedFile,
+    }
     return kinds[ending.removesuffix(".gz")](path, stamp)
 
 
@@ -128,7 +133,7 @@ class DelimitedFile(RowFile):
         longest = min(sys.maxsize, 2**31 - 1)  # a C long, which has 32 bits on Windows
         if csv.field_size_limit() < longest:  # 128 KiB unless set: less than a long document
             csv.field_size_limit(longest)
-        delimiter = "\t" if ".tsv" in format_of(self.path) else ","
+        delimiter = "\t" if ".tsv" in str(format_of(self.path)) else ","
         with reading(self.path), open_text(self.path) as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             begin, header_seen = 1, False

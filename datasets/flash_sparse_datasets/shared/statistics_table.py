@@ -21,7 +21,7 @@ def print_statistics(prepare: Callable[[], Dataset], details: Callable[[Dataset]
         splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
         unit = "words"
         sizes = {split: array("q") for split in splits}
-        counts = {split: Counter() for split in splits}
+        counts: dict[str, Counter[str]] = {split: Counter() for split in splits}
         for split, documents in splits.items():
             for document in documents:
                 unit = "values" if isinstance(document.text, bytes) else "words"

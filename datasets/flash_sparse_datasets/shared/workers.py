@@ -14,8 +14,11 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
 def _end_with_parent() -> None:
     """End this worker when the process that started it is gone: killed, it tells its workers nothing."""
 
+    parent = parent_process()
+
     def wait():
-        parent_process().join()
+        if parent is not None:
+            parent.join()
         os._exit(1)
 
     Thread(target=wait, daemon=True).start()

@@ -257,8 +257,8 @@ def _extend(grown, masks, forms, previous, dash):
         total += forms.weights[last, candidate] * np.float32(free)
         grown.distribution[candidate] = total
     draws = np.empty(DRAWS)
-    for draw in range(DRAWS):
-        draws[draw] = _uniform(grown.random) * total
+    for number in range(DRAWS):
+        draws[number] = _uniform(grown.random) * total
     if total < FAILED_TOTAL:
         return False
     for draw in draws:

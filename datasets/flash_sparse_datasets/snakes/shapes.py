@@ -137,9 +137,9 @@ def _windows(
         missing = reach - len(image) // 2
         return np.pad(image, ((missing, missing), (missing, missing + -(2 * reach + 1) % 16)))
 
-    taken, near = (np.array([padded(image) for image in images]) for images in (taken, near))
-    limit = np.minimum(TOUCHING - 1 - taken.astype(int), 255).astype(np.uint8)
-    return taken, limit, near, -reach * (stride + 1)
+    set_, free = (np.array([padded(image) for image in images]) for images in (taken, near))
+    limit = np.minimum(TOUCHING - 1 - set_.astype(int), 255).astype(np.uint8)
+    return set_, limit, free, -reach * (stride + 1)
 
 
 def _required(taken: np.ndarray, reach: int) -> np.ndarray:
@@ -176,7 +176,8 @@ def shapes(size: int) -> Shapes:
     border = length + 4 * widest + 8  # whatever is drawn from a start in the image stays in the border around it
     stride = size + 2 * border
 
-    lines, taken, near, required, angles, first, per_margin = [], [], [], [], [], [], []
+    lines, taken, near, required, first, per_margin = [], [], [], [], [], []
+    angles: list[float] = []
     for margin in recipe.margins:
         radius = length + margin
         around = np.deg2rad(np.arange(0, 360, 360 / (2 * np.pi * radius)))  # a pixel apart
@@ -210,11 +211,17 @@ def shapes(size: int) -> Shapes:
     pixels = SUPERSAMPLING * (2 * border + 1)
     y, x = np.mgrid[:pixels, :pixels] - SUPERSAMPLING * border
     marker = (y**2 + x**2 <= (SUPERSAMPLING * recipe.marker_radius) ** 2) * np.uint8(255)
+    line_offsets, line_values = _offsets(lines, stride)
+    taken_windows, limits, near_windows, to_window = _windows(taken, near, stride)
     return Shapes(
         stride,
         border,
-        *_offsets(lines, stride),
-        *_windows(taken, near, stride),
+        line_offsets,
+        line_values,
+        taken_windows,
+        limits,
+        near_windows,
+        to_window,
         np.array([_begins(pixels) for pixels in required]),
         _offsets(required, stride)[0],
         np.array([_reach(pixels) for pixels in required]),
