@@ -6,9 +6,9 @@ import argparse
 import dataclasses
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import yaml
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
@@ -48,12 +48,12 @@ class _SettingsParser(OneLineParser):
         own = {dashed(name): value for name, value in vars(cfg).items() if name not in others}
         return (yaml.safe_dump(own, sort_keys=False) if own else "") + settings.to_yaml()
 
-    def format_help(self) -> str:
+    def format_help(self, *formatter, **named) -> str:
         helps = {action: action.help for action in self._actions if action.dest in self.rare}
         for action in helps:
             action.help = argparse.SUPPRESS
         try:
-            return super().format_help()
+            return super().format_help(*formatter, **named)
         finally:
             for action, text in helps.items():
                 action.help = text
@@ -98,6 +98,7 @@ def make_parser(
         if field.metadata["group"] is not None:
             group = parser.add_argument_group(field.metadata["group"])
         option = f"--{dashed(field.name)}"
+        kind: dict[str, Any]
         if field.name == "sparse":  # --dense is its opposite
             kind = {"action": ActionYesNo(yes_prefix="sparse", no_prefix="dense")}
         elif types[field.name] is bool:
@@ -166,7 +167,8 @@ def check_typed(given: dict, runs: Sequence[Settings], chunked: str):
     chosen = "sparse" in given or "kinds" in given  # who types --dense knows what it turns off
     fields = {field.name: field.metadata for field in dataclasses.fields(Settings)}
     for name, value in given.items():
-        about, reason = fields.get(name, {}), None
+        about: Mapping[str, Any] = fields.get(name, {})
+        reason = None
         if about.get("only") == "sparse" and not chosen and not any(run.sparse for run in runs):
             reason = "it needs --sparse"
         elif about.get("only") == "chunked" and "kinds" not in given and not any(run.chunked for run in runs):
@@ -221,10 +223,10 @@ def _read_config(path: Path, parser: ArgumentParser) -> Namespace:
 def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The files after --config, and the other arguments: jsonargparse lets the later one win, here any flag wins."""
     files, flags = [], []
-    arguments = iter(arguments)
-    for argument in arguments:
+    rest = iter(arguments)
+    for argument in rest:
         if argument == "--config":
-            files.append(next(arguments, ""))
+            files.append(next(rest, ""))
         elif argument.startswith("--config="):
             files.append(argument.removeprefix("--config="))
         else:

@@ -41,10 +41,8 @@ class Scores(TypedDict):
     per_label: list[LabelScores]
 
 
-class TestScores(Scores):
+class ModelScores(Scores):
     """Of the model; `answers` and `truths` are how many different sets of labels are given, and are right."""
-
-    __test__ = False  # no test of pytest's
 
     documents: int
     answers: int
@@ -164,7 +162,7 @@ class Metrics(TypedDict):
     """The whole file. The headline is `test.micro_f1`."""
 
     version: int
-    test: TestScores
+    test: ModelScores
     validation: ValidationScores
     linear_baseline: LinearScores | None
     rule_baselines: dict[str, float]

@@ -342,9 +342,8 @@ class Settings:
                 raise ValueError(f"--init-from is {self.init_from}; it cannot be used with --{name}")
         if self.layer_decay != 1 and self.pretrained is None:
             raise ValueError(f"--layer-decay is {self.layer_decay}; it needs --pretrained")
-        for name, value in (("sparse", True), ("rotary", "2d")):
-            if self.chunked and getattr(self, name) == value:
-                what = "--sparse is given" if name == "sparse" else f"--{name} is {value}"
+        for what, given in (("--sparse is given", self.sparse), ("--rotary is 2d", self.rotary == "2d")):
+            if self.chunked and given:
                 raise ValueError(f"{what}; it cannot be used with --chunked, whose windows are read as separate texts")
         if self.skip_black and self.chunked:
             raise ValueError("--skip-black is given; it cannot be used with --chunked")

@@ -272,7 +272,7 @@ def test_errors_of_official_files(tmp_path):
         load("pathfinder32", tmp_path, seed=1)
     image = folder / "imgs/1/sample_3.png"
     image.write_bytes(b"no image")
-    with pytest.raises(DataError, match=re.escape(f"{image}: expected a PNG image")):
+    with pytest.raises(DataError, match=re.escape(f"{image}: no image; expected a PNG image")):
         load("pathfinder32", tmp_path)
     Image.new("L", (31, 32)).save(image)
     with pytest.raises(DataError, match=re.escape(f"{image}: 32 x 31 pixels, expected 32 x 32")):

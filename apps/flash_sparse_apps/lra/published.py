@@ -29,8 +29,8 @@ class Published:
 
     def average(self, tasks: list[str]) -> float | None:
         """Over these tasks; None where one of them is missing."""
-        scores = [self.scores.get(task) for task in tasks]
-        return None if None in scores or not scores else sum(scores) / len(scores)
+        scores = [score for task in tasks if (score := self.scores.get(task)) is not None]
+        return sum(scores) / len(scores) if scores and len(scores) == len(tasks) else None
 
 
 def _row(

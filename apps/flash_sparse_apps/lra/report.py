@@ -131,9 +131,9 @@ def _beside(found: dict) -> Table:
         lines.append([name, *(share(scores.get(task)) for task in tasks), "", "", "", "measured here"])
     for row in PUBLISHED:
         speedup = or_none("{:.1f}x".format, row.speedup)
-        scores = [share(row.scores[task]) for task in tasks]
+        cells = [share(row.scores[task]) for task in tasks]
         averages = share(row.average(tasks)), f"{row.own_average:.1f}"
-        lines.append([row.model, *scores, *averages, speedup, f"published: {row.source}"])
+        lines.append([row.model, *cells, *averages, speedup, f"published: {row.source}"])
     return Table(head, lines, words=(0, -1))
 
 
@@ -148,8 +148,8 @@ def _markdown(found: dict, scale: str) -> str:
 def _csv(found: dict) -> str:
     """One line for each of our rows, and for each published accuracy."""
     text = io.StringIO()
-    names = ("task", "model", "source", "accuracy", "low", "high", "length", "data", "recipe", "step_seconds")
-    names += ("textbook_speedup",)
+    names = ["task", "model", "source", "accuracy", "low", "high", "length", "data", "recipe", "step_seconds"]
+    names.append("textbook_speedup")
     writer = csv.DictWriter(text, names)
     writer.writeheader()
     for row in found["rows"]:

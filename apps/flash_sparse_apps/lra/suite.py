@@ -96,7 +96,7 @@ def _cell(
 ) -> Cell:
     """One run of a task; the first seed's runs have the linear model and the timings, which do not depend on it."""
     name = f"{task}-{kind}-{seed}"
-    own = {
+    own: dict[str, Any] = {
         "sparse": kind == "sparse",
         "seed": seed,
         "linear_baseline": settings.linear_baseline and first_seed and first_kind,

@@ -22,7 +22,8 @@ def collect_suite(suite: Suite) -> dict:
             textbook attention with the tasks that it is of; a kind without a finished cell is left out.
         unfinished: names of cells; missing: task -> why it is not run; cut_short: cell -> where --max-time ended it.
     """
-    rows, baselines, unfinished, cut_short = [], [], [], {}
+    rows, baselines, unfinished = [], [], []
+    cut_short: dict[str, str] = {}
     for task in TASKS:
         cells = [cell for cell in suite.cells if cell.settings.dataset == task.name]
         found = collect(cells)

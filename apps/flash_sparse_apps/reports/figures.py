@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any, cast
 
 import matplotlib
 import numpy as np
@@ -16,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from flash_sparse import BlockLayout
 from flash_sparse_apps.files import write_atomically
@@ -27,7 +28,7 @@ _LINES = {"dense": BLUE, "sparse": ORANGE, "linear model": GREY, "PyTorch's": GR
           "chunked": GOLD}  # fmt: skip
 MAX_CELLS = 256  # blocks along a side of the layout's picture; more are drawn as shares
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "svg.hashsalt": "flash-sparse",  # the same data gives the same file
     "text.parse_math": False,  # a $ in a label is a dollar
@@ -98,7 +99,12 @@ def score_curve(epochs: Sequence[dict]) -> str:
         axes = figure.subplots()
         _dotted(axes, epochs, "validation_micro_f1", ORANGE, "validation")
         best = max(epochs, key=lambda epoch: epoch["validation_micro_f1"])
-        marker = {"markersize": 10, "markerfacecolor": "none", "markeredgecolor": ORANGE, "linestyle": "none"}
+        marker: dict[str, Any] = {
+            "markersize": 10,
+            "markerfacecolor": "none",
+            "markeredgecolor": ORANGE,
+            "linestyle": "none",
+        }
         axes.plot(best["step"], best["validation_micro_f1"], "o", label="tested weights", **marker)
         axes.set(xlabel="optimizer step", ylabel="micro-F1", xlim=(0, None), ylim=(0, 1.02))
         _legend_above(axes)
@@ -123,7 +129,9 @@ def length_histogram(lengths: dict[str, np.ndarray], seq_len: int) -> str:
         low, high = max(1, min(every.min(), seq_len / 1.15)), max(2, every.max(), seq_len * 1.15)
         edges = np.geomspace(low * 0.95, high * 1.05, 45)
         colors = (BLUE, ORANGE, GREY)
-        axes.hist(list(lengths.values()), bins=edges, stacked=True, color=colors[: len(lengths)], label=list(lengths))
+        axes.hist(
+            list(lengths.values()), bins=edges.tolist(), stacked=True, color=colors[: len(lengths)], label=list(lengths)
+        )
         axes.axvspan(seq_len, edges[-1], color="#b91c1c", alpha=0.08, linewidth=0)
         axes.axvline(seq_len, color="#b91c1c", linewidth=1.5, label=f"cut at {seq_len:,}")
         axes.set_xscale("log", base=2)
@@ -133,7 +141,7 @@ def length_histogram(lengths: dict[str, np.ndarray], seq_len: int) -> str:
         axes.minorticks_off()
         unit = "tokens (k = 1,024)" if ticks and ticks[-1] >= 1024 else "tokens"
         axes.set(xlabel=unit, ylabel="documents", xlim=(edges[0], edges[-1]))
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        cast(MaxNLocator, axes.yaxis.get_major_locator()).set_params(integer=True)
         _legend_above(axes)
     return svg[0]
 

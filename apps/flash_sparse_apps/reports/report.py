@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from html import escape
 
 from flash_sparse_apps.console import spoken
-from flash_sparse_apps.metrics import Metrics, TestScores, Training
+from flash_sparse_apps.metrics import Metrics, ModelScores, Training
 from flash_sparse_apps.reports.examples import Example
 from flash_sparse_apps.reports.page import (
     document,
@@ -96,7 +96,7 @@ def verdict(metrics: Metrics) -> str:
     return " ".join([*_all_alike(metrics["test"]), _beside_linear(metrics), *_beside_rules(metrics)])
 
 
-def _all_alike(test: TestScores) -> list[str]:
+def _all_alike(test: ModelScores) -> list[str]:
     if test["documents"] == 1:
         return []
     if test["truths"] == 1:

@@ -96,7 +96,7 @@ def _alone(folder: Path) -> Iterator[int]:
 def _run_waiting(
     cells: Sequence[Cell], parallel: int, gpus: Sequence[str], lock: int, after_each: Callable[[], None]
 ) -> list[str]:
-    places = queue.Queue()
+    places: queue.Queue[int] = queue.Queue()
     for place in range(parallel):
         places.put(place)
     processes: set[subprocess.Popen] = set()

@@ -27,7 +27,7 @@ class PlannedRun:
 
     @property
     def run(self) -> RunFolder:
-        return RunFolder(self.settings.output)
+        return RunFolder(str(self.settings.output))  # a planned run has one
 
     @property
     def config(self) -> Path:

@@ -138,7 +138,8 @@ def _csv(found: dict) -> str:
 
 
 def _pictures(found: dict, folder: Path) -> dict[str, str]:
-    scores, steps = {}, {}
+    scores: dict[str, list[tuple]] = {}
+    steps: dict[str, list[tuple]] = {}
     for row in found["rows"]:
         scores.setdefault(row["kind"], []).append((row["length"], row["micro_f1"], *row["micro_f1_interval"]))
         if row["peers"] is not None:

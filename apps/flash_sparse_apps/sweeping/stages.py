@@ -47,7 +47,7 @@ def read_stages(path: Path, typed: dict, folder: Path) -> list[Stage]:
     if not isinstance(described, list) or not described or not all(isinstance(stage, dict) for stage in described):
         raise ValueError(f"{path}: no list of stages; expected `stages:` and for each its name and flags")
     overriding = {name.replace("_", "-"): value for name, value in typed.items()}
-    stages = []
+    stages: list[Stage] = []
     for number, own in enumerate(described, 1):
         name = str(own.pop("name", ""))
         if not re.fullmatch(r"\w[\w.-]*", name) or name in [stage.name for stage in stages]:

@@ -10,6 +10,7 @@ import itertools
 import json
 import statistics
 from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -33,7 +34,8 @@ def collect(cells: Sequence[Cell]) -> dict:
     lengths = sorted({cell.length for cell in cells})
     metrics = {cell.name: cell_metrics(cell) for cell in finished}
     _check_same_data(finished, metrics)
-    rows, linear = [], []
+    rows: list[dict[str, Any]] = []
+    linear: list[dict[str, Any]] = []
     for kind in dict.fromkeys(cell.kind for cell in cells):
         shorter = None
         for length in lengths:
@@ -43,7 +45,7 @@ def collect(cells: Sequence[Cell]) -> dict:
             results = [metrics[cell.name] for cell in group]
             tested = [_tested(cell, result) for cell, result in zip(group, results, strict=True)]
             settings = group[0].settings
-            row = {"length": length, "kind": kind, "seeds": [cell.seed for cell in group]}
+            row: dict[str, Any] = {"length": length, "kind": kind, "seeds": [cell.seed for cell in group]}
             row |= _row(results, tested, lengths, settings.bootstrap_samples)
             predictions, targets, _ = _stacked(tested)
             row["gain"] = None
@@ -54,9 +56,10 @@ def collect(cells: Sequence[Cell]) -> dict:
             shorter = row, predictions
             rows.append(row)
             for result in results:
-                if result["linear_baseline"] is not None and length not in [entry["length"] for entry in linear]:
-                    keys = ("micro_f1", "micro_f1_interval", "macro_f1")
-                    linear.append({"length": length} | {key: result["linear_baseline"][key] for key in keys})
+                scores = result["linear_baseline"]
+                if scores is not None and length not in [entry["length"] for entry in linear]:
+                    kept = {key: scores[key] for key in ("micro_f1", "micro_f1_interval", "macro_f1")}
+                    linear.append({"length": length} | kept)
     linear.sort(key=lambda entry: entry["length"])
     return {"rows": rows, "linear": linear, "unfinished": [cell.name for cell in cells if not cell.finished]}
 
@@ -120,8 +123,8 @@ def _row(results: Sequence[Metrics], tested: Sequence[tuple], lengths: Sequence[
                 "micro_f1_interval": list(bootstrap_interval(predictions[chosen], targets[chosen], samples=samples)),
             }
 
-    def mean(section: str, key: str) -> float | None:
-        values = [result[section][key] for result in results]
+    def mean(section: Literal["test", "speed", "training"], key: str) -> float | None:
+        values = [cast(dict[str, Any], result[section])[key] for result in results]
         return None if None in values else statistics.mean(values)
 
     return {

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from flash_sparse_apps.metrics import Compared, LinearScores, Peers, TestScores, ValidationScores
+from flash_sparse_apps.metrics import Compared, LinearScores, ModelScores, Peers, ValidationScores
 from flash_sparse_apps.models.lightning_module import Classifier, predict
 from flash_sparse_apps.scores.evaluation import (
     bootstrap_interval,
@@ -88,7 +88,7 @@ def answer(prepared: Prepared, module: Classifier) -> Answers:
 class Scores:
     """Figures for metrics.json: of the test, of validation, of the linear model (None without), of simple rules."""
 
-    test: TestScores
+    test: ModelScores
     validation: ValidationScores
     linear_baseline: LinearScores | None
     rule_baselines: dict[str, float]

@@ -9,10 +9,15 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from flash_sparse_datasets.shared.documents import DataError
 
-Main = Callable[[Sequence[str]], int]
+
+class Command(Protocol):
+    """What a door calls: the arguments are those of the process where none are given."""
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> int: ...
 
 
 class UserError(ValueError):
@@ -28,11 +33,8 @@ class Stopped(Exception):
         self.code = code
 
 
-def ending(main: Main) -> Callable[[Sequence[str] | None], int]:
-    """Let a command end with an exit code whatever stops it; errors in the program itself keep their traceback.
-
-    The arguments are those of the process where None are given.
-    """
+def ending(main: Callable[[Sequence[str]], int]) -> Command:
+    """Let a command end with an exit code whatever stops it; errors in the program itself keep their traceback."""
 
     @functools.wraps(main)
     def wrapped(arguments: Sequence[str] | None = None) -> int:
