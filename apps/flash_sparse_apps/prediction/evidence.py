@@ -9,6 +9,7 @@ Letters: N tokens of a text, C labels.
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -94,9 +95,13 @@ def find_evidence(
             logarithms = F.log_softmax(logits, 1) if task == "single-label" else F.logsigmoid(logits)
             known.update(zip(new, logarithms, strict=True))
 
+    def sureness(label: int, stretch: tuple[int, int]) -> float:
+        return float(known[stretch][label])
+
     nothing = (first, first)
     read_without([nothing])
-    before, followed = {}, {label: [(first, length)] for label in labels}
+    before: dict[int, list[tuple[int, int]]] = {}
+    followed = {label: [(first, length)] for label in labels}
     while followed != before:
         parts = {
             label: [part for stretch in stretches for part in _cut(*stretch, size, borders)]
@@ -105,7 +110,7 @@ def find_evidence(
         read_without(part for stretches in parts.values() for part in stretches)
         before = followed
         followed = {
-            label: sorted(stretches, key=lambda stretch, label=label: float(known[stretch][label]))[:FOLLOWED]
+            label: sorted(stretches, key=functools.partial(sureness, label))[:FOLLOWED]
             for label, stretches in parts.items()
         }
     found = {}

@@ -42,7 +42,8 @@ def _csv_line(values: list) -> str:
 
 def _table(predictions: Iterable[dict], model: SavedModel, top_k: int | None) -> Iterator[str]:
     """Aligned columns: the labels given and their probabilities; with --top-k the most probable, those given marked."""
-    rows, below = [("document", "labels", "tokens")], [[]]
+    rows = [("document", "labels", "tokens")]
+    below: list[list[str]] = [[]]
     for prediction in predictions:
         ranked = _ranked(prediction, model, top_k)
         if top_k is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ def predict_documents(
     layout = layout.to(device) if layout is not None else None
     documents = iter(documents)
     while chunk := list(itertools.islice(documents, TOGETHER)):
-        columns = [[document.text for document in chunk]]
+        columns: list[list] = [[document.text for document in chunk]]
         columns += [[document.second for document in chunk]] if model.pairs else []
         # the one text of each document, or its two
         encoded = list(zip(*(model.tokenizer.encode_batch(column) for column in columns), strict=True))
@@ -39,16 +40,17 @@ def predict_documents(
         given = predict_labels(probabilities, model.thresholds, model.task)
         for document, texts, shares, predicted in zip(chunk, encoded, probabilities, given, strict=True):
             indices = [int(predicted)] if model.task == "single-label" else np.flatnonzero(predicted).tolist()
+            text = cast(str, document.text)  # only pixels are bytes, and of those neither words nor passages are read
             prediction = {
                 "id": document.id,
                 "labels": [model.labels[index] for index in indices],
                 "probabilities": [float(share) for share in shares],
                 "tokens": sum(map(len, texts)),
                 "truncated": max(map(len, texts)) > model.seq_len,
-                "unknown": model.tokenizer.first_unknown(texts[0], document.text),
+                "unknown": model.tokenizer.first_unknown(texts[0], text),
             }
             if evidence:
-                prediction["evidence"] = _evidence(model, document.text, indices, layout, tokens_per_batch)
+                prediction["evidence"] = _evidence(model, text, indices, layout, tokens_per_batch)
             yield prediction
 
 

@@ -16,7 +16,7 @@ STDIN = "-"
 
 class NewDocument(NamedTuple):
     id: str
-    text: str
+    text: str | bytes  # bytes are pixels
     second: str | None = None  # of a pair
 
 
@@ -77,13 +77,13 @@ def read_documents(
             if field not in rows.fields:
                 raise DataError(f"{path}: no field {field!r}; its fields are: {', '.join(map(str, rows.fields[:20]))}")
         for _, number, row in rows.rows(needed):
-            texts = [_text(row.get(field), f"{rows.place(number)}: {field!r}") for field in text_fields]
+            read = [_text(row.get(field), f"{rows.place(number)}: {field!r}") for field in text_fields]
             name = f"{path}:{number}" if id_field is None else row.get(id_field)
             if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
                 raise DataError(
                     f"{rows.place(number)}: {id_field!r} is {shortened(name)}, expected a string or integer"
                 )
-            yield NewDocument(printable(str(name)), *texts)
+            yield NewDocument(printable(str(name)), *read)
 
 
 def _text(value, place: str) -> str:

@@ -221,7 +221,8 @@ def _dealt(count: int, world_size: int) -> np.ndarray:
 
 
 def _cut(documents: np.ndarray, lengths: np.ndarray, tokens_per_batch: int) -> list[list[int]]:
-    micro_batches, tokens = [], 0
+    micro_batches: list[list[int]] = []
+    tokens = 0
     for document in documents.tolist():
         if not micro_batches or tokens + lengths[document] > tokens_per_batch:
             micro_batches.append([])

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
 import torch
 
-from flash_sparse_apps.tokens.batching import EvaluationSampler, PackedBatch, StepSampler, collate
+from flash_sparse_apps.tokens.batching import EvaluationSampler, PackedBatch, Step, StepSampler, collate
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
-from flash_sparse_apps.tokens.fresh_images import made_ahead
+from flash_sparse_apps.tokens.fresh_images import Made, made_ahead
 from flash_sparse_apps.tokens.pixels import turn_images
 from flash_sparse_apps.tokens.token_store import TokenStore, store_key
 from flash_sparse_apps.tokens.tokenization import Tokenizer
@@ -146,22 +146,24 @@ class StepLoader:
     def __iter__(self) -> Iterator[list[PackedBatch]]:
         # a generator: Lightning makes the iterator first and tells the epoch afterwards
         data, epoch = self._data, self.sampler.epoch
-        steps = ((step, None) for step in self.sampler)
-        if data.fresh and epoch > 0:
+        steps: Iterable[tuple[Step, Made | None]] = ((step, None) for step in self.sampler)
+        if data.fresh and data.dataset.fresh is not None and epoch > 0:
             steps = made_ahead(data.dataset.fresh, self.sampler, len(data.train_store), epoch)
         for step, images in steps:
             batches = [data.batch(data.train_store, part, step.documents) for part in step.micro_batches]
             if images is not None:
                 images.put_into(batches)
-            for batch in batches if data.turned else ():
-                turn_images(batch, data.dataset.grid[0], data.seed, epoch)
+            if data.turned and data.dataset.grid is not None:
+                for batch in batches:
+                    turn_images(batch, data.dataset.grid[0], data.seed, epoch)
             yield batches
 
     def state_dict(self) -> dict[str, Any]:
         state = self.sampler.state_dict()
         if self._data.trainer is not None:
             # a step that an exception broke off was handed out, but is to be done again
-            processed = self._data.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+            current = self._data.trainer.fit_loop.epoch_loop.batch_progress.current
+            processed = cast(Any, current).processed  # which Lightning's type of it leaves out
             state["step"] = min(state["step"], processed)
         return state
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 
 import torch
@@ -34,7 +34,7 @@ class Made:
             begin = part.stop
 
 
-def made_ahead(fresh: Fresh, steps: Iterator[Step], images: int, epoch: int) -> Iterator[tuple[Step, Made]]:
+def made_ahead(fresh: Fresh, steps: Iterable[Step], images: int, epoch: int) -> Iterator[tuple[Step, Made]]:
     """Each step with images that stand for its documents in this epoch.
 
     Args:

@@ -29,8 +29,8 @@ def check_images(settings: Settings, dataset: Dataset):
             raise UserError(f"{what}, which needs images; {dataset.name} has none")
     if settings.fresh_images and dataset.fresh is None:
         raise UserError(f"--fresh-images is given, which needs generated images; those of {dataset.name} are files")
-    if settings.augment == "dihedral" and dataset.grid[0] != dataset.grid[1]:
-        height, width = dataset.grid
+    height, width = dataset.grid or (0, 0)
+    if settings.augment == "dihedral" and height != width:
         raise UserError(f"--augment is dihedral; expected square images, {dataset.name} has {height} x {width}")
     pixels = math.prod(dataset.grid or ())
     for flag, given in (("--augment", settings.augment == "dihedral"), ("--fresh-images", settings.fresh_images)):

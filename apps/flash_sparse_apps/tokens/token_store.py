@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -212,12 +212,14 @@ def _write_store(
     labels: Sequence[str],
     progress: bool,
 ) -> None:
+    encode: Callable[[Sequence], list] = tokenizer.encode_batch  # a split's texts are all of the kind that it takes
     position = {label: i for i, label in enumerate(labels)}
     token_dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    lengths, label_counts, label_indices, ids = [], [], [], []
-    first_lengths = []  # of pairs
+    lengths: list[int] = []
+    first_lengths: list[int] = []  # of pairs
+    label_counts, label_indices, ids = [], [], []
     sections = {}
-    total = len(documents) if hasattr(documents, "__len__") else None
+    total = len(documents) if isinstance(documents, Sized) else None
 
     def write(name: str, values: np.ndarray) -> None:
         file.write(b"\0" * (-file.tell() % 8))
@@ -237,11 +239,11 @@ def _write_store(
                 label_indices.extend(indices)
                 label_counts.append(len(indices))
                 ids.append(document.id.encode("utf-8", "surrogatepass"))
-            encoded = tokenizer.encode_batch([document.text for document in batch])
+            encoded = encode([document.text for document in batch])
             if batch[0].second is not None:
-                seconds = tokenizer.encode_batch([document.second for document in batch])
+                seconds = encode([document.second for document in batch])
                 first_lengths.extend(map(len, encoded))
-                encoded = [np.concatenate(pair) for pair in zip(encoded, seconds, strict=True)]
+                encoded = [np.concatenate((one, other)) for one, other in zip(encoded, seconds, strict=True)]
             for tokens in encoded:
                 file.write(np.array(tokens, token_dtype).data)
             lengths.extend(map(len, encoded))

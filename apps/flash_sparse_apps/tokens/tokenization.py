@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
@@ -82,10 +83,11 @@ class Tokenizer:
 
     def first_unknown(self, tokens: Sequence[int], text: str) -> str | None:
         """The first word of a text, whose `tokens` are given, that is none of a fixed vocabulary's."""
-        if not isinstance(self._backend.model, models.WordLevel) or self._backend.token_to_id(UNKNOWN) not in tokens:
+        unknown = self._backend.token_to_id(UNKNOWN)
+        if unknown is None or not isinstance(self._backend.model, models.WordLevel) or unknown not in tokens:
             return None
         _, spans = self.encode_with_spans(text)
-        start, stop = spans[list(tokens).index(self._backend.token_to_id(UNKNOWN))]
+        start, stop = spans[list(tokens).index(unknown)]
         return text[start:stop]
 
     def save(self, folder: str | Path) -> None:
@@ -158,7 +160,7 @@ def train_tokenizer(
     )
     bar = tqdm(sample, "training the tokenizer", unit=" texts", leave=False, disable=not progress)
     backend.train_from_iterator(bar, trainer)
-    backend.post_processor = _cls_first(CLS, backend.token_to_id(CLS))
+    backend.post_processor = _cls_first(backend, CLS)
     tokenizer = Tokenizer(backend)
     if path is not None:
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -194,7 +196,7 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
     backend = tokenizers.Tokenizer.from_str(backend.to_str())
     if set(backend.get_vocab(with_added_tokens=False)) <= set(published.all_special_tokens):  # made up by the library
         raise ValueError(f"tokenizer {str(name_or_folder)!r} has no words; expected files of a tokenizer there")
-    backend.post_processor = _cls_first(first, backend.token_to_id(first))
+    backend.post_processor = _cls_first(backend, first)
     return Tokenizer(backend)
 
 
@@ -204,7 +206,7 @@ def word_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
     backend = tokenizers.Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.add_special_tokens([CLS, MASK])
-    backend.post_processor = _cls_first(CLS, backend.token_to_id(CLS))
+    backend.post_processor = _cls_first(backend, CLS)
     return Tokenizer(backend)
 
 
@@ -223,7 +225,8 @@ def _is_transformers_folder(folder: str | Path) -> bool:
     return (Path(folder) / "tokenizer_config.json").is_file()
 
 
-def _cls_first(token: str, token_id: int) -> processors.TemplateProcessing:
+def _cls_first(backend: tokenizers.Tokenizer, token: str) -> processors.TemplateProcessing:
+    token_id = cast(int, backend.token_to_id(token))
     return processors.TemplateProcessing(single=f"{token} $0", special_tokens=[(token, token_id)])
 
 
