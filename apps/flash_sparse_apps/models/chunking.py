@@ -5,6 +5,8 @@ Letters: B documents, total tokens of all, W width, w tokens of a window, K wind
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +27,7 @@ class Chunked(nn.Module):
 
     def __init__(self, encoder: nn.Module, window: int):
         super().__init__()
-        self.encoder = encoder
+        self.encoder: Any = encoder  # one of two, which have more methods in common than `nn.Module` has
         self.window = window
 
     def forward(self, tokens: Tensor, cu_seqlens: Tensor, max_seqlen: int, layout: None = None) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -60,7 +61,7 @@ class Classifier(L.LightningModule):
     ):
         super().__init__()
         self.automatic_optimization = False
-        self.encoder = encoder
+        self.encoder: Any = encoder
         self.layout = layout
         self.task = task
         self.learning_rate = learning_rate
@@ -85,7 +86,8 @@ class Classifier(L.LightningModule):
         return document_losses(self(batch), batch.targets, self.task)
 
     def training_step(self, batch: list[PackedBatch], batch_index: int) -> Tensor:
-        optimizer = self.optimizers()
+        optimizer: Any = self.optimizers()  # one, with one schedule, as `configure_optimizers` has it
+        schedule: Any = self.lr_schedulers()
         torch.manual_seed(_mix(self.seed, self.global_step, self.global_rank))
         optimizer.zero_grad()
         total = torch.zeros((), device=self.device)
@@ -99,7 +101,7 @@ class Classifier(L.LightningModule):
             total += loss.detach()
         self.clip_gradients(optimizer, self.gradient_clip, "norm")
         optimizer.step()
-        self.lr_schedulers().step()
+        schedule.step()
         return self.trainer.strategy.reduce(total, reduce_op="mean")
 
     def _unsynchronized(self):
@@ -148,7 +150,8 @@ class Classifier(L.LightningModule):
         )
         # not `trainer.estimated_stepping_batches`: it sets up the loader before the checkpoint is read, and Lightning
         # then forgets to put the loader where the checkpoint says, so that a resumed epoch would begin anew
-        self.planned_steps = self.trainer.max_epochs * len(self.trainer.datamodule.train_dataloader())
+        trainer: Any = self.trainer
+        self.planned_steps = trainer.max_epochs * len(trainer.datamodule.train_dataloader())
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: rate(step, self.planned_steps, self.warmup_share)
         )

@@ -24,7 +24,7 @@ def compute_logits(
         tokens_per_batch: tokens that go through the model at once, at most, unless a single document has more.
     """
     device = next(encoder.parameters()).device
-    logits: list[Tensor | None] = [None] * len(documents)
+    logits: dict[int, Tensor] = {}
     totals = np.array([sum(text.shape[0] for text in texts) for texts in documents])
     for rows in EvaluationSampler(totals, tokens_per_batch):
         texts = [text for row in rows for text in documents[row]]
@@ -33,4 +33,4 @@ def compute_logits(
         found = encoder(torch.cat(texts).to(device), starts, int(lengths.max()), layout)
         for row, values in zip(rows, found.float().cpu(), strict=True):
             logits[row] = values  # (C,)
-    return torch.stack(logits)
+    return torch.stack([logits[row] for row in range(len(documents))])

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ def textbook_fits(encoder: nn.Module, length: int, device: torch.device) -> bool
     """Whether the matrices of one sequence of this length are well below the device's memory."""
     pretrained = _find_pretrained(encoder)
     if pretrained is None:
-        heads = [module.heads for module in encoder.modules() if isinstance(module, Attention)]
+        heads: list[int] = [module.heads for module in encoder.modules() if isinstance(module, Attention)]
     else:
         heads = [pretrained.body.config.num_attention_heads] * pretrained.body.config.num_hidden_layers
     # one matrix of every layer is kept for the way back, the others are of one layer at a time
@@ -83,7 +84,7 @@ def textbook_fits(encoder: nn.Module, length: int, device: torch.device) -> bool
     return needed <= MEMORY_SHARE * memory
 
 
-def _find_pretrained(encoder: nn.Module) -> nn.Module | None:
+def _find_pretrained(encoder: nn.Module) -> Any:
     """The `PretrainedEncoder` that this is or holds; its class is not named, as it needs transformers."""
     return next((module for module in encoder.modules() if hasattr(type(module), "attending")), None)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,11 +61,12 @@ class PretrainedEncoder(nn.Module):
         self.dropout = Dropout(dropout)
         width = body.config.hidden_size
         if pooling == "label":
-            self.head = pool.LabelAttention(width, num_outputs)
+            self.head: nn.Module = pool.LabelAttention(width, num_outputs)
         else:
-            self.head = nn.Linear(width, num_outputs)
-            nn.init.trunc_normal_(self.head.weight, std=0.02, a=-0.06, b=0.06)
-            nn.init.zeros_(self.head.bias)
+            linear = nn.Linear(width, num_outputs)
+            nn.init.trunc_normal_(linear.weight, std=0.02, a=-0.06, b=0.06)
+            nn.init.zeros_(linear.bias)
+            self.head = linear
         if checkpoint_activations:
             if not body.supports_gradient_checkpointing:
                 raise ValueError(f"checkpoint_activations is True; expected False for {type(body).__name__}")
@@ -101,7 +103,7 @@ class PretrainedEncoder(nn.Module):
             places.append(place[valid])
         return torch.cat(states)[torch.cat(places).argsort()]  # (total, W)
 
-    classify = Encoder.classify  # pools and decides in the same way, by `pooling`, `dropout` and `head`
+    classify: Any = Encoder.classify  # pools and decides in the same way, by `pooling`, `dropout` and `head`
 
     @contextmanager
     def attending(self, implementation: str) -> Iterator[None]:
@@ -254,4 +256,4 @@ def _check_padding(body: PreTrainedModel):
 def _without_pooler(body: PreTrainedModel):
     """Take out the layer behind the first token that some have for another task: nothing here would train it."""
     if isinstance(getattr(body, "pooler", None), nn.Module):
-        body.pooler = None
+        cast(Any, body).pooler = None

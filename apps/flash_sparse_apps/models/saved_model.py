@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from safetensors import SafetensorError
@@ -81,7 +82,9 @@ class SavedModel:
             }
             write_atomically(temporary / "classifier.json", to_json(description))
             if self.pretrained is not None:
-                write_atomically(temporary / "config.json", self.encoder.body.config.to_json_string().encode())
+                write_atomically(
+                    temporary / "config.json", cast(Any, self.encoder).body.config.to_json_string().encode()
+                )
             write_atomically(temporary / "README.md", card.encode(errors="backslashreplace"))
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(temporary, folder)
@@ -104,6 +107,7 @@ class SavedModel:
             labels = tuple(described["labels"])
             thresholds = described["thresholds"]
             pretrained = described.get("pretrained")
+            encoder: Any
             if pretrained is None:
                 encoder, vocab_size = Encoder(**described["encoder"]), described["encoder"]["vocab_size"]
             else:

@@ -5,6 +5,8 @@ Letters: B pairs, total tokens of all texts, W width, C labels.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -25,8 +27,9 @@ class TwoTowers(nn.Module):
         super().__init__()
         if encoder.pooling == "label":
             raise ValueError("pooling is 'label'; expected mean, max or cls for pairs, which makes a text one vector")
-        width, num_outputs = encoder.head.in_features, encoder.head.out_features
-        encoder.head = nn.Identity()
+        head = cast(nn.Linear, encoder.head)
+        width, num_outputs = head.in_features, head.out_features
+        encoder.add_module("head", nn.Identity())
         self.encoder = encoder
         self.head = nn.Sequential(
             nn.Linear(4 * width, 2 * width),

@@ -9,6 +9,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -199,7 +200,7 @@ class Progress(L.Callback):
     def __init__(self, history: History, max_seconds: float | None):
         self.history = history
         self.max_seconds = max_seconds
-        self._bar = None
+        self._bar: Any = None  # made when training begins
 
     def on_train_start(self, trainer, module):
         self._bar = tqdm(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 
@@ -30,13 +31,14 @@ def find_images(
         probabilities: (N, L).
         predictions: (N,) class indices.
     """
+    grid = cast(tuple[int, int], dataset.grid)
     truth = np.array([store.label_indices(row)[0] for row in range(len(store))])  # (N,)
     drawn = np.random.default_rng(seed).permutation(len(store))  # (N,)
     answered = (predictions == truth)[drawn]  # (N,)
     rows = [row for right in (True, False) for row in drawn[answered == right][: min(count, MOST)]]
     return [
         ExampleImage(
-            pixels=_pixels(store.tokens(row, seq_len), dataset.grid),
+            pixels=_pixels(store.tokens(row, seq_len), grid),
             label=dataset.labels[truth[row]],
             given=dataset.labels[predictions[row]],
             probability=float(probabilities[row, predictions[row]]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from torch import nn
@@ -43,13 +44,14 @@ def find_examples(
     given = [np.flatnonzero(row) if predictions.ndim == 2 else np.array([row]) for row in predictions]
     rows = [row for row in np.random.default_rng(settings.seed).permutation(len(store)) if len(given[row])]
     rows = rows[: settings.examples]
-    texts = {}
+    texts: dict[int, str] = {}
     for row, document in enumerate(dataset.test):
         if len(texts) == len(rows):
             break
         if row in rows:
-            texts[row] = document.text
-    began, examples = time.monotonic(), []
+            texts[row] = cast(str, document.text)  # `can_be_read` has looked
+    began = time.monotonic()
+    examples: list[Example] = []
     for row in rows:
         if examples and time.monotonic() - began > SECONDS:
             break

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import nn
 
 import flash_sparse_datasets
 from flash_sparse.nn import Encoder
@@ -63,8 +62,9 @@ class Prepared:
     pixels_read: float  # share of the training images' pixels
     chunk_tokens: int | None
 
-    def make_encoder(self) -> nn.Module:
+    def make_encoder(self) -> Any:
         """The encoder to train: new weights, or those of the checkpoint behind a new head."""
+        encoder: Any
         if self.body is None:
             encoder = Encoder(**self.encoder_arguments)
         else:
@@ -194,7 +194,7 @@ def _load_body(settings: Settings) -> PreTrainedModel:
             f"--pretrained is {settings.pretrained}, which needs transformers: pip install 'flash-sparse[hub]'"
         ) from error
     try:
-        return load_body(settings.pretrained, settings.attention_length)
+        return load_body(str(settings.pretrained), settings.attention_length)
     except ValueError as error:
         raise UserError(f"--pretrained: {error}") from error
 
@@ -272,7 +272,12 @@ def _tokenizer(settings: Settings, dataset: Dataset, cache: Path) -> Tokenizer |
         temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
         try:
             train_tokenizer(
-                (text for document in dataset.train for text in (document.text, document.second) if text is not None),
+                (
+                    cast(str, text)  # bytes have had their tokenizer already
+                    for document in dataset.train
+                    for text in (document.text, document.second)
+                    if text is not None
+                ),
                 settings.vocab_size,
                 temporary,
                 progress=is_main_process() and sys.stderr.isatty(),

@@ -12,6 +12,7 @@ Letters: B documents of a micro-batch, total tokens of all, M masked tokens, W w
 from __future__ import annotations
 
 import json
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -63,7 +64,7 @@ class MaskedTokens(Classifier):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Any,
         layout: BlockLayout | None,
         *,
         mask_id: int,
@@ -235,7 +236,7 @@ def _make_module(
     return MaskedTokens(
         encoder,
         layout,
-        mask_id=data.tokenizer.mask_id,
+        mask_id=cast(int, data.tokenizer.mask_id),  # `prepare` has looked whether there is one
         cls_id=data.tokenizer.cls_id,
         mask_share=mask_share(settings, data.dataset),
         learning_rate=settings.learning_rate,
@@ -253,6 +254,6 @@ def read_summary(run: RunFolder) -> Pretraining:
         UserError: the file is missing or damaged.
     """
     try:
-        return dict(json.loads(run.pretraining.read_text(encoding="utf-8")))
+        return cast(Pretraining, dict(json.loads(run.pretraining.read_text(encoding="utf-8"))))
     except (OSError, TypeError, ValueError) as error:
         raise UserError(f"{run.pretraining}: {' '.join(str(error).split())}") from error

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from flash_sparse import BlockLayout
+from flash_sparse_apps.metrics import Compared, Peers
 from flash_sparse_apps.models.lightning_module import document_losses, to_probabilities
 from flash_sparse_apps.models.peers import attending, sdpa, textbook, textbook_fits
 from flash_sparse_apps.scores.evaluation import agreement, predict_labels
@@ -41,21 +42,26 @@ def step_seconds(encoder: nn.Module, batch: PackedBatch, layout: BlockLayout | N
         encoder.eval()
 
 
-def time_peers(encoder: nn.Module, layout: BlockLayout | None, task: str, longest: PackedBatch) -> dict:
+def time_peers(encoder: nn.Module, layout: BlockLayout | None, task: str, longest: PackedBatch) -> Peers:
     """Time one step over a batch: as it was trained, and dense with PyTorch's and with textbook attention.
 
     Returns:
         step_tokens; own_seconds, pytorch_seconds and textbook_seconds, None where the memory is not enough.
     """
     longest = longest.to(next(encoder.parameters()).device)
-    seconds = {"own_seconds": step_seconds(encoder, longest, layout, task)}
+    own = step_seconds(encoder, longest, layout, task)
     with attending(encoder, sdpa):
-        seconds["pytorch_seconds"] = step_seconds(encoder, longest, None, task)
-    seconds["textbook_seconds"] = None
+        pytorch = step_seconds(encoder, longest, None, task)
+    by_textbook = None
     if textbook_fits(encoder, longest.max_seqlen, longest.tokens.device):
         with attending(encoder, textbook):
-            seconds["textbook_seconds"] = step_seconds(encoder, longest, None, task)
-    return {"step_tokens": int(longest.tokens.numel()), **seconds}
+            by_textbook = step_seconds(encoder, longest, None, task)
+    return {
+        "step_tokens": int(longest.tokens.numel()),
+        "own_seconds": own,
+        "pytorch_seconds": pytorch,
+        "textbook_seconds": by_textbook,
+    }
 
 
 def compare(
@@ -68,7 +74,7 @@ def compare(
     thresholds: np.ndarray | None,
     max_documents: int,
     max_seconds: float,
-) -> dict:
+) -> Compared:
     """Time both kinds of step on the same weights and tokens, and predict some test documents densely too.
 
     Args:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+from torch import nn
+
 from flash_sparse.nn import Encoder
 from flash_sparse_apps.models.saved_model import SavedModel, model_folder
 from flash_sparse_apps.settings import ROTARY, Settings
+from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.tokenization import Tokenizer
 from flash_sparse_datasets.shared.exit_codes import UserError
 
@@ -21,7 +26,11 @@ def check_start(run: str):
 
 
 def load_start(
-    settings: Settings, arguments: dict, tokenizer: Tokenizer, labels: tuple[str, ...], encoder: Encoder
+    settings: Settings,
+    arguments: dict,
+    tokenizer: Tokenizer | ByteTokenizer,
+    labels: tuple[str, ...],
+    encoder: nn.Module,
 ) -> bool:
     """Put the weights of the run `settings.init_from` into `encoder`.
 
@@ -37,7 +46,7 @@ def load_start(
     """
     given = f"--init-from is {settings.init_from}"
     try:
-        saved = SavedModel.load(settings.init_from)
+        saved = SavedModel.load(str(settings.init_from))
     except ValueError as error:
         raise UserError(f"--init-from: {error}") from error
     for model, whose in ((saved.encoder, "whose model"), (encoder, "but the model to train")):
@@ -51,7 +60,7 @@ def load_start(
         if before != now:
             before, now = (ROTARY_FLAGS[value] if name == "rotary" else value for value in (before, now))
             raise UserError(f"{given}, a run with --{name} {before}; expected the same here, not --{name} {now}")
-    before, now = (model.layers[0].mlp.gate.out_features for model in (saved.encoder, encoder))
+    before, now = (cast(Any, model).layers[0].mlp.gate.out_features for model in (saved.encoder, encoder))
     if before != now:
         raise UserError(f"{given}, a run with --mlp-width {before}; expected the same here, not --mlp-width {now}")
     if saved.tokenizer.fingerprint != tokenizer.fingerprint:

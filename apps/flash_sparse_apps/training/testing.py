@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -119,8 +120,8 @@ def score(settings: Settings, prepared: Prepared, answers: Answers) -> Scores:
         rules = dataset.baselines()
 
     return Scores(
-        test=test,
-        validation={key: validation[key] for key in ("micro_f1", "macro_f1", "accuracy")},
+        test=cast(ModelScores, test),
+        validation=cast(ValidationScores, {key: validation[key] for key in ("micro_f1", "macro_f1", "accuracy")}),
         linear_baseline=linear,
         rule_baselines=rules,
     )
@@ -151,11 +152,13 @@ def _scored(
     return found
 
 
-def _beside_linear(settings: Settings, prepared: Prepared, answers: Answers, micro_f1: float) -> dict:
+def _beside_linear(settings: Settings, prepared: Prepared, answers: Answers, micro_f1: float) -> LinearScores:
     """The linear model's scores, and the difference to it in pairs of the same resampled documents."""
-    dataset = prepared.dataset
+    dataset, stores = prepared.dataset, prepared.stores
     linear = linear_baseline(
-        *prepared.stores.values(),
+        stores["train"],
+        stores["validation"],
+        stores["test"],
         settings.seq_len,
         len(dataset.labels),
         dataset.task,
@@ -167,9 +170,10 @@ def _beside_linear(settings: Settings, prepared: Prepared, answers: Answers, mic
     decisions = [answers.predictions, linear.test_predictions, answers.test_truth]
     if dataset.none_label is not None:
         decisions = [count_none(each) for each in decisions]
-    bounds = paired_bootstrap(*decisions, samples=settings.bootstrap_samples, seed=settings.seed)
+    ours, theirs, truth = decisions
+    bounds = paired_bootstrap(ours, theirs, truth, samples=settings.bootstrap_samples, seed=settings.seed)
     difference = {"micro_f1": micro_f1 - found["micro_f1"], "micro_f1_interval": list(bounds)}
-    return found | {"difference": difference, "seconds": linear.seconds}
+    return cast(LinearScores, found | {"difference": difference, "seconds": linear.seconds})
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import logging
 import shlex
 import sys
 import warnings
+from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping
@@ -15,6 +16,7 @@ from torch import nn
 from flash_sparse import BlockLayout
 from flash_sparse_apps.console import spoken
 from flash_sparse_apps.files import to_json, write_atomically
+from flash_sparse_apps.metrics import Pretraining
 from flash_sparse_apps.models import layouts
 from flash_sparse_apps.models.lightning_module import MONITOR, Classifier
 from flash_sparse_apps.models.saved_model import SavedModel, load_weights
@@ -90,7 +92,7 @@ def train(settings: Settings, prepared: Prepared, run: RunFolder) -> tuple[Class
     return module, trainer, history
 
 
-def _make_encoder(settings: Settings, prepared: Prepared) -> nn.Module:
+def _make_encoder(settings: Settings, prepared: Prepared) -> Any:
     try:
         encoder = prepared.make_encoder()
         if settings.layer_decay != 1:
@@ -100,7 +102,7 @@ def _make_encoder(settings: Settings, prepared: Prepared) -> nn.Module:
     return encoder
 
 
-def _set_start(settings: Settings, prepared: Prepared, encoder: nn.Module):
+def _set_start(settings: Settings, prepared: Prepared, encoder: Any):
     """Put into a new encoder the weights that it begins with, where they are not those of a checkpoint."""
     if settings.init_from is not None:
         with_head = load_start(
@@ -123,7 +125,7 @@ def _make_module(settings: Settings, prepared: Prepared, encoder: nn.Module, lay
         encoder,
         layout,
         prepared.dataset.task,
-        learning_rate=settings.learning_rate,
+        learning_rate=cast(float, settings.learning_rate),  # `Settings` has put in what null means
         layer_decay=settings.layer_decay,
         weight_decay=settings.weight_decay,
         warmup_share=settings.warmup_share,
@@ -204,7 +206,7 @@ def _draw(
     prepared: Prepared,
     module: Classifier,
     history: History,
-    pretraining: dict | None,
+    pretraining: Pretraining | None,
     images: list[ExampleImage],
 ) -> dict[str, str]:
     """The report's pictures by name, as SVG."""
