@@ -1,38 +1,8 @@
-"""Speed and memory of the attention operator, beside PyTorch's own: `python apps/benchmark.py`.
+"""Measure the attention operator beside PyTorch's: `python apps/benchmark.py --help`."""
 
-Every cell is checked against the textbook formula in float64, on a sample of its rows, before it is timed. `--device`
-says where: each kind of device asks its own questions, with its own flags (`--device cuda --help`). `--steps` times
-training steps of an encoder instead (`--steps --help`).
-
-Exit codes: 0 done, 1 a result was wrong, 2 something the user can mend (one line on stderr), 130 after Ctrl-C.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from collections.abc import Sequence
 
-from flash_sparse_apps.console import interruptible, plain_interrupt
-
-
-@interruptible
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--device", nargs="?")  # whatever is wrong with it, the device's own parser says
-    first.add_argument("--steps", action="store_true")
-    known = first.parse_known_args(arguments)[0]
-    with plain_interrupt():
-        if known.steps:
-            from flash_sparse_apps.benchmarking.steps import main as measure
-        elif known.device == "cuda":
-            from flash_sparse_apps.benchmarking.gpu import main as measure
-        else:
-            from flash_sparse_apps.benchmarking.cpu import main as measure
-    return measure(arguments)
-
+from flash_sparse_apps.benchmark import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,6 +7,8 @@ from flash_sparse.attention import attention, attention_varlen
 from flash_sparse.layout import BlockLayout
 from flash_sparse.padding import pad, unpad
 
+__version__ = "0.1.0"
+
 __all__ = ["BlockLayout", "attention", "attention_varlen", "huggingface", "nn", "pad", "patterns", "unpad"]
 
 

@@ -1,12 +1,9 @@
-"""Long documents and generated tasks: one file per dataset, found beside this folder.
+"""Long documents and generated tasks: one file for each dataset, and in `shared` what they have in common.
 
-In a checkout the files are in the folder above this one, which has no `__init__.py` and therefore never shadows the
-Hugging Face library `datasets`; in an installed wheel they are in the folder `sources` below.
-
-    dataset = flash_sparse_datasets.load("python-stdlib")        # by name
-    dataset = flash_sparse_datasets.load("my.jsonl", label_field="topic")       # one's own file or folder
-    for document in dataset.train:
-        document.text, document.labels
+dataset = flash_sparse_datasets.load("python-stdlib")        # by name
+dataset = flash_sparse_datasets.load("my.jsonl", label_field="topic")       # one's own file or folder
+for document in dataset.train:
+    document.text, document.labels
 """
 
 import importlib
@@ -14,47 +11,33 @@ import inspect
 import os
 from collections.abc import Callable, Container, Iterable
 from pathlib import Path
+from typing import Any
 
-from .documents import DataError, Dataset, Document, Documents, Fresh
+from flash_sparse_datasets.shared.documents import DataError, Dataset, Document, Documents, Fresh
 
-__all__ = ["DataError", "Dataset", "Document", "Documents", "Fresh", "check_options", "load"]
+__all__ = ["NAMED", "DataError", "Dataset", "Document", "Documents", "Fresh", "check_options", "load"]
 
-_here = Path(__file__).resolve().parent
-_sources = _here / "sources"
-__path__.append(str(_sources if _sources.is_dir() else _here.parent))
-
-# Name on the command line -> file that has its `load`, called with `root` and the options.
-_NAMED = {
-    "python-stdlib": "python_stdlib",
-    "listops": "listops",
-    "imdb": "imdb",
-    "aan": "aan",
-    "cifar10": "cifar10",
-    "pathfinder32": "pathfinder",
-    "pathfinder64": "pathfinder",
-    "pathfinder128": "pathfinder",
-    "pathx": "pathfinder",
-    "pathfinder256": "pathfinder",
-    "ecthr-a": "ecthr",
-    "ecthr-b": "ecthr",
-    "mimic3-50": "mimic3",
-    "mimic3-full": "mimic3",
-    "scotus": "scotus",
-    "20newsgroups": "newsgroups20",
-    "hyperpartisan": "hyperpartisan",
-    "eurlex57k": "eurlex57k",
-    "arxiv11": "arxiv11",
-}
-_PRESET_OPTIONS = {
-    "pathfinder32": {"size": 32},
-    "pathfinder64": {"size": 64},
-    "pathfinder128": {"size": 128},
-    "pathx": {"size": 128},
-    "pathfinder256": {"size": 256},
-    "ecthr-a": {"task": "a"},
-    "ecthr-b": {"task": "b"},
-    "mimic3-50": {"codes": "50"},
-    "mimic3-full": {"codes": "full"},
+# Name on the command line -> the file that has its `load`, and the options that the name stands for.
+NAMED: dict[str, tuple[str, dict[str, Any]]] = {
+    "python-stdlib": ("python_stdlib", {}),
+    "listops": ("listops", {}),
+    "imdb": ("imdb", {}),
+    "aan": ("aan", {}),
+    "cifar10": ("cifar10", {}),
+    "pathfinder32": ("pathfinder", {"size": 32}),
+    "pathfinder64": ("pathfinder", {"size": 64}),
+    "pathfinder128": ("pathfinder", {"size": 128}),
+    "pathx": ("pathfinder", {"size": 128}),
+    "pathfinder256": ("pathfinder", {"size": 256}),
+    "ecthr-a": ("ecthr", {"task": "a"}),
+    "ecthr-b": ("ecthr", {"task": "b"}),
+    "mimic3-50": ("mimic3", {"codes": "50"}),
+    "mimic3-full": ("mimic3", {"codes": "full"}),
+    "scotus": ("scotus", {}),
+    "20newsgroups": ("newsgroups20", {}),
+    "hyperpartisan": ("hyperpartisan", {}),
+    "eurlex57k": ("eurlex57k", {}),
+    "arxiv11": ("arxiv11", {}),
 }
 
 
@@ -79,16 +62,16 @@ def load(
         ValueError: for an option that this dataset does not have, or whose value it cannot take.
     """
     name = os.fspath(name_or_path)
-    if name in _NAMED:
-        load_it = importlib.import_module(f"{__name__}.{_NAMED[name]}").load
-        fixed = _PRESET_OPTIONS.get(name, {})
+    if name in NAMED:
+        file, fixed = NAMED[name]
+        load_it = importlib.import_module(f"{__name__}.{file}").load
         arguments = {"root": root, **options, **fixed}
     else:
         path = Path(name).expanduser()
         if not name or not os.path.lexists(path):
-            raise DataError(f"{name!r}: no such file or folder, nor a dataset's name (those are: {', '.join(_NAMED)})")
+            raise DataError(f"{name!r}: no such file or folder, nor a dataset's name (those are: {', '.join(NAMED)})")
         if root is not None:
-            raise ValueError(f"root is for named datasets ({', '.join(_NAMED)}), not for the path {name}; got {root}")
+            raise ValueError(f"root is for named datasets ({', '.join(NAMED)}), not for the path {name}; got {root}")
         load_it = importlib.import_module(f"{__name__}.own_files").load
         fixed = {"path": path}
         arguments = {**options, **fixed}
@@ -101,9 +84,9 @@ def load(
 
 def check_options(name: str, options: Iterable[str]):
     """Raise ValueError for an option that a named dataset does not have; nothing is read."""
-    if name in _NAMED:
-        load_it = importlib.import_module(f"{__name__}.{_NAMED[name]}").load
-        _check_known(name, load_it, options, _PRESET_OPTIONS.get(name, {}))
+    if name in NAMED:
+        file, fixed = NAMED[name]
+        _check_known(name, importlib.import_module(f"{__name__}.{file}").load, options, fixed)
 
 
 def _check_known(name: str, load_it: Callable[..., Dataset], options: Iterable[str], fixed: Container[str]):

@@ -117,10 +117,10 @@ def test_passages_of_documents_in_windows(chunked_run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--chunked", "--sparse"), "--sparse is given; expected it without --chunked"),
-        (("--chunked", "--rotary", "2d"), "--rotary is 2d; expected it without --chunked"),
+        (("--chunked", "--sparse"), "--sparse is given; it cannot be used with --chunked"),
+        (("--chunked", "--rotary", "2d"), "--rotary is 2d; it cannot be used with --chunked"),
         (("--chunked", "--chunk-tokens", "1"), "--chunk-tokens is 1; expected at least 2"),
-        (("--chunk-tokens", "64"), "--chunk-tokens is 64; expected --chunked beside it"),
+        (("--chunk-tokens", "64"), "--chunk-tokens is 64; it needs --chunked"),
     ],
 )
 def test_flags_that_do_not_go_together(flags, said, capsys):

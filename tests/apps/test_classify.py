@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from flash_sparse_apps import classify
-from flash_sparse_apps.settings import Settings, load_settings
-from flash_sparse_apps.training import training_run
+from flash_sparse_apps.command_line import load_settings
+from flash_sparse_apps.settings import Settings
+from flash_sparse_apps.training import opening, training_run
+from flash_sparse_apps.training.preparing import prepare
 
 from .conftest import LABELS, SPARSE, TINY, write_planted
 
@@ -41,7 +43,7 @@ def test_a_test_split_without_any_label_is_noted(planted_files, cache_folder, tm
     settings = Settings(
         dataset=str(planted_files["multi-label"]), test=str(tmp_path / "test.jsonl"), cache_dir=str(cache_folder)
     )
-    notes = training_run.prepare(settings, None).dataset.notes
+    notes = prepare(settings, None).dataset.notes
     assert "no test document has a label, so that its scores say nothing" in notes
 
 
@@ -250,7 +252,7 @@ def test_a_folder_that_cannot_be_finished_is_taken_back(run_tiny, monkeypatch):
     def fail(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(training_run, "to_json", fail)
+    monkeypatch.setattr(opening, "to_json", fail)
     code, _, err, run = run_tiny()
     assert (code, err.count("\n")) == (2, 1)
     assert not run.exists()
@@ -309,4 +311,4 @@ def test_a_signal_ends_the_run_and_it_says_how_to_go_on(sent, code, said, plante
     finally:
         process.kill()
     assert process.returncode == code, err
-    assert re.fullmatch(rf"{said}; to continue: python apps/classify\.py --resume {re.escape(str(run))}\n", err)
+    assert re.fullmatch(rf"{said}; to continue: python {re.escape(str(SCRIPT))} --resume {re.escape(str(run))}\n", err)

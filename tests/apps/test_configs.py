@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from flash_sparse.nn import Encoder
+from flash_sparse_apps.command_line import load_settings, parse
 from flash_sparse_apps.models import layouts
-from flash_sparse_apps.settings import Settings, load_settings, parse
+from flash_sparse_apps.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [  # other commands have files of their own form

@@ -12,9 +12,9 @@ import torch
 
 from flash_sparse.nn import Encoder
 from flash_sparse_apps import predict
+from flash_sparse_apps.models.saved_model import SavedModel
 from flash_sparse_apps.prediction import evidence
 from flash_sparse_apps.prediction.evidence import find_evidence, find_passages
-from flash_sparse_apps.run_folder import SavedModel
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.tokenization import word_tokenizer
 

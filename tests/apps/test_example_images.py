@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flash_sparse_apps.reports import example_images, figures
-from flash_sparse_apps.reports.example_images import find_images
+from flash_sparse_apps.reports import figures
+from flash_sparse_apps.training import example_images
+from flash_sparse_apps.training.example_images import find_images
 
 TRUTH = np.array([0, 1, 0, 1, 0, 1, 0, 1])  # (N,)
 DATASET = SimpleNamespace(labels=("no", "<yes>"), grid=(2, 3))

@@ -79,7 +79,9 @@ def test_a_killed_run_goes_on_with_the_same(tmp_path, monkeypatch, checkpoint):
 def test_files_cannot_be_made_anew(tmp_path, cifar10, capsys):  # noqa: F811
     code, _ = run(tmp_path, "--dataset", "cifar10", "--root", str(cifar10), "--seq-len", "1024", "--fresh-images")
     assert code == 2
-    assert "--fresh-images is given; expected it without cifar10, whose images are files" in capsys.readouterr().err
+    assert (
+        "--fresh-images is given, which needs generated images; those of cifar10 are files" in capsys.readouterr().err
+    )
     code, _ = run(tmp_path, *IMAGES, "--fresh-images", "--seq-len", "1000")
     assert code == 2
     assert "--seq-len is 1000; expected at least 1024, whole images, for --fresh-images" in capsys.readouterr().err

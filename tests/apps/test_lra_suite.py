@@ -15,6 +15,7 @@ from flash_sparse_apps import sweep
 from flash_sparse_apps.lra import report as lra_report
 from flash_sparse_apps.lra import suite as lra_suite
 from flash_sparse_apps.lra import table as lra_table
+from flash_sparse_apps.lra import tasks
 from flash_sparse_apps.lra.published import PUBLISHED
 from flash_sparse_apps.lra.report import write_suite
 
@@ -161,7 +162,7 @@ def test_data_is_what_a_cell_was_trained_on(recipes, root, tmp_path, monkeypatch
     )
     for trained_with, data in ((None, "generated"), (str(root), "official")):
         metrics = {"settings": {"root": trained_with}, "training": {"stopped": "--max-time 1 ended it."}}
-        monkeypatch.setattr(lra_table, "read_metrics", lambda cell, own=metrics: own)
+        monkeypatch.setattr(lra_table, "cell_metrics", lambda cell, own=metrics: own)
         found = lra_table.collect_suite(dataclasses.replace(suite, cells=[cell]))
         assert [row["data"] for row in found["rows"]] == [data]
         assert found["cut_short"] == {"listops-dense-0": "--max-time 1 ended it."}
@@ -196,10 +197,10 @@ def test_a_scale_chooses_its_recipes(recipes, tmp_path):
 
 def test_the_recipes_that_come_with_it_give_every_task(tmp_path):
     suite = lra_suite.plan(
-        tmp_path, tasks=lra_suite.NAMES, scale="1gpu", recipes=lra_suite.RECIPES, kinds=["dense", "sparse"], seeds=[0],
+        tmp_path, tasks=tasks.NAMES, scale="1gpu", recipes=tasks.RECIPES, kinds=["dense", "sparse"], seeds=[0],
         root=None, overrides={},
     )  # fmt: skip
-    assert set(suite.recipes) | set(suite.missing) == set(lra_suite.NAMES)
+    assert set(suite.recipes) | set(suite.missing) == set(tasks.NAMES)
     assert set(suite.missing) == {"imdb", "aan", "cifar10"}
     assert len(suite.cells) == 2 * len(suite.recipes)
 
@@ -233,7 +234,7 @@ def test_its_flags_need_it(capsys):
     with pytest.raises(SystemExit) as end:
         sweep.main(["--scale", "cpu"])
     assert end.value.code == 2
-    assert "--scale is given; expected --suite beside it" in capsys.readouterr().err
+    assert "--scale is given; it needs --suite" in capsys.readouterr().err
 
 
 def test_nothing_is_written_before_a_cell_is_finished(tmp_path):

@@ -67,7 +67,7 @@ def test_what_cannot_be_read_is_one_line(trained, images, tmp_path, capsys):
 
     text = tmp_path / "text.txt"
     text.write_text("A text.")
-    assert f"{text}: no image; the run is on images, expected PNG or .npz" in said(text)
+    assert f"{text}: no image; expected PNG or .npz, as the run is on images" in said(text)
     Image.fromarray(images[0][:20]).save(tmp_path / "cut.png")
     assert "cut.png: 20 x 32 pixels, expected 32 x 32" in said(tmp_path / "cut.png")
     np.savez(tmp_path / "cut.npz", images=images[:, :20])

@@ -165,8 +165,8 @@ def test_it_learns_what_neither_text_tells_alone(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--pooling", "label"), "--pooling is label; expected mean, max or cls for aan, which is pairs of texts"),
-        (("--chunked",), "--chunked is given; expected it without aan"),
+        (("--pooling", "label"), "--pooling is label; expected mean, max or cls for aan, a dataset of pairs"),
+        (("--chunked",), "--chunked is given; it cannot be used with aan"),
     ],
 )
 def test_what_pairs_do_not_have_is_one_line(flags, said, tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flash_sparse_apps.models.lightning_module import Classifier
-from flash_sparse_apps.run_folder import SavedModel
+from flash_sparse_apps.models.saved_model import SavedModel
 from flash_sparse_apps.tokens.batching import PackedBatch
 from flash_sparse_apps.tokens.pixels import turn_images
 
@@ -120,8 +120,8 @@ def test_black_pixels_are_left_out_and_the_report_says_so(tmp_path, cifar10):  #
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--augment", "dihedral"), "--augment is dihedral; expected it without listops, whose texts are no images"),
-        (("--skip-black",), "--skip-black is given; expected it without listops, whose texts are no images"),
+        (("--augment", "dihedral"), "--augment is dihedral, which needs images; listops has none"),
+        (("--skip-black",), "--skip-black is given, which needs images; listops has none"),
     ],
 )
 def test_what_texts_cannot_have(tmp_path, capsys, flags, said):
@@ -142,7 +142,7 @@ def test_parts_of_images_cannot_be_turned(tmp_path, cifar10, capsys):  # noqa: F
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--skip-black", "--chunked"], "--skip-black is given; expected it without --chunked"),
+        (["--skip-black", "--chunked"], "--skip-black is given; it cannot be used with --chunked"),
         (["--skip-black", "--sparse", "--pattern", "axial"], "--pattern is axial, which needs all pixels"),
         (["--augment", "crop"], "--augment: expected ['none', 'dihedral'], got crop"),
     ],

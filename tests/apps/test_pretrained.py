@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from flash_sparse import patterns
 from flash_sparse_apps import classify, predict
+from flash_sparse_apps.models import peers
 from flash_sparse_apps.models.lightning_module import Classifier
-from flash_sparse_apps.scores import peers
 from flash_sparse_apps.training.callbacks import Checkpoints
 
 from .conftest import SPARSE
@@ -345,11 +345,11 @@ def test_it_learns_what_is_planted(checkpoints, run_command):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--width", "32"), "--width is 32; expected it without --pretrained"),
-        (("--vocab-size", "500"), "--vocab-size is 500; expected it without --pretrained"),
-        (("--tokenizer", "bpe"), "--tokenizer is bpe; expected it without --pretrained"),
-        (("--rotary", "none"), "--rotary is none; expected it without --pretrained"),
-        (("--dropout", "0"), "--dropout is 0.0; expected it without --pretrained"),
+        (("--width", "32"), "--width is 32; it cannot be used with --pretrained"),
+        (("--vocab-size", "500"), "--vocab-size is 500; it cannot be used with --pretrained"),
+        (("--tokenizer", "bpe"), "--tokenizer is bpe; it cannot be used with --pretrained"),
+        (("--rotary", "none"), "--rotary is none; it cannot be used with --pretrained"),
+        (("--dropout", "0"), "--dropout is 0.0; it cannot be used with --pretrained"),
         (("--layer-decay", "0"), "--layer-decay is 0.0; expected more than 0 and at most 1"),
         (("--layer-decay", "1.5"), "--layer-decay is 1.5; expected more than 0 and at most 1"),
         (("--dataset", "listops"), "listops"),
@@ -375,7 +375,7 @@ def test_layers_that_share_their_weights_have_one_rate(run_command, checkpoints,
 
 def test_layer_decay_without_it(run_command):
     code, _, err, _ = run_command("--layer-decay", "0.9")
-    assert (code, err) == (2, "error: --layer-decay is 0.9; expected --pretrained beside it\n")
+    assert (code, err) == (2, "error: --layer-decay is 0.9; it needs --pretrained\n")
 
 
 class Harmful:

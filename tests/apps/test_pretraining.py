@@ -272,9 +272,9 @@ def test_damaged_files_are_one_line(name, data, tmp_path, monkeypatch, capsys):
         (["--pretrain", "-1"], "--pretrain is -1; expected at least 0"),
         (["--pretrain", "1", "--mask-share", "0"], "--mask-share is 0.0; expected more than 0 and less than 1"),
         (["--pretrain", "1", "--mask-share", "1"], "--mask-share is 1.0; expected more than 0 and less than 1"),
-        (["--mask-share", "0.2"], "--mask-share is 0.2; expected --pretrain beside it"),
-        (["--pretrain", "1", "--chunked"], "--pretrain is 1; expected it without --chunked"),
-        (["--pretrain", "1", "--pretrained", "name"], "--pretrain is 1; expected it without --pretrained"),
+        (["--mask-share", "0.2"], "--mask-share is 0.2; it needs --pretrain"),
+        (["--pretrain", "1", "--chunked"], "--pretrain is 1; it cannot be used with --chunked"),
+        (["--pretrain", "1", "--pretrained", "name"], "--pretrain is 1; it cannot be used with --pretrained"),
     ],
 )
 def test_wrong_flags_are_one_line(capsys, flags, said):

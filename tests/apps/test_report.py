@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from flash_sparse import patterns
-from flash_sparse_apps import page
-from flash_sparse_apps.reports import figures, report
+from flash_sparse_apps.reports import figures, page, report
 from flash_sparse_apps.reports.examples import Example, Excerpt
 
 from .conftest import LABELS

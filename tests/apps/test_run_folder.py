@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from flash_sparse.nn import Encoder
-from flash_sparse_apps.run_folder import RunFolder, SavedModel, load_weights, to_json, write_atomically
+from flash_sparse_apps.files import to_json, write_atomically
+from flash_sparse_apps.models.saved_model import SavedModel, load_weights
+from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.tokens.tokenization import train_tokenizer
 
 

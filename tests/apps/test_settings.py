@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import yaml
 
-from flash_sparse_apps.settings import Settings, load_settings, parse
+from flash_sparse import layout, nn, patterns
+from flash_sparse_apps.command_line import load_settings, parse
+from flash_sparse_apps.models.layouts import PATTERNS
+from flash_sparse_apps.settings import BLOCK_SIZES, IMAGE_PATTERNS, ROTARY, Settings
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -30,15 +36,49 @@ def test_no_flags_are_the_defaults():
     assert parse([]) == (Settings(), None)
 
 
-def test_help_shows_every_flag_and_default(capsys):
+def shown_by(flag: str, capsys) -> str:
     with pytest.raises(SystemExit) as stopped:
-        parse(["--help"])
+        parse([flag])
     assert stopped.value.code == 0
-    shown = " ".join(capsys.readouterr().out.split())
+    return capsys.readouterr().out
+
+
+def test_help_shows_the_flags_of_every_day(capsys):
+    shown = shown_by("--help", capsys)
+    flags = set(re.findall(r"^  --([\w-]+)", shown, re.MULTILINE))
+    daily = {field.name.replace("_", "-") for field in dataclasses.fields(Settings) if field.metadata["daily"]}
+    assert flags == daily | {"help-all", "config", "print-config", "resume"}
+    assert len(shown.split("options:")[0].split()) < 40  # a usage line, not a list of all flags
+    assert "--help-all" in shown
+
+
+def test_help_all_shows_every_flag_and_default(capsys):
+    shown = " ".join(shown_by("--help-all", capsys).split())
     for field in dataclasses.fields(Settings):
         assert f"--{field.name.replace('_', '-')}" in shown
         assert field.metadata["help"].split()[0] in shown
     assert shown.count("default: ") >= len(dataclasses.fields(Settings))
+
+
+@pytest.mark.parametrize("command", ["classify", "predict", "sweep", "curriculum"])
+def test_help_waits_for_no_library(command):
+    code = (
+        f"import sys\nfrom flash_sparse_apps import {command}\n"
+        f"try:\n    {command}.main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "print(sorted({'torch', 'numpy', 'lightning', 'transformers'} & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+def test_what_is_known_of_the_attention_package_without_importing_it():
+    assert layout.BLOCK_SIZES == BLOCK_SIZES
+    assert all(hasattr(patterns, name) for name in PATTERNS)
+    assert set(IMAGE_PATTERNS) < set(PATTERNS)
+    for name, value in ROTARY.items():
+        grid = (2, 2) if name == "2d" else None
+        nn.Encoder(8, 8, 1, 1, pooling="mean", num_outputs=2, rotary=value, grid=grid)
+    assert set(ROTARY) == set(get_args(get_type_hints(Settings)["rotary"]))
 
 
 def test_yaml_round_trip(tmp_path):
@@ -112,7 +152,7 @@ def test_flags_override_the_file_wherever_they_stand(tmp_path, order):
         (["--nonsense", "1"], "--nonsense"),
         (["--seq-le", "128"], "--seq-le"),
         (["stray"], "stray"),
-        (["--pattern", "bigbird"], "--pattern is bigbird; expected --sparse beside it"),
+        (["--pattern", "bigbird"], "--pattern is bigbird; it needs --sparse"),
         (["--config", "/not/there.yaml"], "/not/there.yaml: No such file or directory"),
         (["--config"], ""),
         (["--resume", "/not/there"], "--resume is /not/there; expected a run folder"),

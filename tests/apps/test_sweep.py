@@ -18,15 +18,17 @@ import pytest
 import torch
 
 from flash_sparse_apps import classify, sweep
+from flash_sparse_apps.__main__ import main
+from flash_sparse_apps.command_line import load_settings
 from flash_sparse_apps.scores.evaluation import micro_f1
-from flash_sparse_apps.settings import Settings, load_settings
+from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.sweeping import cells as sweep_cells
 from flash_sparse_apps.sweeping.report import write_table
 from flash_sparse_apps.sweeping.table import collect
 
 from .conftest import LABELS, TINY
 
-SCRIPT = Path(sweep.__file__)
+SCRIPT = Path(__file__).parents[2] / "apps" / "sweep.py"
 SPARSE = ("--block-size", "16", "--window", "16")
 
 
@@ -41,7 +43,7 @@ def in_this_process(monkeypatch):
             self.command = command
 
         def wait(self, timeout=None):
-            return classify.main(self.command[2:])
+            return main(self.command[2:])
 
         def terminate(self):
             pass
@@ -206,9 +208,12 @@ def test_a_cell_that_fails_does_not_end_the_sweep(flags, in_this_process, tmp_pa
         (("--parallel", "0"), "--parallel is 0; expected at least 1"),
         (("--seq-lens", "8"), "--block-size is 16; expected at most --seq-len 8"),
         (("--nonsense",), "--nonsense"),
-        (("--pretrained", "some"), "--vocab-size is 400; expected it without --pretrained some, which decides that"),
-        (("--init-from", "some", "--embeddings", "random"), "--embeddings is random; expected it without --init-from"),
-        (("--chunk-tokens", "64"), "--chunk-tokens is 64; expected --kinds chunked beside it"),
+        (("--pretrained", "some"), "--vocab-size is 400; it cannot be used with --pretrained some, which decides that"),
+        (
+            ("--init-from", "some", "--embeddings", "random"),
+            "--embeddings is random; it cannot be used with --init-from",
+        ),
+        (("--chunk-tokens", "64"), "--chunk-tokens is 64; it needs --kinds chunked"),
     ],
 )
 def test_wrong_flags_are_one_line(flags, given, said, capsys):
@@ -284,7 +289,7 @@ def test_ctrl_c_leaves_time_to_the_cell_and_says_how_to_go_on(flags, in_this_pro
     assert (ended, said, len(in_this_process)) == (["by itself"], [], 1)
     (folder,) = (tmp_path / "runs").iterdir()
     err = capsys.readouterr().err
-    assert err.startswith("interrupted; to continue: python apps/sweep.py ")
+    assert err.startswith("interrupted; to continue: flash-sparse sweep ")
     assert err.endswith(f"--seq-lens 16 32 --output runs/{folder.name}\n")
 
 

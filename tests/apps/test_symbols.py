@@ -121,7 +121,7 @@ class TestBytes:
     @pytest.mark.parametrize(
         ("flags", "said"),
         [
-            (("--rotary", "2d"), "--rotary is 2d; expected another for listops, whose texts are no images"),
+            (("--rotary", "2d"), "--rotary is 2d, which needs images; listops has none"),
             (("--sparse", "--pattern", "axial", "--block-size", "16", "--seq-len", "32"), "--pattern is axial"),
             (("--dataset-options", "{level: 3}"), "listops has no option 'level'"),
         ],

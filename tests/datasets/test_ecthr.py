@@ -14,7 +14,7 @@ import pytest
 
 from flash_sparse_datasets import DataError, load
 
-SCRIPT = Path(__file__).parents[2] / "datasets" / "ecthr.py"
+DOOR = Path(__file__).parents[2] / "datasets" / "prepare.py"
 SPLITS = ("train", "validation", "test")
 HUB_ORDER = ["2", "3", "5", "6", "8", "9", "10", "11", "14", "P1-1"]
 
@@ -401,7 +401,7 @@ def test_where_to_get_it_and_the_script(tmp_path):
     write_lexglue(tmp_path)
 
     def run(*options):
-        command = [sys.executable, SCRIPT, *options]
+        command = [sys.executable, DOOR, "ecthr", *options]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
     done = run("--root", tmp_path, "--task", "a", "--convention", "10+1")

@@ -1,5 +1,6 @@
 """The folder datasets/ never stands in the way of the Hugging Face library `datasets`, in a checkout or a wheel."""
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -65,10 +66,19 @@ def test_without_their_library_the_folder_is_no_package():
     assert not (ROOT / "tests" / "datasets" / "__init__.py").exists()
 
 
-def test_no_file_shadows_a_module_when_a_dataset_is_run_by_its_path():
-    for path in (ROOT / "datasets").glob("*.py"):
+@pytest.mark.parametrize("folder", ["apps", "datasets"])
+def test_no_door_shadows_a_module_when_it_is_run_by_its_path(folder):
+    assert not (ROOT / folder / "__init__.py").exists()
+    for path in (ROOT / folder).glob("*.py"):
         assert path.stem not in sys.stdlib_module_names
         assert path.stem not in ("torch", "numpy", "datasets", "transformers", "tokenizers")
+
+
+@pytest.mark.parametrize("package", ["flash_sparse", "flash_sparse_apps", "flash_sparse_datasets"])
+def test_a_folder_bears_its_import_name(package):
+    folder = Path(importlib.import_module(package).__file__).parent
+    assert folder.name == package
+    assert list(importlib.import_module(package).__path__) == [str(folder)]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +86,7 @@ def wheel(tmp_path_factory):
     """A wheel built from a copy, so that the checkout gets no build folder."""
     pytest.importorskip("setuptools", "77")
     source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "datasets", "apps", "flash_sparse"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "configs", "datasets", "apps", "flash_sparse"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
@@ -90,11 +100,18 @@ def wheel(tmp_path_factory):
 def test_the_wheel_has_no_top_level_datasets_or_apps(wheel):
     with zipfile.ZipFile(wheel) as archive:
         top = {name.split("/")[0] for name in archive.namelist()}
-    assert {name for name in top if not name.endswith(".dist-info")} == {
+    assert {name for name in top if not name.endswith((".dist-info", ".data"))} == {
         "flash_sparse",
         "flash_sparse_apps",
         "flash_sparse_datasets",
     }
+
+
+def test_the_wheel_has_the_recipes(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    for recipe in (ROOT / "configs").rglob("*.yaml"):
+        assert any(name.endswith(f"share/flash-sparse/{recipe.relative_to(ROOT).as_posix()}") for name in names)
 
 
 def test_an_unpacked_wheel_works(wheel, tmp_path):
@@ -108,5 +125,5 @@ def test_an_unpacked_wheel_works(wheel, tmp_path):
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "unpacked")}
     package, module, rows, name = run(["-c", code], env, cwd=tmp_path).splitlines()
     assert Path(package).is_relative_to(tmp_path / "unpacked")
-    assert Path(module) == tmp_path / "unpacked" / "flash_sparse_datasets" / "sources" / "python_stdlib.py"
+    assert Path(module) == tmp_path / "unpacked" / "flash_sparse_datasets" / "python_stdlib.py"
     assert (rows, name) == ("24", "python-stdlib")

@@ -24,7 +24,7 @@ from flash_sparse_datasets.listops import (
     with_parentheses,
 )
 
-SCRIPT = Path(__file__).parents[2] / "datasets" / "listops.py"
+DOOR = Path(__file__).parents[2] / "datasets" / "prepare.py"
 EASY = {"min_length": 5, "max_length": 40, "max_depth": 4, "max_arguments": 4}
 SMALL = {"train_size": 30, "validation_size": 6, "test_size": 5, **EASY}
 SHARES = (0.1703, 0.0904, 0.0761, 0.0837, 0.0902, 0.0865, 0.0750, 0.0724, 0.0877, 0.1678)  # of the ten classes
@@ -445,7 +445,11 @@ def test_generating_that_fails_leaves_nothing(tmp_path):
 
 def run(*arguments):
     return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, DOOR, "listops", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
 
 

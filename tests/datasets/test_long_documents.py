@@ -14,7 +14,7 @@ import pytest
 
 from flash_sparse_datasets import DataError, load
 
-SCRIPTS = Path(__file__).parents[2] / "datasets"
+DOOR = Path(__file__).parents[2] / "datasets" / "prepare.py"
 SPLITS = ("train", "validation", "test")
 GROUPS = ["alt.atheism", "comp.graphics", "talk.religion.misc"]
 SUBJECTS = "cs.AI cs.CE cs.cv cs.DS cs.IT cs.NE cs.PL cs.SY math.AC math.GR math.ST".split()  # noqa: SIM905
@@ -435,7 +435,7 @@ def test_where_to_get_it_and_the_script(tmp_path, name, script, source):
         assert "\n" not in str(caught.value)
 
     def run(root):
-        command = [sys.executable, SCRIPTS / f"{script}.py", "--root", root]
+        command = [sys.executable, DOOR, script, "--root", root]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
     done = run(tmp_path)

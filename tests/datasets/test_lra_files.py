@@ -13,7 +13,7 @@ import pytest
 from flash_sparse_datasets import DataError, load
 from flash_sparse_datasets.cifar10 import CLASSES, to_gray
 
-SCRIPTS = Path(__file__).parents[2] / "datasets"
+DOOR = Path(__file__).parents[2] / "datasets" / "prepare.py"
 SPLITS = ("train", "validation", "test")
 
 
@@ -314,13 +314,13 @@ def test_where_to_get_it_and_the_script(tmp_path, name, source, write):
 
     run = partial(subprocess.run, capture_output=True, text=True, check=False, timeout=120)
     write(tmp_path)
-    done = run([sys.executable, SCRIPTS / f"{name}.py", "--root", tmp_path])
+    done = run([sys.executable, DOOR, name, "--root", tmp_path])
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{name}: single-label, ")
     assert "documents        values" in done.stdout
     totals = re.search(r"^test +\d+ +([\d,]+)", done.stdout, re.MULTILINE)[1]
     counted = sum(len(d.text) + len(d.second or b"") for d in load(name, tmp_path).test)
     assert int(totals.replace(",", "")) == counted
-    done = run([sys.executable, SCRIPTS / f"{name}.py", "--root", tmp_path / "nowhere"])
+    done = run([sys.executable, DOOR, name, "--root", tmp_path / "nowhere"])
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("error: ")

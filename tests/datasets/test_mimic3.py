@@ -14,7 +14,7 @@ import pytest
 from flash_sparse_datasets import DataError, load
 from flash_sparse_datasets.mimic3 import TOP_50, with_point, words
 
-SCRIPT = Path(__file__).parents[2] / "datasets" / "mimic3.py"
+DOOR = Path(__file__).parents[2] / "datasets" / "prepare.py"
 SPLITS = ("train", "validation", "test")
 NOTES = ("ROW_ID SUBJECT_ID HADM_ID CHARTDATE CHARTTIME STORETIME CATEGORY DESCRIPTION CGID ISERROR TEXT").split()  # noqa: SIM905
 CODES = ["ROW_ID", "SUBJECT_ID", "HADM_ID", "SEQ_NUM", "ICD9_CODE"]
@@ -305,7 +305,7 @@ def test_where_to_get_it_and_the_script(tmp_path):
     write(tmp_path)
 
     def run(*options):
-        command = [sys.executable, SCRIPT, *options]
+        command = [sys.executable, DOOR, "mimic3", *options]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
     done = run("--root", tmp_path, "--codes", "full", "--caml-compat")

@@ -15,7 +15,7 @@ import pytest
 
 from flash_sparse_datasets import DataError, load
 
-FOLDER = Path(__file__).parents[2] / "datasets"
+DOOR = Path(__file__).parents[2] / "datasets" / "prepare.py"
 GOOD = "".join(json.dumps({"text": f"text {i}", "label": "ab"[i % 2]}) + "\n" for i in range(20))
 GOOD_CSV = "text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(20))
 GOOD_LISTS = "".join(json.dumps({"text": f"text {i}", "labels": ["ab"[i % 2]]}) + "\n" for i in range(20))
@@ -163,7 +163,7 @@ def test_permission_denied_by_a_stand_in(tmp_path, monkeypatch):
     def denied(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("flash_sparse_datasets.row_files.open_text", denied)
+    monkeypatch.setattr("flash_sparse_datasets.shared.row_files.open_text", denied)
     assert error_of(tmp_path / "a.csv") == "a.csv: cannot be read (Permission denied)"
 
 
@@ -383,12 +383,12 @@ def test_a_split_given_twice(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("own_files.py",), "error: the following arguments are required: path\n"),
-        (("listops.py",), "error: one of the arguments --output --root is required\n"),
-        (("imdb.py", "--level", "words"), "error: argument --level: invalid choice: 'words' (choose from "),
+        (("nothing",), "error: 'nothing': no such file or folder, nor a dataset's name (those are: python-stdlib, "),
+        (("listops",), "error: one of the arguments --output --root is required\n"),
+        (("imdb", "--level", "words"), "error: argument --level: invalid choice: 'words' (choose from "),
     ],
 )
 def test_wrong_flags_of_the_commands_are_one_line(arguments, message):
-    done = subprocess.run([sys.executable, str(FOLDER / arguments[0]), *arguments[1:]], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, DOOR, *arguments], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith(message)

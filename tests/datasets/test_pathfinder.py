@@ -14,11 +14,11 @@ from PIL import Image
 from scipy.ndimage import label as components
 
 from flash_sparse_datasets import DataError, load, pathfinder
-from flash_sparse_datasets.pathfinder_growth import grow
-from flash_sparse_datasets.pathfinder_images import draw
-from flash_sparse_datasets.pathfinder_shapes import RECIPES, usual_distractors
+from flash_sparse_datasets.snakes.growth import grow
+from flash_sparse_datasets.snakes.images import draw
+from flash_sparse_datasets.snakes.shapes import RECIPES, usual_distractors
 
-SCRIPT = Path(pathfinder.__file__)
+DOOR = Path(__file__).parents[2] / "datasets" / "prepare.py"
 SPLITS = ("train", "validation", "test")
 
 
@@ -210,7 +210,8 @@ def test_it_compiles_where_nothing_can_be_kept(tmp_path, monkeypatch):
     (tmp_path / "__pycache__").touch()
     path = tmp_path / "adding.py"
     path.write_text(
-        "from flash_sparse_datasets.compiled import compiled\n\n@compiled\ndef more(number):\n    return number + 1\n"
+        "from flash_sparse_datasets.shared.compiled import compiled\n\n"
+        "@compiled\ndef more(number):\n    return number + 1\n"
     )
     spec = importlib.util.spec_from_file_location("adding", path)
     module = importlib.util.module_from_spec(spec)
@@ -271,7 +272,7 @@ def test_errors_of_official_files(tmp_path):
         load("pathfinder32", tmp_path, seed=1)
     image = folder / "imgs/1/sample_3.png"
     image.write_bytes(b"no image")
-    with pytest.raises(DataError, match=re.escape(f"{image}: expected a PNG image")):
+    with pytest.raises(DataError, match=re.escape(f"{image}: no image; expected a PNG image")):
         load("pathfinder32", tmp_path)
     Image.new("L", (31, 32)).save(image)
     with pytest.raises(DataError, match=re.escape(f"{image}: 32 x 31 pixels, expected 32 x 32")):
@@ -317,7 +318,7 @@ def test_the_size_belongs_to_the_name(tmp_path):
 def test_command(tmp_path):
     def run(*arguments):
         return subprocess.run(
-            [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False
+            [sys.executable, DOOR, "pathfinder", *map(str, arguments)], capture_output=True, text=True, check=False
         )
 
     output, sheet = tmp_path / "images.npz", tmp_path / "sheet.png"

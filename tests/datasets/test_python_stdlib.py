@@ -203,10 +203,10 @@ def test_unknown_options():
 
 
 def test_the_script_prints_statistics():
-    script = Path(python_stdlib.__file__)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    command = [sys.executable, Path(__file__).parents[2] / "datasets" / "prepare.py", "python-stdlib"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert done.stdout.startswith("python-stdlib: multi-label, ")
     assert {"train", "validation", "test", "os"} <= {line.split(" ")[0] for line in done.stdout.splitlines()}
-    done = subprocess.run([sys.executable, script, "--root", "nowhere"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "--root", "nowhere"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

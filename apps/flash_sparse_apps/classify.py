@@ -1,0 +1,60 @@
+"""Train, test and report a classifier of long documents.
+
+    python apps/classify.py --seq-len 16384 --sparse
+    python apps/classify.py --dataset my.jsonl --seq-len 8192 --sparse --output runs/mine
+    python apps/classify.py --resume runs/mine
+
+Exit codes: 0 done, 2 something the user can mend (one line on stderr), 130 after Ctrl-C, 143 after SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+
+from flash_sparse_apps.console import plain_interrupt, print_anything, spoken
+from flash_sparse_datasets.shared.exit_codes import Stopped, ending, stop
+
+
+@ending
+def main(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
+    with plain_interrupt():
+        from flash_sparse_apps.command_line import parse
+    print_anything()
+    settings, resumed = parse(arguments)
+    with plain_interrupt():  # it takes seconds, which --help and a wrong flag need not pay
+        from flash_sparse_apps.training import training_run
+        from flash_sparse_apps.training.opening import open_run
+        from flash_sparse_apps.training.preparing import prepare
+
+    run = None
+    try:
+        with training_run.quiet():
+            prepared = prepare(settings, resumed)
+            run = open_run(settings, resumed, prepared)
+            training_run.introduce(settings, prepared, run)
+            module, trainer, history = training_run.train(settings, prepared, run)
+            if trainer.is_global_zero:
+                command = f"{spoken('classify')} {shlex.join(arguments)}"
+                training_run.finish(settings, prepared, run, module, history, command)
+        return 0
+    except BaseException as error:
+        lower = f"--tokens-per-batch {settings.tokens_per_batch} or --seq-len {settings.seq_len}"
+        stopped = stop(error, f"a lower {lower}, or --checkpoint-activations")
+        if os.environ.get("LOCAL_RANK", "0") != "0":  # a process for a further device says nothing
+            if stopped is None:
+                raise
+            return stopped.code
+        if run is not None and not run.has_checkpoint:
+            run.remove()  # there is nothing to go on from
+        elif run is not None and stopped is not None:
+            resume = f"{spoken('classify')} --resume {shlex.quote(str(run.path))}"
+            raise Stopped(f"{stopped.line}; to continue: {resume}", stopped.code) from error
+        if stopped is None:
+            raise
+        raise stopped from error
+    finally:
+        if run is not None:
+            run.unlock()

@@ -1,0 +1,198 @@
+"""The Lightning module: an encoder, its loss, AdamW with warm-up and cosine, and the validation scores.
+
+One training batch is one optimizer step: a list of packed micro-batches whose gradients are added up, so that the
+effective batch is a number of documents, whatever fits on the device at once.
+
+Letters: B documents of a micro-batch, C labels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flash_sparse import BlockLayout
+from flash_sparse_apps.scores.evaluation import evaluate
+from flash_sparse_apps.scores.thresholds import tune_thresholds
+from flash_sparse_apps.tokens.batching import PackedBatch
+
+MONITOR = "validation/micro_f1"
+
+
+class Classifier(L.LightningModule):
+    """Train an encoder by manual optimization.
+
+    Args:
+        encoder: a `flash_sparse.nn.Encoder`, or what is called like it.
+        layout: the block layout for the longest document, or None for dense attention.
+        task: "single-label" (cross-entropy) or "multi-label" (binary cross-entropy, the mean over labels).
+        learning_rate: the peak, reached after `warmup_share` of the steps; from there a cosine falls to 0.
+        layer_decay: of a pretrained encoder: the learning rate of a layer as a share of that of the one above it.
+        weight_decay: of the weight matrices; norms, biases and embeddings have none.
+        gradient_clip: largest norm of the gradient of a step.
+        none_counts: whether validation counts documents without labels as one more label, as `evaluate` does.
+        seed: of dropout, together with the step, so that a resumed run draws what one never stopped would.
+
+    Attributes:
+        planned_steps: optimizer steps of all epochs, known once training begins.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        layout: BlockLayout | None,
+        task: str,
+        *,
+        learning_rate: float,
+        layer_decay: float = 1.0,
+        weight_decay: float,
+        warmup_share: float,
+        gradient_clip: float,
+        none_counts: bool = False,
+        seed: int,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.encoder: Any = encoder
+        self.layout = layout
+        self.task = task
+        self.learning_rate = learning_rate
+        self.layer_decay = layer_decay
+        self.weight_decay = weight_decay
+        self.warmup_share = warmup_share
+        self.gradient_clip = gradient_clip
+        self.none_counts = none_counts
+        self.seed = seed
+        self.planned_steps = 0
+        self._scored: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def setup(self, stage: str):
+        if self.layout is not None:
+            self.layout = self.layout.to(self.device)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        return self.encoder(batch.tokens, batch.cu_seqlens, batch.max_seqlen, self.layout)  # (B, C)
+
+    def losses(self, batch: PackedBatch) -> Tensor:
+        """The loss of each document, (B,); the loss of a step is the mean over its documents."""
+        return document_losses(self(batch), batch.targets, self.task)
+
+    def training_step(self, batch: list[PackedBatch], batch_index: int) -> Tensor:
+        optimizer: Any = self.optimizers()  # one, with one schedule, as `configure_optimizers` has it
+        schedule: Any = self.lr_schedulers()
+        torch.manual_seed(_mix(self.seed, self.global_step, self.global_rank))
+        optimizer.zero_grad()
+        total = torch.zeros((), device=self.device)
+        for index, micro_batch in enumerate(batch):
+            last = index == len(batch) - 1
+            with contextlib.nullcontext() if last else self._unsynchronized():
+                # DDP takes the mean over devices, and each has only its own documents
+                loss = self.losses(micro_batch).sum()
+                loss = loss * self.trainer.world_size / micro_batch.step_documents
+                self.manual_backward(loss)
+            total += loss.detach()
+        self.clip_gradients(optimizer, self.gradient_clip, "norm")
+        optimizer.step()
+        schedule.step()
+        return self.trainer.strategy.reduce(total, reduce_op="mean")
+
+    def _unsynchronized(self):
+        strategy = self.trainer.strategy
+        block = getattr(strategy, "block_backward_sync", None)
+        return block() if block is not None else contextlib.nullcontext()
+
+    def validation_step(self, batch: PackedBatch, batch_index: int):
+        self._scored.append((batch.indices, self(batch).float(), batch.targets))
+
+    def on_validation_epoch_end(self):
+        indices, logits, targets = (torch.cat(parts).cpu() for parts in zip(*self._scored, strict=True))
+        self._scored.clear()
+        if self.trainer.world_size > 1:
+            parts = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, (indices, logits, targets))
+            indices, logits, targets = (torch.cat(part) for part in zip(*parts, strict=True))
+        # every document once, in the data's order
+        _, first = np.unique(indices.numpy(), return_index=True)
+        logits, targets = logits[first], targets[first]
+        probabilities = to_probabilities(logits, self.task).numpy()  # (N, C)
+        thresholds = tune_thresholds(probabilities, targets.numpy()) if self.task == "multi-label" else None
+        self.log("validation/loss", document_losses(logits, targets, self.task).mean())
+        scores = evaluate(probabilities, targets.numpy(), thresholds, self.task, self.none_counts)
+        self.log(MONITOR, scores["micro_f1"])
+
+    def configure_optimizers(self):
+        embeddings = {id(m.weight) for m in self.encoder.modules() if isinstance(m, nn.Embedding)}
+        rates = ((parameter, 1.0) for parameter in self.parameters() if parameter.requires_grad)
+        if self.layer_decay != 1:
+            rates = self.encoder.layer_rates(self.layer_decay)
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for parameter, share in rates:
+            decayed = parameter.dim() > 1 and id(parameter) not in embeddings
+            groups.setdefault((share, decayed), []).append(parameter)
+        optimizer = torch.optim.AdamW(
+            [
+                {
+                    "params": groups[share, decayed],
+                    "lr": share * self.learning_rate,
+                    "weight_decay": self.weight_decay if decayed else 0.0,
+                }
+                for share, decayed in sorted(groups, reverse=True)  # first the head's, whose rate the history has
+            ],
+            betas=(0.9, 0.98),
+        )
+        # not `trainer.estimated_stepping_batches`: it sets up the loader before the checkpoint is read, and Lightning
+        # then forgets to put the loader where the checkpoint says, so that a resumed epoch would begin anew
+        trainer: Any = self.trainer
+        self.planned_steps = trainer.max_epochs * len(trainer.datamodule.train_dataloader())
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate(step, self.planned_steps, self.warmup_share)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def rate(step: int, steps: int, warmup_share: float) -> float:
+    """The learning rate of a step (from 0) as a share of its peak: a straight rise, then a cosine that ends at 0."""
+    warmup = max(1, round(steps * warmup_share))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+def document_losses(logits: Tensor, targets: Tensor, task: str) -> Tensor:
+    """The loss of each document, (B,), float32: logits (B, C), targets (B, C) of 0 and 1 or (B,) class indices."""
+    if task == "single-label":
+        return F.cross_entropy(logits.float(), targets, reduction="none")  # (B,)
+    return F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none").mean(1)  # (B,)
+
+
+def to_probabilities(logits: Tensor, task: str) -> Tensor:
+    """(B, C): each label's probability; those of a single-label task add up to 1."""
+    return logits.float().softmax(1) if task == "single-label" else logits.float().sigmoid()
+
+
+@torch.no_grad()
+def predict(
+    encoder: nn.Module, batches: Iterable[PackedBatch], layout: BlockLayout | None, task: str, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (N, C) float32 of all documents, and their rows (N,) in the order that the batches gave them."""
+    encoder.eval()
+    probabilities, rows = [], []
+    for batch in batches:
+        batch = batch.to(device)
+        logits = encoder(batch.tokens, batch.cu_seqlens, batch.max_seqlen, layout)
+        probabilities.append(to_probabilities(logits, task).cpu())
+        rows.append(batch.indices.cpu())
+    return torch.cat(probabilities).numpy(), torch.cat(rows).numpy()
+
+
+def _mix(seed: int, step: int, rank: int) -> int:
+    """One seed from three numbers; near inputs give unrelated ones."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,208 @@
+"""The folder `model/` of a run: all that predicting needs, written whole and read without running anything in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from flash_sparse import BlockLayout
+from flash_sparse.nn import Encoder
+from flash_sparse_apps.files import to_json, umask, write_atomically
+from flash_sparse_apps.models.chunking import Chunked
+from flash_sparse_apps.models.layouts import PATTERNS, make_layout
+from flash_sparse_apps.models.two_towers import TwoTowers
+from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
+from flash_sparse_apps.tokens.tokenization import Tokenizer, open_saved
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """All that predicting needs, and `model/` holds.
+
+    Attributes:
+        encoder: weights loaded, in evaluation mode.
+        encoder_arguments: what `flash_sparse.nn.Encoder` or `PretrainedEncoder` was made with.
+        pretrained: name or folder of the checkpoint that training began with; None for an `Encoder`.
+        attention: `{"sparse": bool, "pattern": ..., ...}`, what `make_layout` takes.
+        chunk_tokens: of a window where documents are read window by window, else None.
+        pairs: whether a document is a pair of texts.
+        grid: rows and columns of the images that it reads; None if it reads texts.
+        thresholds: (L,) for multi-label, None for single-label, where the most probable label is given.
+    """
+
+    encoder: nn.Module
+    encoder_arguments: dict
+    attention: dict
+    tokenizer: Tokenizer | ByteTokenizer
+    labels: tuple[str, ...]
+    task: str
+    thresholds: np.ndarray | None
+    seq_len: int
+    dataset: str
+    pretrained: str | None = None
+    chunk_tokens: int | None = None
+    pairs: bool = False
+    grid: tuple[int, int] | None = None
+
+    def layout(self) -> BlockLayout | None:
+        return make_layout(self.seq_len, self.attention)
+
+    def save(self, folder: Path, card: str):
+        """Write the folder `model/`, complete or not at all; `card` is its README."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            os.chmod(temporary, 0o777 & ~umask())
+            weights = {name: value.detach().cpu().contiguous() for name, value in self.encoder.state_dict().items()}
+            write_atomically(temporary / "model.safetensors", save(weights))
+            self.tokenizer.save(temporary)
+            description = {
+                "format": 1,
+                "task": self.task,
+                "labels": list(self.labels),
+                "thresholds": None if self.thresholds is None else [float(value) for value in self.thresholds],
+                "seq_len": self.seq_len,
+                "encoder": self.encoder_arguments,
+                "pretrained": self.pretrained,
+                "attention": self.attention,
+                "chunk_tokens": self.chunk_tokens,
+                "pairs": self.pairs,
+                "grid": self.grid,
+                "dataset": self.dataset,
+            }
+            write_atomically(temporary / "classifier.json", to_json(description))
+            if self.pretrained is not None:
+                write_atomically(
+                    temporary / "config.json", cast(Any, self.encoder).body.config.to_json_string().encode()
+                )
+            write_atomically(temporary / "README.md", card.encode(errors="backslashreplace"))
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    @classmethod
+    def load(cls, run: str | Path) -> SavedModel:
+        """Read it from a run folder or from its `model/`. Nothing in the files is executed.
+
+        Raises:
+            ValueError: one line that says which file is missing or damaged.
+        """
+        folder = model_folder(run)
+        path = folder / "classifier.json"
+        try:
+            described = json.loads(path.read_text(encoding="utf-8"))
+            _check(described)
+            labels = tuple(described["labels"])
+            thresholds = described["thresholds"]
+            pretrained = described.get("pretrained")
+            encoder: Any
+            if pretrained is None:
+                encoder, vocab_size = Encoder(**described["encoder"]), described["encoder"]["vocab_size"]
+            else:
+                encoder, vocab_size = _make_pretrained(folder, described)
+            chunk_tokens = described.get("chunk_tokens")
+            if chunk_tokens is not None:
+                encoder = Chunked(encoder, chunk_tokens)
+            pairs = described.get("pairs", False)
+            if pairs:
+                encoder = TwoTowers(encoder)
+            model = cls(
+                encoder=encoder,
+                encoder_arguments=described["encoder"],
+                pretrained=pretrained,
+                attention=described["attention"],
+                chunk_tokens=chunk_tokens,
+                pairs=pairs,
+                grid=None if described.get("grid") is None else tuple(described["grid"]),
+                tokenizer=open_saved(folder),
+                labels=labels,
+                task=described["task"],
+                thresholds=None if thresholds is None else np.asarray(thresholds, dtype=np.float64),
+                seq_len=described["seq_len"],
+                dataset=described["dataset"],
+            )
+            model.layout()
+            if model.tokenizer.vocab_size > vocab_size:
+                raise ValueError(f"its encoder knows {vocab_size} tokens, the tokenizer more")
+        except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
+            if isinstance(error, ValueError) and str(error).startswith(str(folder)):
+                raise
+            raise ValueError(f"{path}: damaged: {type(error).__name__}: {error}") from None
+        load_weights(encoder, folder / "model.safetensors")
+        return model
+
+
+def model_folder(run: str | Path) -> Path:
+    """Where the model of a run is, given the run folder or its `model/`; ValueError where there is none."""
+    folder = Path(run)
+    if (folder / "model").is_dir():
+        folder = folder / "model"
+    if not (folder / "classifier.json").is_file():
+        missing = "no model/classifier.json in it" if Path(run).is_dir() else "no such folder"
+        raise ValueError(f"{run}: {missing}; expected the folder of a finished run")
+    return folder
+
+
+def _make_pretrained(folder: Path, described: dict) -> tuple[nn.Module, int]:
+    """A `PretrainedEncoder` without its weights, and the number of tokens that it knows."""
+    try:
+        from flash_sparse_apps.models.pretrained import PretrainedEncoder, make_body
+    except ImportError as error:
+        raise ValueError(
+            f"{folder}: a pretrained encoder, which needs transformers: pip install 'flash-sparse[hub]' ({error})"
+        ) from error
+    body = make_body(folder, described.get("chunk_tokens") or described["seq_len"])
+    return PretrainedEncoder(body, **described["encoder"]), body.config.vocab_size
+
+
+def _check(described: dict):
+    """Raise ValueError, KeyError or TypeError for what `SavedModel.save` did not write."""
+    labels, thresholds, task = described["labels"], described["thresholds"], described["task"]
+    if described["format"] != 1:
+        raise ValueError(f"format is {described['format']!r}; expected 1")
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError("labels is no list of strings")
+    if len(set(labels)) != len(labels) or len(labels) != described["encoder"]["num_outputs"]:
+        raise ValueError(f"{len(set(labels))} different labels; expected {described['encoder']['num_outputs']}")
+    if task not in ("single-label", "multi-label"):
+        raise ValueError(f"task is {task!r}; expected single-label or multi-label")
+    if (thresholds is None) != (task == "single-label") or (thresholds is not None and len(thresholds) != len(labels)):
+        raise ValueError(f"thresholds do not fit {len(labels)} labels of a {task} task")
+    if not isinstance(described["seq_len"], int) or described["seq_len"] < 1:
+        raise ValueError(f"seq_len is {described['seq_len']!r}; expected an integer of at least 1")
+    if not isinstance(described.get("pairs", False), bool):
+        raise ValueError(f"pairs is {described['pairs']!r}; expected true or false")
+    chunk_tokens = described.get("chunk_tokens")
+    if chunk_tokens is not None and (not isinstance(chunk_tokens, int) or chunk_tokens < 2):
+        raise ValueError(f"chunk_tokens is {chunk_tokens!r}; expected null or an integer of at least 2")
+    attention = described["attention"]
+    if attention["sparse"] and attention["pattern"] not in PATTERNS:
+        raise ValueError(f"pattern is {attention['pattern']!r}; expected one of {', '.join(PATTERNS)}")
+
+
+def load_weights(encoder: nn.Module, path: Path):
+    """Put the weights of a safetensors file into an encoder, and the encoder into evaluation mode.
+
+    Raises:
+        ValueError: the file is missing, damaged, or of another encoder.
+    """
+    try:
+        encoder.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+    for name, value in encoder.state_dict().items():
+        if not value.isfinite().all():
+            raise ValueError(f"{path}: {name} holds numbers that are not finite; expected trained weights")
+    encoder.eval()

@@ -1,0 +1,173 @@
+"""Label new texts with a finished run.
+
+    python apps/predict.py RUN letter.txt contract.txt
+    python apps/predict.py RUN new.csv --text-field body --format table
+    python apps/predict.py RUN letter.txt --evidence
+    cat letter.txt | python apps/predict.py RUN -
+    python apps/predict.py RUN pairs.jsonl          # a run on pairs: rows with the fields `text` and `second`
+    python apps/predict.py RUN image.png more.npz   # a run on images: of its size, or what the generators write
+
+One JSON object for each document on stdout: its id, the labels whose probability reaches their threshold (single-label:
+the most probable one), the probabilities, its tokens and whether it was longer than the model reads. With --evidence,
+for each label given also the passages that carry it: characters `start` to `end` of the text (a byte-order mark before
+it is not counted; paragraphs of a list are two line breaks apart), and `drop`, how far the label's probability falls
+without them. The training data is not needed, and the run folder may be anywhere.
+
+Exit codes: 0 done, 2 something the user can mend (one line on stderr), 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from flash_sparse_apps.console import plain_interrupt, print_anything, spoken
+from flash_sparse_apps.files import write_atomically
+from flash_sparse_datasets.shared.exit_codes import UserError, ending, stop
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from flash_sparse_apps.models.saved_model import SavedModel
+
+
+@ending
+def main(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
+    print_anything()
+    given = _make_parser().parse_args(arguments)
+    with plain_interrupt():  # it takes seconds, which --help need not pay
+        from flash_sparse_apps.models.saved_model import SavedModel, model_folder
+        from flash_sparse_apps.prediction.new_documents import check_paths
+    try:
+        _check(given)
+        model_folder(given.run)
+        check_paths(given.files)
+        output = None if given.output is None else _check_output(given.output, given.files)
+        model = SavedModel.load(given.run)
+        if given.evidence and (model.pairs or model.grid is not None):
+            what = "pairs of texts" if model.pairs else "images"
+            raise UserError(f"--evidence is given, but the run is on {what}; expected one on single texts")
+        _write(_predict(given, model), output)
+    except ValueError as error:  # of a damaged run
+        raise UserError(str(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        stopped = stop(error, "a lower --tokens-per-batch")
+        if stopped is None:
+            raise
+        raise stopped from error
+    return 0
+
+
+def _make_parser() -> ArgumentParser:
+    from flash_sparse_apps.command_line import OneLineParser
+
+    parser = OneLineParser(
+        prog=spoken("predict"), description="Label new texts with a finished run.", allow_abbrev=False
+    )
+    parser.add_argument("run", type=str, help="run folder, or its model/")
+    parser.add_argument(
+        "files", type=str, nargs="+", help="text files, folders of .txt, .jsonl, .csv, .tsv, .parquet; - is stdin"
+    )
+    parser.add_argument("--text-field", type=str, default="text", help="key or column of the text")
+    parser.add_argument(
+        "--second-field", type=str, default="second", help="key or column of the second text, where a run is on pairs"
+    )
+    parser.add_argument("--id-field", type=str | None, default=None, help="key or column of the id; null: file and row")
+    parser.add_argument("--format", type=Literal["jsonl", "csv", "table"], default="jsonl", help="what to write")
+    parser.add_argument("--output", type=str | None, default=None, help="file to write; null: stdout")
+    parser.add_argument("--top-k", type=int | None, default=None, help="most probable labels to list; null: all")
+    parser.add_argument(
+        "--evidence", action="store_true", help="name the passages that carry each label given (not for csv)"
+    )
+    parser.add_argument("--tokens-per-batch", type=int, default=65536, help="tokens that go through the model at once")
+    parser.add_argument("--accelerator", type=Literal["auto", "cpu", "gpu"], default="auto", help="where to compute")
+    return parser
+
+
+def _check(given: Namespace):
+    """Raise UserError for flags that cannot be what is meant."""
+    import torch
+
+    for name in ("top_k", "tokens_per_batch"):
+        if given[name] is not None and given[name] < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {given[name]}; expected at least 1")
+    if given.evidence and given.format == "csv":
+        raise UserError("--evidence is given with --format csv; expected jsonl or table, which have room for it")
+    if given.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
+
+
+def _predict(given: Namespace, model: SavedModel) -> Iterator[str]:
+    """The predictions of all documents in the format that was asked for, a piece at a time."""
+    import torch
+    from tqdm import tqdm
+
+    from flash_sparse_apps.prediction.formats import FORMATS
+    from flash_sparse_apps.prediction.labelling import predict_documents
+    from flash_sparse_apps.prediction.new_documents import read_documents
+    from flash_sparse_apps.prediction.new_images import read_images
+
+    second_field = given.second_field if model.pairs else None
+    documents = itertools.chain.from_iterable(
+        read_documents(file, given.text_field, given.id_field, second_field)
+        if model.grid is None
+        else read_images(file, model.grid)
+        for file in given.files
+    )
+
+    device = "cuda" if given.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    predictions = predict_documents(model, documents, given.tokens_per_batch, device, given.evidence)
+    bar = tqdm(predictions, "predicting", unit=" documents", leave=False, disable=not sys.stderr.isatty())
+    return FORMATS[given.format](_counting(bar, model), model, given.top_k)
+
+
+def _write(lines: Iterable[str], output: Path | None):
+    """To stdout piece by piece, or to a file that is whole or not there."""
+    from tqdm import tqdm
+
+    if output is None:
+        for line in lines:
+            with tqdm.external_write_mode():  # the bar makes way
+                sys.stdout.write(line)
+                sys.stdout.flush()
+    elif output.exists() and not output.is_file():  # a pipe or device: not to be replaced
+        output.write_bytes("".join(lines).encode())
+    else:
+        write_atomically(output, "".join(lines).encode())
+
+
+def _check_output(output: str, files: Sequence[str]) -> Path:
+    """Where to write, symbolic links followed; raises UserError for what cannot be written or is to be read."""
+    path = Path(os.path.realpath(output))
+    if not output or path.is_dir():
+        raise UserError(f"--output is {output!r}; expected a file")
+    if path.is_file() and any(Path(file).exists() and path.samefile(file) for file in files):
+        raise UserError(f"--output is {output!r}, which is to be read; expected another file")
+    return path
+
+
+def _counting(predictions: Iterable[dict], model: SavedModel) -> Iterator[dict]:
+    """Pass the predictions on and say at the end how many documents were cut, or have words that nobody knows."""
+    count = cut = 0
+    unknown = []
+    for prediction in predictions:
+        count += 1
+        cut += prediction["truncated"]
+        if (word := prediction.pop("unknown")) is not None:
+            unknown.append(f"{word!r} in {prediction['id']}")
+        yield prediction
+    if unknown:
+        print(
+            f"note: {len(unknown)} of {count} documents have words that the run does not know, such as {unknown[0]}; "
+            "white space separates words",
+            file=sys.stderr,
+        )
+    if cut:
+        print(
+            f"note: {cut} of {count} documents are longer than {model.seq_len:,} tokens and were cut", file=sys.stderr
+        )

@@ -1,0 +1,77 @@
+"""Predictions as text, a piece at a time: JSON lines, CSV, and a table to read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+
+from flash_sparse_apps.models.saved_model import SavedModel
+
+
+def _ranked(prediction: dict, model: SavedModel, top_k: int | None) -> list[tuple[str, float]]:
+    """Labels and probabilities, the most probable first."""
+    order = sorted(range(len(model.labels)), key=lambda index: -prediction["probabilities"][index])[:top_k]
+    return [(model.labels[index], prediction["probabilities"][index]) for index in order]
+
+
+def _jsonl(predictions: Iterable[dict], model: SavedModel, top_k: int | None) -> Iterator[str]:
+    for prediction in predictions:
+        yield (
+            json.dumps(prediction | {"probabilities": dict(_ranked(prediction, model, top_k))}, ensure_ascii=False)
+            + "\n"
+        )
+
+
+def _csv(predictions: Iterable[dict], model: SavedModel, top_k: int | None) -> Iterator[str]:
+    """One line for each document and listed label: the shape that spreadsheets and data frames filter well."""
+    yield _csv_line(["id", "label", "probability", "predicted", "tokens", "truncated"])
+    for prediction in predictions:
+        for label, share in _ranked(prediction, model, top_k):
+            given = label in prediction["labels"]
+            yield _csv_line([prediction["id"], label, share, given, prediction["tokens"], prediction["truncated"]])
+
+
+def _csv_line(values: list) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow(values)
+    return line.getvalue()
+
+
+def _table(predictions: Iterable[dict], model: SavedModel, top_k: int | None) -> Iterator[str]:
+    """Aligned columns: the labels given and their probabilities; with --top-k the most probable, those given marked."""
+    rows = [("document", "labels", "tokens")]
+    below: list[list[str]] = [[]]
+    for prediction in predictions:
+        ranked = _ranked(prediction, model, top_k)
+        if top_k is None:
+            ranked = [(label, share) for label, share in ranked if label in prediction["labels"]]
+        marks = [
+            f"{label} {share:.3f}{'' if top_k is None or label not in prediction['labels'] else '*'}"
+            for label, share in ranked
+        ]
+        tokens = f"{prediction['tokens']:,}{' (cut)' if prediction['truncated'] else ''}"
+        rows.append((_one_line(prediction["id"]), _one_line(", ".join(marks) or "none"), tokens))
+        below.append([
+            f"    {_one_line(label)} -{passage['drop']:.3f} without {passage['start']:,} to {passage['end']:,}: "
+            f"{textwrap.shorten(passage['text'], 100)}\n"
+            for label, passages in prediction.get("evidence", {}).items()
+            for passage in passages
+        ])  # fmt: skip
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row, lines in zip(rows, below, strict=True):
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n"
+        yield from lines
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+FORMATS: dict[str, Callable[[Iterable[dict], SavedModel, int | None], Iterator[str]]] = {
+    "jsonl": _jsonl,
+    "csv": _csv,
+    "table": _table,
+}

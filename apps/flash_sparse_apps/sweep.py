@@ -1,0 +1,234 @@
+"""Does reading more of a document pay, and what does it cost? One table over sequence lengths, from one command.
+
+    python apps/sweep.py --seq-lens 512 2048 16384 --output runs/sweep
+    python apps/sweep.py --dataset my.jsonl --seq-lens 512 4096 --kinds sparse chunked --seeds 0 1 2 --output runs/mine
+    python apps/sweep.py --suite lra --root data --output runs/lra
+
+Every cell, a length, a kind of attention and a seed, is a run of `classify.py` in a process of its own,
+in a folder of its own; all flags of `classify.py` go through to it. The same command again goes on with what is not
+finished. The table, in HTML, Markdown, CSV, JSON and PNG, is written anew after each cell.
+
+With `--suite lra` the cells are the tasks of Long Range Arena instead of lengths, dense and block-sparse, as the
+recipes in configs/lra have them, and the table stands beside published results. Tasks that need official files are run
+where those are below `--root`; the others are generated.
+
+Exit codes: 0 done, 1 some cells failed, 2 something the user can mend (one line on stderr), 130 after Ctrl-C, 143 after
+SIGTERM.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from flash_sparse_apps.console import plain_interrupt, print_anything, spoken
+from flash_sparse_datasets.shared.exit_codes import Stopped, UserError, ending
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from flash_sparse_apps.lra.suite import Suite
+    from flash_sparse_apps.sweeping.cells import Cell
+
+OWN = (
+    "seq_len",
+    "sparse",
+    "chunked",
+    "seed",
+    "resume",
+    "linear_baseline",
+    "compare",
+    "compare_peers",
+)  # what sweeping decides
+RECIPE = ("seq_lens", "dataset", "dataset_options")  # what a suite's recipes decide
+
+
+@ending
+def main(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
+    with plain_interrupt():
+        from flash_sparse_apps.command_line import read_arguments
+    print_anything()
+    parser = _make_parser()
+    try:
+        options, typed, files = read_arguments(parser, arguments)
+        _check(options, typed)
+        folder = Path(options.output or f"runs/sweep-{datetime.now():%Y%m%d-%H%M%S}")
+        cells, write = _plan(options, typed, files, folder)
+    except ValueError as error:
+        parser.error(str(error))
+    return _run(cells, write, folder, options, f"{spoken('sweep')} {shlex.join(arguments)}")
+
+
+def _make_parser() -> ArgumentParser:
+    from flash_sparse_apps.command_line import make_parser
+    from flash_sparse_apps.lra.tasks import NAMES, SCALES
+
+    parser = make_parser("sweep", "Train and test over sequence lengths, dense and sparse, and compare.")
+    group = parser.add_argument_group("sweep", "each cell is a run of its own, and --max-time is for each")
+    group.add_argument("--seq-lens", type=int, nargs="+", default=[512, 2048, 8192], help="tokens that the models read")
+    group.add_argument(
+        "--kinds",
+        type=Literal["dense", "sparse", "chunked"],
+        nargs="+",
+        default=["dense", "sparse"],
+        help="attention; chunked is dense within windows of --chunk-tokens",
+    )
+    group.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds; results are over all of them")
+    group.add_argument(
+        "--parallel", type=int | None, default=None, help="cells at a time; null is the number of GPUs, or one"
+    )
+    group = parser.add_argument_group("suite")
+    group.add_argument(
+        "--suite",
+        type=Literal["lra"] | None,
+        default=None,
+        help="lra: the tasks of Long Range Arena in place of --seq-lens and --dataset",
+    )
+    group.add_argument("--tasks", type=Literal[NAMES], nargs="+", default=list(NAMES), help="which of its tasks")
+    group.add_argument(
+        "--scale",
+        type=Literal[tuple(SCALES)],
+        default="paper",
+        help="which recipes: the published sizes; those for one GPU, if any; small ListOps and Pathfinder",
+    )
+    group.add_argument(
+        "--recipes",
+        type=str | None,
+        default=None,
+        help="folder of the recipes; null takes configs/lra of the repository",
+    )
+    return parser
+
+
+def _check(options: Namespace, typed: dict):
+    """Raise ValueError for flags that a sweep does not take."""
+    for name in OWN:
+        if name in typed:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} is for classify.py; expected --seq-lens, --kinds and --seeds in its place")
+    if options.parallel is not None and options.parallel < 1:
+        raise ValueError(f"--parallel is {options.parallel}; expected at least 1")
+    if options.suite is None:
+        for name in ("tasks", "scale", "recipes"):
+            if name in typed:
+                raise ValueError(f"--{name} is given; it needs --suite")
+
+
+def _plan(options: Namespace, typed: dict, files: list[str], folder: Path) -> tuple[list[Cell], Callable[[str], None]]:
+    """The cells, and what writes the table of those that are finished."""
+    with plain_interrupt():
+        from flash_sparse_apps.command_line import check_typed
+        from flash_sparse_apps.lra.report import write_suite
+        from flash_sparse_apps.sweeping.report import write_table
+
+    if options.suite is None:
+        cells = make_cells(options, folder)
+        write = functools.partial(write_table, cells, folder)
+    else:
+        suite = plan_suite(options, typed, files, folder)
+        cells = suite.cells
+        write = functools.partial(write_suite, suite, folder, options.scale)
+    check_typed(typed, [cell.settings for cell in cells], "--kinds chunked")
+    return cells, write
+
+
+def _run(cells: list[Cell], write: Callable[[str], None], folder: Path, options: Namespace, command: str) -> int:
+    """Run what is not finished and show the table; the exit code."""
+    from flash_sparse_apps.sweeping.cells import check_folder, run_cells
+
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        check_folder(folder, cells)
+        failed = run_cells(cells, options.parallel, lambda: write(command))
+    except ValueError as error:  # the folder holds something else, or damaged cells
+        raise UserError(str(error)) from error
+    except KeyboardInterrupt as error:
+        if options.output is None:  # a folder named by the time of day
+            command += f" --output {shlex.quote(str(folder))}"
+        raise Stopped(f"interrupted; to continue: {command}", 130) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if (folder / "sweep.md").is_file():
+        print((folder / "sweep.md").read_text(encoding="utf-8"))
+        print(f"report: {folder / 'report.html'}")
+    if failed:
+        print(f"error: {len(failed)} of {len(cells)} cells failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def plan_suite(options: Namespace, typed: dict, files: list[str], folder: Path) -> Suite:
+    """The cells of a suite, from its recipes and what was typed over them; says which tasks are not run and why."""
+    from flash_sparse_apps.lra import suite as lra_suite
+    from flash_sparse_apps.lra.tasks import RECIPES
+    from flash_sparse_apps.settings import Settings
+
+    _check_once(options, "tasks", "kinds", "seeds")
+    if files:
+        raise ValueError(f"--config is {files[0]}; expected --recipes in its place, with --suite")
+    for name in RECIPE:
+        if name in typed:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} cannot be given with --suite, whose recipes decide it; --recipes takes others")
+    if "chunked" in options.kinds:
+        raise ValueError("--kinds has chunked; expected dense or sparse with --suite")
+    settings = {field.name for field in dataclasses.fields(Settings)} - {"root", "output"}
+    suite = lra_suite.plan(
+        folder,
+        tasks=options.tasks,
+        scale=options.scale,
+        recipes=RECIPES if options.recipes is None else Path(options.recipes),
+        kinds=options.kinds,
+        seeds=options.seeds,
+        root=options.root,
+        overrides={name: options[name] for name in typed if name in settings},
+    )
+    for task, why in suite.missing.items():
+        print(f"{task} is not run: {why}", flush=True)
+    if not suite.cells:
+        raise ValueError(f"none of the tasks {', '.join(options.tasks)} can be run; the lines above say why")
+    return suite
+
+
+def _check_once(options: Namespace, *names: str):
+    for name in names:
+        if len(set(options[name])) < len(options[name]):
+            given = " ".join(map(str, options[name]))
+            raise ValueError(f"--{name.replace('_', '-')} is {given}; expected each only once")
+
+
+def make_cells(options: Namespace, folder: Path) -> list[Cell]:
+    """One cell for each length, kind and seed; those of the first seed first, so that a whole table is there early.
+
+    The linear baseline and the timings do not depend on the seed: the first seed's cells have them.
+    """
+    from flash_sparse_apps.settings import Settings
+    from flash_sparse_apps.sweeping.cells import Cell
+
+    _check_once(options, "seq_lens", "kinds", "seeds")
+    given = {field.name: options[field.name] for field in dataclasses.fields(Settings)}
+    cells = []
+    for seed in options.seeds:
+        for length in sorted(options.seq_lens):
+            for kind in options.kinds:
+                name = f"{length}-{kind}-{seed}"
+                first = seed == options.seeds[0]
+                own = {
+                    "seq_len": length,
+                    "sparse": kind == "sparse",
+                    "chunked": kind == "chunked",
+                    "seed": seed,
+                    "linear_baseline": first and kind == options.kinds[0],
+                    "compare": first,
+                    "compare_peers": first,
+                    "output": str(folder / "cells" / name),
+                }
+                cells.append(Cell(name, length, kind, seed, Settings(**given | own)))
+    return cells

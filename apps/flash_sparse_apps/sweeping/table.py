@@ -1,0 +1,144 @@
+"""What the finished cells of a sweep say together: one row for each length and kind, over all its seeds.
+
+Scores over several seeds are of all their decisions together, and intervals draw documents, each with what every seed
+says of it: so they tell of the choice of documents, while the spread tells of the seeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from flash_sparse_apps.metrics import Metrics, read_metrics
+from flash_sparse_apps.scores.evaluation import bootstrap_interval, micro_f1, paired_bootstrap
+from flash_sparse_apps.sweeping.cells import Cell
+
+FEWEST = 10  # documents that a score is given for
+
+
+def collect(cells: Sequence[Cell]) -> dict:
+    """The figures of all finished cells.
+
+    Returns:
+        rows: dicts with length, kind, seeds and what `_row` adds, by kind and length; `gain` compares a row with the
+            row of the next shorter length of its kind.
+        linear: dicts with length, micro_f1, micro_f1_interval and macro_f1 of the linear baseline.
+        unfinished: names of cells.
+    """
+    finished = [cell for cell in cells if cell.finished]
+    lengths = sorted({cell.length for cell in cells})
+    metrics = {cell.name: cell_metrics(cell) for cell in finished}
+    _check_same_data(finished, metrics)
+    rows: list[dict[str, Any]] = []
+    linear: list[dict[str, Any]] = []
+    for kind in dict.fromkeys(cell.kind for cell in cells):
+        shorter = None
+        for length in lengths:
+            group = [cell for cell in finished if (cell.kind, cell.length) == (kind, length)]
+            if not group:
+                continue
+            results = [metrics[cell.name] for cell in group]
+            tested = [_tested(cell, result) for cell, result in zip(group, results, strict=True)]
+            settings = group[0].settings
+            row: dict[str, Any] = {"length": length, "kind": kind, "seeds": [cell.seed for cell in group]}
+            row |= _row(results, tested, lengths, settings.bootstrap_samples)
+            predictions, targets, _ = _stacked(tested)
+            row["gain"] = None
+            if shorter is not None and shorter[0]["seeds"] == row["seeds"]:
+                bounds = paired_bootstrap(predictions, shorter[1], targets, samples=settings.bootstrap_samples)
+                gained = row["micro_f1"] - shorter[0]["micro_f1"]
+                row["gain"] = {"from": shorter[0]["length"], "micro_f1": gained, "micro_f1_interval": list(bounds)}
+            shorter = row, predictions
+            rows.append(row)
+            for result in results:
+                scores = result["linear_baseline"]
+                if scores is not None and length not in [entry["length"] for entry in linear]:
+                    kept = {key: scores[key] for key in ("micro_f1", "micro_f1_interval", "macro_f1")}
+                    linear.append({"length": length} | kept)
+    linear.sort(key=lambda entry: entry["length"])
+    return {"rows": rows, "linear": linear, "unfinished": [cell.name for cell in cells if not cell.finished]}
+
+
+def cell_metrics(cell: Cell) -> Metrics:
+    """A finished cell's metrics.json; ValueError says how to run the cell again where it is damaged."""
+    try:
+        return read_metrics(cell.run.metrics)
+    except ValueError as error:
+        raise ValueError(f"{error}; remove {cell.run.path} to run that cell again") from None
+
+
+def _check_same_data(cells: Sequence[Cell], metrics: dict[str, Metrics]):
+    """Raise ValueError where cells were trained on different data: the file was changed between them."""
+    for cell in cells:
+        if metrics[cell.name]["data"]["fingerprint"] != metrics[cells[0].name]["data"]["fingerprint"]:
+            raise ValueError(
+                f"{cell.run.path}: trained on other data than {cells[0].run.path}; expected the same: remove the one "
+                "whose data is no longer meant, to run that cell again"
+            )
+
+
+def _tested(cell: Cell, result: Metrics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Predictions and targets, (N, L) uint8 each, and the whole documents' lengths in tokens, (N,)."""
+    try:
+        position = {entry["label"]: index for index, entry in enumerate(result["test"]["per_label"])}
+        with open(cell.run.predictions, encoding="utf-8") as lines:
+            entries = [json.loads(line) for line in lines]
+        if len(entries) != result["test"]["documents"]:
+            raise ValueError
+        predictions, targets = np.zeros((2, len(entries), len(position)), np.uint8)
+        for row, entry in enumerate(entries):
+            predictions[row, [position[label] for label in entry["predicted"]]] = 1
+            targets[row, [position[label] for label in entry["labels"]]] = 1
+        if (none := result["data"]["none_label"]) is not None:
+            for decisions in (predictions, targets):
+                decisions[:, position[none]] = ~decisions.any(1)
+        return predictions, targets, np.array([entry["tokens"] for entry in entries])
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{cell.run.predictions}: damaged; remove {cell.run.path} to run that cell again") from None
+
+
+def _stacked(tested: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Several seeds side by side, as if they were further labels: (N, seeds * L) twice, and (N,)."""
+    predictions, targets, tokens = zip(*tested, strict=True)
+    return np.hstack(predictions), np.hstack(targets), tokens[0]
+
+
+def _row(results: Sequence[Metrics], tested: Sequence[tuple], lengths: Sequence[int], samples: int) -> dict:
+    """Scores and costs of one length and kind. Times and memory are means over the seeds; None is not measured."""
+    predictions, targets, tokens = _stacked(tested)
+    scores = [result["test"]["micro_f1"] for result in results]
+    peers = next((result["peers"] for result in results if result["peers"] is not None), None)
+    longer = {}
+    for least, most in itertools.pairwise([*lengths, None]):
+        chosen = (tokens > least) & ((tokens <= most) if most is not None else True)
+        if chosen.sum() >= FEWEST:
+            longer[str(least)] = {
+                "documents": int(chosen.sum()),
+                "micro_f1": micro_f1(predictions[chosen], targets[chosen]),
+                "micro_f1_interval": list(bootstrap_interval(predictions[chosen], targets[chosen], samples=samples)),
+            }
+
+    def mean(section: Literal["test", "speed", "training"], key: str) -> float | None:
+        values = [cast(dict[str, Any], result[section])[key] for result in results]
+        return None if None in values else statistics.mean(values)
+
+    return {
+        "micro_f1": micro_f1(predictions, targets),
+        "micro_f1_interval": list(bootstrap_interval(predictions, targets, samples=samples)),
+        "micro_f1_spread": statistics.stdev(scores) if len(scores) > 1 else None,
+        "macro_f1": mean("test", "macro_f1"),
+        "longer": longer,
+        "tokens_cut_share": results[0]["data"]["truncation"]["test"]["tokens_cut_share"],
+        "tokens_per_second": mean("speed", "tokens_per_second"),
+        "step_seconds": mean("speed", "step_seconds"),
+        "training_seconds": mean("training", "seconds"),
+        "peak_memory_bytes": mean("speed", "peak_memory_bytes"),
+        "peak_gpu_memory_bytes": mean("speed", "peak_gpu_memory_bytes"),
+        "density": results[0]["model"]["density"],
+        "peers": peers,
+    }

@@ -1,0 +1,109 @@
+"""Everything metrics.json holds, put together: scores, costs, training, the model, the data, where it ran."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from datetime import datetime
+
+import torch
+import yaml
+
+from flash_sparse_apps import metrics
+from flash_sparse_apps.machine import describe_machine, describe_versions
+from flash_sparse_apps.models.lightning_module import Classifier
+from flash_sparse_apps.settings import Settings
+from flash_sparse_apps.training.callbacks import History
+from flash_sparse_apps.training.preparing import Prepared
+from flash_sparse_apps.training.stopping import why_stopped
+from flash_sparse_apps.training.testing import Costs, Scores
+
+
+def assemble(
+    settings: Settings,
+    prepared: Prepared,
+    module: Classifier,
+    history: History,
+    scores: Scores,
+    costs: Costs,
+    pretraining: metrics.Pretraining | None,
+    command: str,
+    predict_command: str,
+) -> metrics.Metrics:
+    """The figures of a finished run; `command` is what began it, `predict_command` what labels with it."""
+    return {
+        "version": metrics.VERSION,
+        "test": scores.test,
+        "validation": scores.validation,
+        "linear_baseline": scores.linear_baseline,
+        "rule_baselines": scores.rule_baselines,
+        "compare": costs.compare,
+        "peers": costs.peers,
+        "speed": _speed(history, prepared.pixels_read),
+        "training": _training(settings, history),
+        "pretraining": pretraining,
+        "model": _model(settings, prepared, module),
+        "data": _data(prepared),
+        "settings": yaml.safe_load(settings.to_yaml()),
+        "command": command,
+        "predict_command": predict_command,
+        "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "machine": describe_machine(next(module.encoder.parameters()).device),
+        "versions": describe_versions(),
+    }
+
+
+def _speed(history: History, read: float) -> metrics.Speed:
+    """Of the tokens, those that the model reads: their share is `read`."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "step_seconds": history.step_seconds / history.num_steps if history.num_steps else None,
+        "tokens_per_second": read * history.tokens / history.step_seconds if history.num_steps else None,
+        "tokens": round(read * history.tokens),
+        "peak_memory_bytes": peak,
+        "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+    }
+
+
+def _training(settings: Settings, history: History) -> metrics.Training:
+    best = max(history.epochs, key=lambda entry: entry["validation_micro_f1"])
+    return {
+        "steps": history.epochs[-1]["step"],
+        "epochs": history.epochs[-1]["epoch"],
+        "seconds": history.seconds,
+        "stopped": why_stopped(settings, history),
+        "best_epoch": best["epoch"],
+        "best_validation_micro_f1": best["validation_micro_f1"],
+        "history": history.epochs,
+        "curve": history.steps,
+    }
+
+
+def _model(settings: Settings, prepared: Prepared, module: Classifier) -> metrics.Model:
+    return {
+        "pixels_read": prepared.pixels_read,
+        "parameters": sum(parameter.numel() for parameter in module.encoder.parameters()),
+        "encoder": prepared.encoder_arguments,
+        "pretrained": settings.pretrained,
+        "embeddings": prepared.embeddings,
+        "attention": prepared.attention,
+        "chunk_tokens": prepared.chunk_tokens,
+        "density": module.layout.density if module.layout is not None else 1.0,
+        "computed": prepared.computed,
+    }
+
+
+def _data(prepared: Prepared) -> metrics.Data:
+    dataset = prepared.dataset
+    return {
+        "name": dataset.name,
+        "task": dataset.task,
+        "num_labels": len(dataset.labels),
+        "none_label": dataset.none_label,
+        "fingerprint": dataset.fingerprint,
+        "description": dataset.description,
+        "notes": list(dataset.notes),
+        "truncation": prepared.truncation,
+        "pairs": prepared.stores["train"].pairs,
+        "grid": dataset.grid,
+    }

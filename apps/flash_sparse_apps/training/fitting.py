@@ -1,0 +1,74 @@
+"""Lightning's Trainer as every phase of a run uses it: made from the settings, and run from the last checkpoint on."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from flash_sparse_apps.run_folder import RunFolder
+from flash_sparse_apps.settings import Settings
+from flash_sparse_apps.tokens.data_module import TextDataModule
+from flash_sparse_datasets.shared.exit_codes import UserError
+
+
+def make_trainer(
+    settings: Settings, run: RunFolder, callbacks: Sequence[L.Callback], epochs: int, max_seconds: float | None, **more
+) -> L.Trainer:
+    """A Trainer for so many epochs, which time may end earlier; `more` goes to Lightning."""
+    if max_seconds is not None:
+        callbacks = [*callbacks, Timer(timedelta(seconds=max(0.0, max_seconds)), verbose=False)]
+    return L.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=settings.strategy,
+        precision=settings.precision,
+        max_epochs=epochs,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the data module shares the documents out
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=True,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run.path,
+        **more,
+    )
+
+
+def fit(trainer: L.Trainer, module: L.LightningModule, data: TextDataModule, checkpoint: Path, run: RunFolder):
+    """Train to the end, from where `checkpoint` is if there is one.
+
+    Raises:
+        UserError: the checkpoint is damaged or of another model.
+        SystemExit: 143 after SIGTERM.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    if checkpoint.is_file():
+        try:
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            module.load_state_dict(state["state_dict"])
+            step = state["global_step"]
+        except Exception as error:  # torch.load raises many kinds
+            raise UserError(
+                f"{checkpoint}: damaged, or {run.config} is no longer what it was when the run began: "
+                f"{' '.join(str(error).split())[:200]}"
+            ) from error
+        if trainer.is_global_zero:
+            print(f"continuing after step {step:,}", flush=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+    except SIGTERMException:
+        raise SystemExit(143) from None
+    except SystemExit as end:
+        if end.code == 1:  # Lightning's answer to Ctrl-C
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from None
+        raise

@@ -1,0 +1,70 @@
+"""The run folder: made, or opened again and checked against what the run began with."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+
+from flash_sparse_apps.files import to_json, write_atomically
+from flash_sparse_apps.run_folder import RunFolder
+from flash_sparse_apps.settings import MAY_CHANGE, Settings
+from flash_sparse_apps.training.main_process import is_main_process
+from flash_sparse_apps.training.preparing import Prepared
+from flash_sparse_apps.training.stopping import all_trained
+from flash_sparse_datasets import Dataset
+from flash_sparse_datasets.shared.exit_codes import UserError
+
+
+def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> RunFolder:
+    """Make the run folder, or check that the resumed one is of the same data."""
+    if not is_main_process():
+        return RunFolder(os.environ["FLASH_SPARSE_RUN"])
+    fingerprint = {"name": prepared.dataset.name, "fingerprint": prepared.dataset.fingerprint}
+    described = fingerprint | {
+        "tokenizer": prepared.tokenizer.fingerprint,
+        "settings": yaml.safe_load(settings.to_yaml()),
+    }
+    if resumed is not None:
+        run = RunFolder(resumed)
+        run.lock()
+        if run.metrics.is_file() and (settings.max_time is None or all_trained(run)):
+            raise UserError(f"--resume is {resumed}, which is finished: its report is {run.report}")
+        if run.metrics.is_file() and not run.last_checkpoint.is_file():
+            raise UserError(f"--resume is {resumed}, which is finished and has no {run.last_checkpoint} to go on from")
+        try:
+            before = run.described() or described
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        if any(before.get(key) != value for key, value in fingerprint.items()):
+            raise UserError(
+                f"--resume is {resumed}, but the data of {settings.dataset} has changed since that run began"
+            )
+        if before.get("tokenizer", described["tokenizer"]) != described["tokenizer"]:
+            name = settings.pretrained or settings.tokenizer
+            raise UserError(f"--resume is {resumed}, but the tokenizer of {name} has changed since that run began")
+        for key, value in before.get("settings", {}).items():
+            if key.replace("-", "_") not in MAY_CHANGE | {"output"} and described["settings"].get(key) != value:
+                now = described["settings"].get(key)
+                raise UserError(f"{run.config}: {key} is {now}; expected {value}, with which that run began")
+        write_atomically(run.config, settings.to_yaml().encode())
+    else:
+        path = settings.output or _default_output(settings, prepared.dataset)
+        run = RunFolder.create(path, settings.to_yaml())
+        run.lock()
+    try:
+        write_atomically(run.data, to_json(described))
+    except BaseException:
+        if resumed is None:
+            run.remove()
+        raise
+    os.environ["FLASH_SPARSE_RUN"] = str(run.path)  # for the processes that Lightning starts for further devices
+    return run
+
+
+def _default_output(settings: Settings, dataset: Dataset) -> Path:
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(dataset.name).stem) or "run"
+    kind = "sparse" if settings.sparse else "chunked" if settings.chunked else "dense"
+    return Path("runs") / f"{name}-{settings.seq_len}-{kind}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -1,0 +1,259 @@
+"""The test of a trained encoder: its answers, their scores, the models beside it, and what its attention costs.
+
+Testing is in float32 whatever the training's precision, as in `predict.py`.
+
+Letters: N documents of a split, L labels.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from flash_sparse_apps.metrics import Compared, LinearScores, ModelScores, Peers, ValidationScores
+from flash_sparse_apps.models.lightning_module import Classifier, predict
+from flash_sparse_apps.scores.evaluation import (
+    bootstrap_interval,
+    count_none,
+    evaluate,
+    paired_bootstrap,
+    predict_labels,
+)
+from flash_sparse_apps.scores.linear_baseline import linear_baseline
+from flash_sparse_apps.scores.thresholds import tune_thresholds
+from flash_sparse_apps.settings import Settings
+from flash_sparse_apps.tokens.batching import PackedBatch
+from flash_sparse_apps.tokens.data_module import EvaluationLoader, TextDataModule
+from flash_sparse_apps.tokens.token_store import TokenStore
+from flash_sparse_apps.training.main_process import say
+from flash_sparse_apps.training.preparing import Prepared
+from flash_sparse_apps.training.speed import compare, time_peers
+
+COMPARE_SHARE, COMPARE_SECONDS = 0.1, 10.0  # dense predictions may take this share of training, or these seconds
+
+
+def best_device(settings: Settings) -> torch.device:
+    """Where testing happens."""
+    return torch.device("cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model says of both held-out splits, and what is true of them.
+
+    Attributes:
+        validation_probabilities, test_probabilities: (N, L).
+        thresholds: (L,), from the validation documents alone; None for single-label.
+        predictions: of the test documents, as `predict_labels` gives them.
+        validation_truth, test_truth: (N, L) of 0 and 1 for multi-label, (N,) class indices for single-label.
+    """
+
+    validation_probabilities: np.ndarray
+    test_probabilities: np.ndarray
+    thresholds: np.ndarray | None
+    predictions: np.ndarray
+    validation_truth: np.ndarray
+    test_truth: np.ndarray
+
+
+def answer(prepared: Prepared, module: Classifier) -> Answers:
+    """Read the validation and test documents with the weights that are to be kept."""
+    task, stores, data = prepared.dataset.task, prepared.stores, prepared.data
+    device = next(module.encoder.parameters()).device
+
+    validation_truth, test_truth = (_truth(stores[split], task) for split in ("validation", "test"))
+    validation, test = (
+        _in_order(predict(module.encoder, _bar(data.all_batches(stores[split]), split), module.layout, task, device))
+        for split in ("validation", "test")
+    )  # (N, L)
+    thresholds = tune_thresholds(validation, validation_truth) if task == "multi-label" else None
+
+    return Answers(
+        validation_probabilities=validation,
+        test_probabilities=test,
+        thresholds=thresholds,
+        predictions=predict_labels(test, thresholds, task),
+        validation_truth=validation_truth,
+        test_truth=test_truth,
+    )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures for metrics.json: of the test, of validation, of the linear model (None without), of simple rules."""
+
+    test: ModelScores
+    validation: ValidationScores
+    linear_baseline: LinearScores | None
+    rule_baselines: dict[str, float]
+
+
+def score(settings: Settings, prepared: Prepared, answers: Answers) -> Scores:
+    """Score the answers, and fit and score what stands beside them."""
+    dataset, none_counts = prepared.dataset, prepared.dataset.none_label is not None
+    test = _scored(settings, prepared, answers.test_truth, answers.test_probabilities, answers.thresholds)
+    test |= {
+        "documents": len(prepared.stores["test"]),
+        "answers": len(np.unique(answers.predictions, axis=0)),  # 1: all documents are given the same labels
+        "truths": len(np.unique(answers.test_truth, axis=0)),  # 1: all documents have the same labels
+        "bootstrap_samples": settings.bootstrap_samples,
+    }
+    validation = evaluate(
+        answers.validation_probabilities, answers.validation_truth, answers.thresholds, dataset.task, none_counts
+    )
+
+    linear = None
+    if settings.linear_baseline:
+        say("fitting the linear baseline")
+        linear = _beside_linear(settings, prepared, answers, test["micro_f1"])
+
+    rules = {}
+    if dataset.baselines is not None:
+        say("counting what simple rules reach")
+        rules = dataset.baselines()
+
+    return Scores(
+        test=cast(ModelScores, test),
+        validation=cast(ValidationScores, {key: validation[key] for key in ("micro_f1", "macro_f1", "accuracy")}),
+        linear_baseline=linear,
+        rule_baselines=rules,
+    )
+
+
+def _scored(
+    settings: Settings,
+    prepared: Prepared,
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    thresholds: np.ndarray | None,
+) -> dict:
+    """Scores of probabilities (N, L) of the test documents, with intervals, and a row for each label."""
+    dataset, none_counts = prepared.dataset, prepared.dataset.none_label is not None
+    found = evaluate(probabilities, truth, thresholds, dataset.task, none_counts)
+
+    predicted, wanted = predict_labels(probabilities, thresholds, dataset.task), truth
+    if none_counts:
+        predicted, wanted = count_none(predicted), count_none(wanted)
+    for metric in ("micro_f1", "macro_f1"):
+        bounds = bootstrap_interval(predicted, wanted, metric, settings.bootstrap_samples, settings.seed)
+        found[f"{metric}_interval"] = list(bounds)
+
+    columns = found["per_label"] | {"label": [*dataset.labels, *([dataset.none_label] if none_counts else [])]}
+    if thresholds is not None:
+        columns["threshold"] = thresholds.tolist() + [None] * none_counts
+    found["per_label"] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return found
+
+
+def _beside_linear(settings: Settings, prepared: Prepared, answers: Answers, micro_f1: float) -> LinearScores:
+    """The linear model's scores, and the difference to it in pairs of the same resampled documents."""
+    dataset, stores = prepared.dataset, prepared.stores
+    linear = linear_baseline(
+        stores["train"],
+        stores["validation"],
+        stores["test"],
+        settings.seq_len,
+        len(dataset.labels),
+        dataset.task,
+        settings.seed,
+        progress=sys.stderr.isatty(),
+    )
+    found = _scored(settings, prepared, answers.test_truth, linear.test_probabilities, linear.thresholds)
+
+    decisions = [answers.predictions, linear.test_predictions, answers.test_truth]
+    if dataset.none_label is not None:
+        decisions = [count_none(each) for each in decisions]
+    ours, theirs, truth = decisions
+    bounds = paired_bootstrap(ours, theirs, truth, samples=settings.bootstrap_samples, seed=settings.seed)
+    difference = {"micro_f1": micro_f1 - found["micro_f1"], "micro_f1_interval": list(bounds)}
+    return cast(LinearScores, found | {"difference": difference, "seconds": linear.seconds})
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Timings for metrics.json, None where they were not asked for: beside dense, and beside other attentions."""
+
+    compare: Compared | None
+    peers: Peers | None
+
+
+def time_attention(
+    settings: Settings, prepared: Prepared, module: Classifier, answers: Answers, seconds: float
+) -> Costs:
+    """Time steps on the longest test document: sparse and dense, PyTorch's and textbook attention.
+
+    Args:
+        seconds: that training took; comparing predictions may take a share of it.
+    """
+    data, store, task = prepared.data, prepared.stores["test"], prepared.dataset.task
+    longest = data.batch(store, [int(np.argmax(store.lengths))])
+
+    peers = None
+    if settings.compare_peers:
+        say("timing PyTorch's and textbook attention on the same weights")
+        peers = time_peers(module.encoder, module.layout, task, longest)
+
+    compared = None
+    if module.layout is not None and settings.compare:
+        say("comparing with dense attention on the same weights")
+        compared = compare(
+            module.encoder,
+            module.layout,
+            task,
+            longest=longest,
+            batches=_one_by_one(data, store, settings.seed),
+            sparse_predictions=answers.predictions,
+            thresholds=answers.thresholds,
+            max_documents=settings.compare_documents,
+            max_seconds=max(COMPARE_SECONDS, COMPARE_SHARE * seconds),
+        )
+    return Costs(compared, peers)
+
+
+def prediction_lines(prepared: Prepared, answers: Answers) -> bytes:
+    """One JSON object for each test document, without its text."""
+    labels, store = prepared.dataset.labels, prepared.stores["test"]
+    lines = []
+    for row, (shares, predicted) in enumerate(zip(answers.test_probabilities, answers.predictions, strict=True)):
+        given = [int(predicted)] if prepared.dataset.task == "single-label" else np.flatnonzero(predicted)
+        entry = {
+            "id": store.ids(row),
+            "labels": [labels[index] for index in store.label_indices(row)],
+            "predicted": [labels[index] for index in given],
+            "probabilities": {label: float(share) for label, share in zip(labels, shares, strict=True)},
+            "tokens": int(store.lengths[row]),
+        }
+        lines.append(json.dumps(entry, ensure_ascii=False))
+    return ("\n".join(lines) + "\n").encode(errors="backslashreplace")
+
+
+def _bar(batches: EvaluationLoader, split: str) -> tqdm:
+    """The batches with a progress bar, where stderr is a terminal."""
+    return tqdm(batches, f"{split} documents", unit=" batches", leave=False, disable=not sys.stderr.isatty())
+
+
+def _in_order(scored: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Probabilities (N, L) in the split's order, from those in the batches' order and their places."""
+    probabilities, indices = scored
+    ordered = np.empty_like(probabilities)
+    ordered[indices] = probabilities
+    return ordered
+
+
+def _truth(store: TokenStore, task: str) -> np.ndarray:
+    """(N, L) of 0 and 1 for multi-label, (N,) class indices for single-label."""
+    matrix = store.label_matrix()
+    return np.asarray(matrix.argmax(1)).ravel() if task == "single-label" else matrix.toarray()
+
+
+def _one_by_one(data: TextDataModule, store: TokenStore, seed: int) -> Iterator[PackedBatch]:
+    """The documents of a store in random order."""
+    for index in np.random.default_rng(seed).permutation(len(store)):
+        yield data.batch(store, [int(index)])

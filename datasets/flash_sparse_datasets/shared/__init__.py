@@ -1,0 +1,1 @@
+"""What the datasets have in common: documents, reading files, splits, statistics. It knows none of them."""

@@ -1,0 +1,42 @@
+"""What is kept in memory of documents that were read once: their labels and hashes, never their texts."""
+
+import hashlib
+from array import array
+from collections.abc import Iterable
+from typing import cast
+
+import numpy as np
+
+from flash_sparse_datasets.shared.documents import Document
+from flash_sparse_datasets.shared.seeded_split import row_key
+
+
+class DocumentTable:
+    """Read documents to the end.
+
+    Args:
+        numbered: Each document with its number for messages.
+        label_ids: Label -> number, to which new labels are added; tables of one dataset share it.
+        seed: For the keys.
+
+    Attributes:
+        numbers: (rows,) the documents' numbers.
+        keys: (rows,) S16, equal for equal texts, see `row_key`.
+        offsets, label_ids: (rows + 1,) and (labels of all rows,): the labels of row i are label_ids[offsets[i]:...].
+        digest: SHA-256 of all ids, texts and labels.
+    """
+
+    def __init__(self, numbered: Iterable[tuple[int, Document]], label_ids: dict[str, int], seed: int):
+        numbers, keys, offsets, labels, digest = array("q"), bytearray(), array("q", [0]), array("i"), hashlib.sha256()
+        for number, document in numbered:
+            text_digest = hashlib.sha256(cast(str, document.text).encode()).digest()
+            digest.update(repr((document.id, document.labels)).encode() + text_digest)
+            numbers.append(number)
+            keys += row_key(seed, text_digest)
+            labels.extend(label_ids.setdefault(label, len(label_ids)) for label in document.labels)
+            offsets.append(len(labels))
+        self.numbers = numbers
+        self.keys = np.frombuffer(keys, "S16")  # (rows,)
+        self.offsets = np.frombuffer(offsets, np.int64)  # (rows + 1,)
+        self.label_ids = np.frombuffer(labels, np.intc)  # (labels of all rows,)
+        self.digest = digest.digest()

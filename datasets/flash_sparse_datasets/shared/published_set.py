@@ -1,0 +1,159 @@
+"""A published set of documents: its own splits, the parts it lacks drawn by a seed, its labels, and what to note."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from tqdm import tqdm
+
+from flash_sparse_datasets.shared.document_table import DocumentTable
+from flash_sparse_datasets.shared.documents import DataError, Dataset, Document, Documents
+from flash_sparse_datasets.shared.seeded_split import TEST, TRAIN, VALIDATION, seeded_split
+
+SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+
+
+def published_set(
+    name: str,
+    task: str,
+    readers: Mapping[str, Callable[..., Iterator[Document]]],
+    about: str,
+    *,
+    labels: Sequence[str] | None = None,
+    none_label: str | None = None,
+    sizes: Mapping[str, int] | None = None,
+    notes: Sequence[str] = (),
+    split_seed: int = 0,
+    validation_share: float = 0.1,
+    test_share: float = 0.1,
+) -> Dataset:
+    """Read all documents once and prepare the dataset. A test set is for the test alone: a part that the release does
+    not have is drawn from the training documents, each class (single-label) by itself, equal texts together.
+
+    Args:
+        name: Of the dataset.
+        task: "single-label" or "multi-label".
+        readers: For "train" and each other split that the release has, starts one reading; can be pickled. That of
+            "train" takes `wanted` where splits are drawn from it: a byte for each document, 0 to skip it.
+        about: One or two sentences for the description.
+        labels: The classes of the published task; None for those of the training documents. Documents lose others.
+        none_label: As of `Dataset`.
+        sizes: How many documents the release has in each of its parts.
+        notes: What else the user should hear.
+        split_seed, validation_share, test_share: For the splits that the release does not have.
+
+    Raises:
+        DataError: for documents that cannot be used.
+        ValueError: for a share.
+    """
+    drawn = {
+        split: share
+        for split, share in (("validation", validation_share), ("test", test_share))
+        if split not in readers
+    }
+    for split, share in drawn.items():
+        if not 0 < share < 1:
+            raise ValueError(f"{split}_share is {share!r}, expected a share between 0 and 1")
+    if sum(drawn.values()) >= 1:
+        shares = f"{validation_share!r} and {test_share!r}"
+        raise ValueError(f"validation_share and test_share are {shares}, expected a sum below 1")
+
+    label_ids: dict[str, int] = {}
+    tables = {}
+    for split, read in readers.items():
+        documents = tqdm(read(), f"reading {name} {split}", disable=None, leave=False)
+        tables[split] = DocumentTable(enumerate(documents, 1), label_ids, split_seed)
+        if not len(tables[split].keys):
+            raise DataError(f"{name}: no documents for {split}, expected some")
+    names = np.array(list(label_ids), object)
+
+    assigned = {split: np.full(len(table.keys), SPLITS[split], np.uint8) for split, table in tables.items()}
+    train = tables["train"]
+    if drawn:
+        assigned["train"] = _draw(train, task, drawn.get("validation", 0), drawn.get("test", 0))
+        for split in ("train", *drawn):
+            if not (assigned["train"] == SPLITS[split]).any():
+                raise DataError(f"{name}: {len(train.keys)} documents are too few to split, {split} would be empty")
+
+    in_training = assigned["train"] == TRAIN
+    if labels is None:
+        labels = sorted(set(names[train.label_ids[np.repeat(in_training, np.diff(train.offsets))]]))
+    if not labels:
+        raise DataError(f"{name}: no training document has a label, expected labels to learn")
+    known = frozenset(labels)
+    is_known = np.array([label in known for label in names], bool)
+
+    notes = list(notes)
+    for split, table in tables.items():
+        if sizes is not None and len(table.keys) != sizes[split]:
+            notes.append(f"{split}: {len(table.keys):,} documents, the release has {sizes[split]:,}")
+        row_of_label = np.repeat(np.arange(len(table.keys)), np.diff(table.offsets))
+        unknown = ~is_known[table.label_ids]
+        if unknown.any():
+            which = len(set(table.label_ids[unknown]))
+            notes.append(
+                f"{split}: {unknown.sum():,} labels, {which:,} different ones, are not among the {len(labels):,} of "
+                f"this task and were dropped, from {len(set(row_of_label[unknown])):,} documents"
+            )
+        if task == "multi-label":
+            empty = len(table.keys) - len(set(row_of_label[~unknown]))
+            if empty:
+                notes.append(f"{split}: {empty:,} of {len(table.keys):,} documents have no label")
+        if split != "train" and (shared := np.isin(table.keys, train.keys[in_training]).sum()):
+            notes.append(f"{split}: {shared:,} of {len(table.keys):,} documents have a text that is also in training")
+
+    all_labels = tuple(sorted(labels))
+    digest = hashlib.sha256(repr((task, all_labels)).encode())
+    for split in tables:
+        digest.update(tables[split].digest + assigned[split].tobytes())
+
+    splits = {}
+    for split, number in SPLITS.items():
+        if split not in drawn and not (split == "train" and drawn):
+            read, length = readers[split], len(tables[split].keys)
+        else:
+            wanted = (assigned["train"] == number).tobytes()
+            read, length = partial(readers["train"], wanted=wanted), sum(wanted)
+        splits[split] = Documents(partial(_labelled, read, known), length)
+    counts = " / ".join(f"{len(documents):,}" for documents in splits.values())
+    how = "as released"
+    if drawn:
+        parts = " and ".join(f"{split} ({share:.0%})" for split, share in drawn.items())
+        how = f"{parts} drawn from the release's training documents with seed {split_seed}"
+        notes.append(f"the release has no {' and no '.join(drawn)} part: {how}")
+    return Dataset(
+        name=name,
+        task=task,
+        labels=all_labels,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
+        fingerprint=digest.hexdigest(),
+        description=f"{about} {len(all_labels):,} labels; {counts} documents for training, validation and test, {how}.",
+        notes=tuple(notes),
+        none_label=none_label,
+    )
+
+
+def _draw(table: DocumentTable, task: str, validation_share: float, test_share: float) -> np.ndarray:
+    """The split of each row, (rows,)."""
+    rows = len(table.keys)
+    if task == "multi-label":
+        return seeded_split(table.keys, table.offsets, table.label_ids, validation_share, test_share)
+    # A stratum is a class; a text that is there with two labels is in that of its first row, so that it stays together.
+    _, first, group = np.unique(table.keys, return_index=True, return_inverse=True)
+    stratum = table.label_ids[first][group]
+    assigned = np.empty(rows, np.uint8)
+    for label in np.unique(stratum):
+        members = np.flatnonzero(stratum == label)
+        assigned[members] = seeded_split(
+            table.keys[members], np.arange(len(members) + 1), table.label_ids[members], validation_share, test_share
+        )
+    return assigned
+
+
+def _labelled(read, known: frozenset[str]) -> Iterator[Document]:
+    for document in read():
+        labels = tuple(label for label in document.labels if label in known)
+        yield Document(document.id, document.text, labels)

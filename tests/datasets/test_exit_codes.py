@@ -1,0 +1,80 @@
+"""Every command ends with an exit code and one line, whatever stops it; errors in the program keep their traceback."""
+
+import subprocess
+import sys
+
+import pytest
+
+from flash_sparse_datasets import DataError
+from flash_sparse_datasets.shared.exit_codes import Stopped, UserError, ending, stop
+
+ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory: you tried 9 bytes."
+
+
+def command_that_raises(error: BaseException):
+    @ending
+    def main(arguments):
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("--a is 1;\nexpected 2"), 2, "error: --a is 1; expected 2"),
+        (DataError("a.csv line 1: empty"), 2, "error: a.csv line 1: empty"),
+        (FileNotFoundError(2, "No such file", "a"), 2, "error: [Errno 2] No such file: 'a'"),
+        (FloatingPointError("the loss is nan"), 2, "error: the loss is nan"),
+        (MemoryError("9 GiB"), 2, "error: too little memory (9 GiB); expected lower sizes"),
+        (RuntimeError(ALLOCATOR), 2, f"error: too little memory ({ALLOCATOR[-90:]}); expected lower sizes"),
+        (ModuleNotFoundError(name="jsonargparse"), 2,
+         "error: jsonargparse is not installed; expected pip install 'flash-sparse[apps]'"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (SystemExit(143), 143, "terminated"),
+        (Stopped("interrupted; to continue: again", 130), 130, "interrupted; to continue: again"),
+    ],
+)  # fmt: skip
+def test_what_the_user_can_mend_is_one_line(error, code, line, capsys):
+    assert command_that_raises(error)([]) == code
+    assert capsys.readouterr().err == line + "\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("a bug"), RuntimeError("a bug"), ModuleNotFoundError(name="flash_sparse_apps.typo"), SystemExit(0)],
+)
+def test_errors_of_the_program_are_not_hidden(error):
+    with pytest.raises(type(error)) as raised:
+        command_that_raises(error)([])
+    assert raised.value is error
+
+
+def test_what_would_take_less_memory_is_said():
+    assert stop(MemoryError(), "a lower --seq-len").line.endswith("; expected a lower --seq-len")
+
+
+def test_a_gpu_without_memory_is_told_from_other_errors():
+    torch = pytest.importorskip("torch")
+    assert stop(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")).code == 2
+
+
+def test_arguments_are_those_of_the_process_unless_given(monkeypatch):
+    given = []
+    main = ending(lambda arguments: given.append(list(arguments)) or 0)
+    monkeypatch.setattr(sys, "argv", ["command", "--own"])
+    assert main() == main(("--other",)) == 0
+    assert given == [["--own"], ["--other"]]
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    code = (
+        "import sys\nfrom flash_sparse_datasets.shared.exit_codes import ending\n"
+        "@ending\ndef main(arguments):\n    for _ in range(10**6):\n        print('line')\n    return 0\n"
+        "sys.exit(main())"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "line\n"
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 0
