@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -14,6 +15,8 @@ from flash_sparse.huggingface.mask import dense_mask, sparse_mask
 from flash_sparse.huggingface.own_attention import calls_interface, own_attention
 from flash_sparse.huggingface.positions import check_length
 
+Model = TypeVar("Model", bound=nn.Module)
+
 # transformers takes any name with "flash" in it for the library flash-attention. An attention function needs a mask
 # function of the same name: without it, padding would be dropped silently.
 DENSE = "exact_dense"
@@ -24,11 +27,11 @@ for _name, _forward, _mask in ((DENSE, dense_forward, dense_mask), (SPARSE, spar
 
 
 def enable(
-    model: nn.Module,
+    model: Model,
     pattern: Pattern | None = None,
     block_size: int = 128,
     global_tokens: Sequence[int] | None = None,
-) -> nn.Module:
+) -> Model:
     """Switch a transformers model to exact attention, dense or block-sparse, in training and inference.
 
     The weights stay as they are, and so do padding mask, dropout, causality, sliding windows, grouped heads and scale:
@@ -102,7 +105,7 @@ def enable(
     return whole
 
 
-def disable(model: nn.Module) -> nn.Module:
+def disable(model: Model) -> Model:
     """Switch a model back to the attention that it had before `enable`; leave one alone that is not enabled.
 
     Returns:
