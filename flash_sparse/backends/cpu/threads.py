@@ -49,17 +49,20 @@ def run(kernel: Kernel, problem: NamedTuple, *arguments) -> None:
         memories.append(memory)
         return problem, *arguments, counter.ctypes.data, *_place(sizes, memory)
 
-    for _ in range(min(torch.get_num_threads(), len(tasks)) - 1):
-        if _pool is None:
-            _pool = ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="flash_sparse")
-        try:
-            helpers.append(_pool.submit(function, *call()))
-        except RuntimeError:  # the interpreter is ending, and starts no thread
-            break
-    function(*call())
-    for helper in helpers:
-        if not helper.cancel():  # one that has not begun has nothing left to do
-            helper.result()
+    try:
+        for _ in range(min(torch.get_num_threads(), len(tasks)) - 1):
+            if _pool is None:
+                workers = max(1, (os.cpu_count() or 1) - 1)
+                _pool = ThreadPoolExecutor(workers, thread_name_prefix="flash_sparse")
+            try:
+                helpers.append(_pool.submit(function, *call()))
+            except RuntimeError:  # the interpreter is ending, and starts no thread
+                break
+        function(*call())
+    finally:  # also when interrupted: the helpers write to what the caller then gives back
+        for helper in helpers:
+            if not helper.cancel():  # one that has not begun has nothing left to do
+                helper.result()
     _free.extend(memories[: max(0, torch.get_num_threads() - len(_free))])
 
 
