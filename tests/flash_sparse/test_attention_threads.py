@@ -80,9 +80,7 @@ def test_no_setting_of_the_process_changes(dtype, precision, monkeypatch):
     before = torch.get_float32_matmul_precision()
     seen = []
     real = threads.run
-    monkeypatch.setattr(
-        "flash_sparse.backends.cpu.launch.run", lambda *parts: (seen.append(values()), real(*parts))
-    )
+    monkeypatch.setattr("flash_sparse.backends.cpu.launch.run", lambda *parts: (seen.append(values()), real(*parts)))
 
     def values():
         return {name: read() for name, read in SETTINGS.items()}
