@@ -95,10 +95,14 @@ class Kernel:
         nowhere = (kind.sizes(0, 0) for kind in self.memory)
         nothing = (*before, tasks[:0], counter.ctypes.data, *nowhere)
         with event.install_listener("numba:compile", _Say()):
-            # No file that can be written, a full disk, a file that another process left half written: without files.
-            with contextlib.suppress(RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+            # No folder that can be written, a full disk: without files.
+            with contextlib.suppress(RuntimeError, OSError):
                 self._function = self._function or self._jit(cache=True)
-                self._function(*nothing)
+                try:
+                    self._function(*nothing)
+                except (EOFError, pickle.UnpicklingError):  # a file that was left half written: forget all of them
+                    self._function._cache.flush()
+                    self._function(*nothing)
                 return
             self._function = self._jit(cache=False)
             self._function(*nothing)
