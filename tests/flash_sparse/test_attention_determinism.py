@@ -30,26 +30,6 @@ def test_the_same_bits_every_time(backend, device, case, dropout_p):
             assert torch.equal(value, again[name]), name
 
 
-@pytest.mark.parametrize("dropout_p", [0.0, 0.2])
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_the_number_of_threads_changes_rounding_alone(case, dropout_p):
-    """Nor does it change which probabilities are dropped."""
-    threads = torch.get_num_threads()
-    results = []
-    try:
-        for number in (1, 2):
-            torch.set_num_threads(number)
-            results.append(once(case, "cpu", "cpu", dropout_p))
-            again = once(case, "cpu", "cpu", dropout_p)
-            for name, value in results[-1].items():
-                assert torch.equal(value, again[name]), name
-    finally:
-        torch.set_num_threads(threads)
-    for name, value in results[0].items():
-        tolerance = {"rtol": 0.02, "atol": 1e-2} if value.dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
-        torch.testing.assert_close(results[1][name], value, **tolerance)
-
-
 def test_the_batch_around_an_entry_does_not_change_it(kernel, device):
     case = CASES["dense"]
     *rows, grad_output = case.tensors(device)

@@ -3,6 +3,7 @@
 Measured as the peak of what PyTorch's allocator hands out, so that a second process or a page more changes nothing.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import flash_sparse
 from flash_sparse import patterns
-from flash_sparse.backends.cpu.plan import WORK
+from flash_sparse.backends.cpu import threads
 
 OPTIONS = {
     "dense": {},
@@ -78,20 +79,56 @@ def test_the_measure_sees_a_matrix_that_is_stored(device):
     assert large > 12 * small
 
 
-def test_buffers_kept_from_call_to_call_do_not_grow_with_length(kernel, device):
-    """A fresh thread has no buffers yet: what it keeps for long sequences is what it keeps for shorter ones."""
-    if kernel != "cpu":
-        pytest.skip("only the CPU's backend keeps buffers")
+class TestKeptFromCallToCall:
+    """The CPU's kernels keep the memory of their tiles: a few MiB for each thread, whatever the call."""
 
-    def kept(length):
-        step(length, kernel, device, {})()
-        return sum(buffer.nbytes for buffer in WORK._buffers.values())
+    @pytest.fixture(autouse=True)
+    def afresh(self, monkeypatch):
+        monkeypatch.setattr(threads, "_free", [])
+        before = torch.get_num_threads()
+        yield
+        torch.set_num_threads(before)
 
-    sizes = []
-    for length in (8192, 16384):
-        with ThreadPoolExecutor(1) as pool:
-            sizes.append(pool.submit(kept, length).result())
-    assert sizes[0] == sizes[1]
+    def kept(self):
+        return sorted(memory.nbytes for memory in threads._free)
+
+    @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+    def test_does_not_grow_with_length(self, options):
+        sizes = []
+        for length in (256, 8192):
+            threads._free.clear()
+            step(length, "cpu", "cpu", options)()
+            sizes.append(self.kept())
+        assert sizes[0] == sizes[1]
+        assert len(sizes[0]) == torch.get_num_threads()
+
+    @pytest.mark.parametrize("number", [1, 2, 7])
+    def test_one_part_for_each_thread(self, number):
+        torch.set_num_threads(number)
+        for _ in range(3):
+            step(1024, "cpu", "cpu", {})()
+            assert len(threads._free) <= number
+
+    def test_few_parts_after_many_threads(self):
+        for number in (7, 1):
+            torch.set_num_threads(number)
+            for _ in range(8):
+                step(1024, "cpu", "cpu", {})()
+        assert len(threads._free) <= 7
+
+    def test_at_most_a_few_mebibytes_for_a_thread(self):
+        rows = [torch.randn(1, 1, 300, 256, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+        flash_sparse.attention(*rows).sum().backward()  # the widest rows, of the widest numbers
+        assert 0 < sum(self.kept()) <= 4 * 2**20 * torch.get_num_threads()
+
+    def test_python_threads_that_call_at_once_leave_little(self):
+        torch.set_num_threads(2)
+        call = step(512, "cpu", "cpu", {})
+        with ThreadPoolExecutor(8) as pool:
+            for done in [pool.submit(call) for _ in range(40)]:
+                done.result()
+        # The limit is PyTorch's number of threads, which a new Python thread may have of its own.
+        assert len(threads._free) <= max(2, os.cpu_count()) + 8
 
 
 def test_nothing_but_output_and_logsumexp_is_kept_for_the_backward_pass(kernel, device):

@@ -1,14 +1,17 @@
 """Calls from several Python threads at once, and settings that are global to the process."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from attention_cases import Case, draw_case, run
 
 import flash_sparse
-from flash_sparse.backends.cpu import attention as cpu
+from flash_sparse.backends.cpu import threads
 
 CASES = [
     Case(0, heads=2, key_heads=2, query_length=203, key_length=203, head_dim=16, block_size=32, density=0.5),
@@ -23,7 +26,7 @@ def results(case, device, kernel):
     return run(rows, grad_output, kernel, case.options(device))
 
 
-def test_threads_do_not_share_a_workspace(kernel, device):
+def test_several_python_threads_at_once_change_no_bit(kernel, device):
     expected = [results(case, device, kernel) for case in CASES]
     together = threading.Barrier(len(CASES))
 
@@ -35,7 +38,7 @@ def test_threads_do_not_share_a_workspace(kernel, device):
         for index, found in enumerate(pool.map(work, range(len(CASES)))):
             for result in found:
                 for name, value in expected[index].items():
-                    torch.testing.assert_close(result[name], value, rtol=1e-6, atol=1e-6)
+                    assert torch.equal(result[name], value), (name, CASES[index])
 
 
 def test_forward_in_one_thread_and_backward_in_another(kernel, device):
@@ -48,49 +51,80 @@ def test_forward_in_one_thread_and_backward_in_another(kernel, device):
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-class TestMatrixUnits:
-    """On CPUs with bfloat16 matrix units, products of bfloat16 inputs use them: a setting of the whole process."""
+@pytest.fixture
+def set_threads():
+    """`torch.set_num_threads`, undone after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
-    @pytest.fixture(autouse=True)
-    def pretend(self, monkeypatch):
-        capabilities = {**torch.cpu.get_capabilities(), "amx_bf16": True}
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-        before = torch.get_float32_matmul_precision()
-        yield
+
+def test_several_python_threads_at_once_that_each_use_several(set_threads):
+    set_threads(2)
+    test_several_python_threads_at_once_change_no_bit("cpu", "cpu")
+
+
+SETTINGS = {
+    "products of float32": torch.get_float32_matmul_precision,
+    "products by oneDNN": lambda: torch.backends.mkldnn.matmul.fp32_precision,
+    "threads": torch.get_num_threads,
+    "deterministic": torch.are_deterministic_algorithms_enabled,
+    "default dtype": torch.get_default_dtype,
+    "random numbers": lambda: torch.get_rng_state().tolist(),
+}
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_no_setting_of_the_process_changes(dtype, precision, monkeypatch):
+    before = torch.get_float32_matmul_precision()
+    seen = []
+    real = threads.run
+    monkeypatch.setattr("flash_sparse.backends.cpu.launch.run", lambda *parts: (seen.append(values()), real(*parts)))
+
+    def values():
+        return {name: read() for name, read in SETTINGS.items()}
+
+    try:
+        torch.set_float32_matmul_precision(precision)
+        expected = values()
+        rows = torch.randn(1, 1, 20, 8, generator=torch.Generator(), dtype=dtype).requires_grad_()
+        flash_sparse.attention(rows, rows, rows).sum().backward()
+        assert len(seen) == 3  # forward, delta, backward
+        assert [*seen, values()] == [expected] * 4
+    finally:
         torch.set_float32_matmul_precision(before)
 
-    @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
-    def test_the_setting_is_put_back(self, precision):
-        torch.set_float32_matmul_precision(precision)
-        before = torch.backends.mkldnn.matmul.fp32_precision
-        rows = torch.randn(1, 1, 20, 8, dtype=torch.bfloat16, requires_grad=True)
-        flash_sparse.attention(rows, rows, rows).sum().backward()
-        assert torch.backends.mkldnn.matmul.fp32_precision == before
-        assert torch.get_float32_matmul_precision() == precision
 
-    def test_the_setting_is_put_back_after_an_error(self):
-        before = torch.backends.mkldnn.matmul.fp32_precision
-        with pytest.raises(ZeroDivisionError), cpu.bfloat16_matrix_units(torch.bfloat16):
-            raise ZeroDivisionError
-        assert torch.backends.mkldnn.matmul.fp32_precision == before
+class SlowKernel:
+    """In the place of a `Kernel`: the calling thread is interrupted while a helper still writes."""
 
-    def test_the_setting_is_put_back_by_the_last_of_two_calls_that_overlap(self):
-        before = torch.backends.mkldnn.matmul.fp32_precision
-        try:
-            first, second = (cpu.bfloat16_matrix_units(torch.bfloat16) for _ in range(2))
-            first.__enter__()
-            second.__enter__()
-            first.__exit__(None, None, None)
-            second.__exit__(None, None, None)
-            assert torch.backends.mkldnn.matmul.fp32_precision == before
-        finally:
-            torch.backends.mkldnn.matmul.fp32_precision = before
+    memory = ()
 
-    @pytest.mark.xfail(reason="PyTorch has no setting of a single thread, and no product of bfloat16 into float32")
-    def test_float32_in_another_thread_keeps_its_precision(self):
-        def read():
-            return torch.backends.mkldnn.matmul.fp32_precision
+    def __init__(self):
+        self.caller = threading.current_thread()
+        self.began, self.interrupted = threading.Event(), threading.Event()
+        self.ended = 0
 
-        before = read()
-        with cpu.bfloat16_matrix_units(torch.bfloat16), ThreadPoolExecutor(1) as pool:
-            assert pool.submit(read).result() == before
+    def ready(self, *arguments):
+        return self.call
+
+    def call(self, *arguments):
+        if threading.current_thread() is self.caller:
+            assert self.began.wait(60)
+            self.interrupted.set()
+            raise KeyboardInterrupt
+        self.began.set()
+        assert self.interrupted.wait(60)
+        time.sleep(0.2)
+        self.ended += 1
+
+
+def test_an_interrupted_call_waits_for_its_helpers(set_threads):
+    """They write to tensors that the caller is about to give back."""
+    set_threads(2)
+    kernel = SlowKernel()
+    problem, constants = SimpleNamespace(width=16), SimpleNamespace(one=np.float32(1))
+    with pytest.raises(KeyboardInterrupt):
+        threads.run(kernel, problem, constants, np.zeros((2, 3), np.int64))
+    assert kernel.ended == 1

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import cfunc, types
 from numba.core import event
+from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 
 from flash_sparse.backends.cpu import backward, forward
@@ -101,9 +102,13 @@ class Kernel:
     def _compile(self, entry: Callable[[int], None]) -> CFunc:
         make = partial(cfunc, types.void(types.int64), error_model="numpy")
         with event.install_listener("numba:compile", _Say()):
-            # No file that can be written, a full disk, a file that another process left half written: without files.
-            with contextlib.suppress(RuntimeError, OSError, EOFError, pickle.UnpicklingError):
-                return make(cache=True)(entry)
+            # No folder that can be written, a full disk: without files.
+            with contextlib.suppress(RuntimeError, OSError):
+                try:
+                    return make(cache=True)(entry)
+                except (EOFError, pickle.UnpicklingError):  # a file that was left half written: forget all of them
+                    FunctionCache(entry).flush()
+                    return make(cache=True)(entry)
             return make(cache=False)(entry)
 
 

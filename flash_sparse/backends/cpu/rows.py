@@ -67,11 +67,17 @@ def _from_half(vectors: Vectors, half: ir.Value) -> ir.Value:
     sign = builder.shl(builder.and_(half, vectors.constant(0x8000, words)), vectors.constant(16, words))
     magnitude = builder.shl(builder.and_(half, vectors.constant(0x7FFF, words)), vectors.constant(13, words))
     floats = ir.VectorType(ir.FloatType(), vectors.lanes)
-    # The exponent's bias is 15 there and 127 here; multiplying also makes normal numbers of subnormal ones.
-    finite = builder.fmul(builder.bitcast(magnitude, floats), vectors.constant(2.0**112, floats))
+    # The exponent's bias is 15 there and 127 here. Below the least normal number a leading 1 is added and taken away,
+    # so that no float32 is subnormal: a process may have these flushed to 0.
+    normal = builder.add(magnitude, vectors.constant(112 << 23, words))
+    leading = vectors.constant(113 << 23, words)
+    moved = builder.bitcast(builder.add(magnitude, leading), floats)
+    subnormal = builder.bitcast(builder.fsub(moved, builder.bitcast(leading, floats)), words)
+    is_small = builder.icmp_unsigned("<", magnitude, vectors.constant(0x400 << 13, words))
+    finite = builder.select(is_small, subnormal, normal)
     special = builder.icmp_unsigned(">=", magnitude, vectors.constant(0x7C00 << 13, words))
     infinite = builder.or_(magnitude, vectors.constant(0x7F800000, words))
-    bits = builder.select(special, infinite, builder.bitcast(finite, words))
+    bits = builder.select(special, infinite, finite)
     return builder.bitcast(builder.or_(bits, sign), floats)
 
 

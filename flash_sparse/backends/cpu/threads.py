@@ -88,15 +88,17 @@ def _run_in_pool(function: Callable[[int], None], call: int, threads: int) -> No
     if _pool is None:
         _pool = ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="flash_sparse")
     helpers = []
-    for _ in range(threads - 1):
-        try:
-            helpers.append(_pool.submit(function, call))
-        except RuntimeError:  # the interpreter is ending, and starts no thread
-            break
-    function(call)
-    for helper in helpers:
-        if not helper.cancel():  # one that has not begun has nothing left to do
-            helper.result()
+    try:
+        for _ in range(threads - 1):
+            try:
+                helpers.append(_pool.submit(function, call))
+            except RuntimeError:  # the interpreter is ending, and starts no thread
+                break
+        function(call)
+    finally:  # also when interrupted: the helpers write to what the caller then gives back
+        for helper in helpers:
+            if not helper.cancel():  # one that has not begun has nothing left to do
+                helper.result()
 
 
 def _flat(arguments: Iterable) -> Iterator[int]:

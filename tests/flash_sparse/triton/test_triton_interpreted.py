@@ -46,6 +46,11 @@ def test_dropout_repeats(interpreter):
     interpreter(checks.check_dropout_repeats, "cpu")
 
 
+@pytest.mark.parametrize("name", checks.DROPPED)
+def test_a_seed_drops_the_same_elements_as_on_a_cpu(interpreter, name):
+    interpreter(checks.check_dropped_as_on_cpu, name)
+
+
 @pytest.mark.parametrize("block_size", [16, 128])
 def test_full_layout_is_dense(interpreter, block_size):
     interpreter(checks.check_full_layout, block_size, "cpu")

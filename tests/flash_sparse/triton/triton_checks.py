@@ -223,6 +223,59 @@ def check_dropout_repeats(device):
     assert not torch.equal(first, second)
 
 
+DROPPED = {
+    "plain": {"shape": (1, 1, 40, 70), "p": 0.5},
+    "batch and heads": {"shape": (3, 4, 50, 33), "p": 0.3},
+    "grouped": {"shape": (2, 6, 33, 40), "key_heads": 2, "p": 0.1},
+    "more tokens than a tile": {"shape": (1, 2, 140, 200), "p": 0.9},
+    "causal": {"shape": (1, 2, 90, 70), "p": 0.2, "is_causal": True},
+    "window": {"shape": (2, 1, 70, 70), "p": 0.2, "window": (20, 5)},
+    "lengths": {"shape": (3, 2, 30, 60), "p": 0.25, "key_lengths": (60, 0, 17)},
+    "layout": {"shape": (2, 2, 100, 130), "p": 0.4, "block_size": 16},
+    "nearly nothing": {"shape": (1, 1, 64, 128), "p": 1e-9},
+    "nearly all": {"shape": (1, 1, 64, 128), "p": 0.999},
+    "pack": {"lengths": (0, 40, 1, 130, 0, 33), "heads": 2, "p": 0.3},
+    "pack, grouped": {"lengths": (70, 5, 90), "heads": 4, "key_heads": 2, "p": 0.5, "block_size": 32},
+}
+
+
+def draw_dropped(name, backend):
+    """Which probabilities the case of that name keeps, bool: columns of the identity are the values."""
+    options = dict(DROPPED[name])
+    p, block_size = options.pop("p"), options.pop("block_size", 0)
+    lengths = options.pop("lengths", None)
+    if lengths is None:
+        batch, heads, queries, keys = options.pop("shape")
+    else:
+        batch, heads, queries, keys = 1, options.pop("heads"), sum(lengths), sum(lengths)
+    key_heads = options.pop("key_heads", heads)
+    query = torch.zeros(batch, heads, queries, 256)
+    key = torch.zeros(batch, key_heads, keys, 256)
+    value = torch.eye(256)[:keys].expand_as(key)
+    if "key_lengths" in options:
+        options["key_lengths"] = torch.tensor(options["key_lengths"])
+    if block_size:
+        sizes = [-(-length // block_size) for length in ((queries, keys) if lengths is None else [max(lengths)] * 2)]
+        kept = torch.rand(heads, *sizes, generator=generator(7)) < 0.6
+        covered = (queries, keys) if lengths is None else [max(lengths)] * 2
+        options["layout"] = flash_sparse.BlockLayout.from_blocks(kept, block_size, *covered)
+
+    torch.manual_seed(11)
+    if lengths is None:
+        return flash_sparse.attention(query, key, value, dropout_p=p, backend=backend, **options) != 0
+    packed = [rows[0].transpose(0, 1) for rows in (query, key, value)]
+    bounds = torch.tensor([0, *lengths]).cumsum(0).int()
+    output = flash_sparse.attention_varlen(*packed, bounds, max(lengths), dropout_p=p, backend=backend, **options)
+    return output != 0
+
+
+def check_dropped_as_on_cpu(name):
+    """One seed drops the same elements in these kernels and in those for CPUs."""
+    found, expected = draw_dropped(name, "triton"), draw_dropped(name, "cpu")
+    assert expected.any()
+    assert torch.equal(found, expected), (found != expected).nonzero()[:5]
+
+
 def check_full_layout(block_size, device):
     """A layout that keeps all blocks gives what no layout gives, bit for bit where the tiles are the same."""
     torch.manual_seed(0)
