@@ -61,11 +61,13 @@ def test_predict_commands_reach_the_missing_run(command: str):
 
 def test_benchmark_command_runs_small():
     (command,) = [command for command in APP_COMMANDS if "benchmark.py --device cpu" in command]
-    small = "--length 512 --lengths 256 --density 1/2 --densities 1/2 --heads 1 --head-dim 16 --repeats 1"
+    small = "--lengths 256 --densities 1/2 --heads 1 --head-dims 16 --threads 1 --repeats 1 --busy"
     done = run([*shlex.split(command)[1:], *small.split()])
     assert done.returncode == 0, done.stderr
-    assert "side by side" in done.stdout
-    assert "flash_sparse sparse" in done.stdout
+    assert "1 head of 16, float32, 1 thread" in done.stdout
+    assert "FlexAttention" in done.stdout
+    assert "64 sequences of 130 to 198 tokens" in done.stdout
+    assert "peak memory" in done.stdout
 
 
 def test_every_app_is_named():

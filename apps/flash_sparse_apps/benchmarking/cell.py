@@ -52,7 +52,7 @@ class Cell:
         try:
             row |= {"status": "timed", **_measure(CONTENDERS[self.contender], self.problem, clock)}
         except Exception as error:  # whatever it is, it is this cell's result
-            row |= {"status": _status(error), "reason": _one_line(error)}
+            row |= failure(error)
         row["seconds"] = time.monotonic() - began
         try:  # out here, where no traceback holds on to what a failed call had allocated
             if row["status"] in ("failed", "out of memory"):
@@ -145,6 +145,11 @@ def _times(attend: Attention, case: Case, clock: WallClock) -> dict:
         found[what] = spread(list(map(clock.milliseconds, starts, stops)))
         found[what]["TFLOP/s"] = case.flops(what) / found[what]["ms"] / 1e9
     return found
+
+
+def failure(error: Exception) -> dict[str, str]:
+    """What is kept of a contender that raised: status and reason."""
+    return {"status": _status(error), "reason": _one_line(error)}
 
 
 def _status(error: Exception) -> str:

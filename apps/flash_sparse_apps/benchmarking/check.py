@@ -7,6 +7,7 @@ from these rows alone, whatever the length. Letters: B batch, H heads, N tokens,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ CHECKED_ROWS = 64
 # Low precision rounds the operands of every product once; float32 errors are sums of many roundings, so that they are
 # more of a smaller unit.
 TOLERANCE = {torch.float32: 32, torch.bfloat16: 4, torch.float16: 4}  # in units of rounding
+
+RESULTS = ("output", "query's gradient", "key's gradient", "value's gradient")
 
 
 class WrongResultError(ValueError):
@@ -47,15 +50,17 @@ def check(attend: Attention, case: Case, has_backward: bool = True) -> float:
     for entry in entries:
         query, key, value, weights = _textbook(case, entry, rows)
         exact = weights @ value  # (H, R, D)
-        pairs = {"output": (output.detach()[entry, :, rows], exact)}
+        pairs = [(output.detach()[entry, :, rows], exact)]
         if has_backward:
             grad = case.grad_output[entry, :, rows].double()  # (H, R, D)
             delta = (grad * exact).sum(-1, keepdim=True)  # (H, R, 1)
             grad_scores = weights * (grad @ value.mT - delta) * query.shape[-1] ** -0.5  # (H, R, N)
-            pairs["query's gradient"] = gradients[0][entry, :, rows], grad_scores @ key
-            pairs["key's gradient"] = gradients[1][entry], grad_scores.mT @ query
-            pairs["value's gradient"] = gradients[2][entry], weights.mT @ grad
-        worst = max(worst, *(_compare(what, *pair) for what, pair in pairs.items()))
+            pairs += [
+                (gradients[0][entry, :, rows], grad_scores @ key),
+                (gradients[1][entry], grad_scores.mT @ query),
+                (gradients[2][entry], weights.mT @ grad),
+            ]
+        worst = max(worst, *(_compare(what, *pair) for what, pair in zip(RESULTS, pairs, strict=False)))
     return worst
 
 
@@ -86,16 +91,31 @@ def _textbook(case: Case, entry: int, rows: Tensor) -> tuple[Tensor, Tensor, Ten
     return query, key, value, weights
 
 
-def _compare(what: str, actual: Tensor, exact: Tensor) -> float:
-    """The error in units of rounding; both (H, rows, D)."""
+def check_agreement(results: Sequence[Tensor], others: Sequence[Tensor], name: str):
+    """That two contenders, each right by `check`, have the same results in all rows.
+
+    Args:
+        results: output and gradients, (B, H, N, D) each; or the output alone.
+        others: the same of the contender called `name`.
+
+    Raises:
+        WrongResultError: two differ by more than twice what each may differ from the textbook formula.
+    """
+    for what, own, theirs in zip(RESULTS, results, others, strict=False):  # some have no backward
+        _compare(what, own, theirs.double(), beside=name, allowed=2)
+
+
+def _compare(
+    what: str, actual: Tensor, exact: Tensor, beside: str = "the textbook formula", allowed: float = 1
+) -> float:
+    """The error in units of rounding; both (..., H, rows, D)."""
     error = actual.double() - exact
-    mean = error.norm(dim=(-2, -1)) / exact.norm(dim=(-2, -1))  # (H,)
-    most = error.abs().amax((-2, -1)) / exact.abs().amax((-2, -1))  # (H,)
-    units = float(torch.maximum(mean, most / 4).max()) / torch.finfo(actual.dtype).eps
-    if not units < TOLERANCE[actual.dtype]:  # NaN is not
+    mean = error.norm(dim=(-2, -1)) / exact.norm(dim=(-2, -1))  # (..., H)
+    most = error.abs().amax((-2, -1)) / exact.abs().amax((-2, -1))  # (..., H)
+    units, limit = float(torch.maximum(mean, most / 4).max()) / torch.finfo(actual.dtype).eps, TOLERANCE[actual.dtype]
+    if not units < allowed * limit:  # NaN is not
         raise WrongResultError(
-            f"the {what} differs from the textbook formula by {units:.3g} units of rounding, more than "
-            f"{TOLERANCE[actual.dtype]}"
+            f"the {what} differs from {beside} by {units:.3g} units of rounding, more than {allowed * limit}"
         )
     return units
 

@@ -1,4 +1,4 @@
-"""The GPU's cells as pictures."""
+"""Measurements as pictures."""
 
 from __future__ import annotations
 
@@ -30,6 +30,38 @@ def draw(rows: Sequence[dict]) -> dict[str, bytes]:
     if sparse:
         pictures["speedup_over_density.png"] = _speedup_over_density(sparse)
     return pictures
+
+
+def draw_cpu(rows: Sequence[dict]) -> bytes | None:
+    """How many times faster than dense SDPA, over length: a row for each pass, a column for each head dimension.
+
+    With the most threads, and nothing spinning beside; None where dense SDPA was not timed.
+    """
+    threads = max((row["threads"] for row in rows), default=None)
+    rows = [row for row in rows if row["threads"] == threads and is_timed(row) and not row["spinning"]]
+    rows = [row for row in rows if row["contender"] != "SDPA" and "times SDPA" in row["forward"]]
+    if not rows:
+        return None
+    head_dims = sorted({row["head_dim"] for row in rows})
+    labels = {_kind(row): None for row in rows}
+    figure = Figure(figsize=(5.5 * len(head_dims), 8), layout="constrained")
+    for column, head_dim in zip(figure.subplots(2, len(head_dims), squeeze=False).T, head_dims, strict=True):
+        for axes, what in zip(column, ("forward", "both"), strict=True):
+            for number, label in enumerate(labels):
+                chosen = [row for row in rows if row["head_dim"] == head_dim and _kind(row) == label and what in row]
+                points = [(row["length"], row[what]["times SDPA"]) for row in chosen]
+                _line(axes, points, color=f"C{number}", label=label)
+            axes.axhline(1, color="black", linestyle=":", label="SDPA, dense")
+            axes.set(title=f"{what}, head_dim {head_dim}, {threads} threads", xlabel="tokens")
+            axes.set_ylabel("times faster than dense SDPA")
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log", base=2)
+            axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def _kind(row: dict) -> str:
+    return f"{row['contender']}, " + ("dense" if row["density"] == 1 else f"density {row['density']:.3g}")
 
 
 def draw_steps(rows: Sequence[dict]) -> bytes:

@@ -6,6 +6,7 @@ Letters: B batch, H heads, N tokens, D head dimension, Hl heads with a layout of
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -56,6 +57,9 @@ class Problem:
         if self.dropout_p:
             parts.append(f"dropout {self.dropout_p}")
         return ", ".join(parts)
+
+    def with_random_blocks(self, density: float) -> Problem:
+        return dataclasses.replace(self, mask="random", density=density)
 
     def make_layout(self) -> BlockLayout:
         return layout_of_density(self.mask, self.length, self.block_size, self.density, self.heads)
@@ -109,6 +113,13 @@ class Case:
         seen = copy.copy(self)
         seen.layout = layout
         return seen
+
+    def cut_at(self, lengths: list[int]) -> Case:
+        """The same tensors of a packed case with documents of these lengths."""
+        cut = copy.copy(self)
+        cut.lengths = lengths
+        cut.cu_seqlens = torch.tensor([0, *lengths], device=self.device).cumsum(0).int()  # (documents + 1,)
+        return cut
 
     @functools.cached_property
     def documents(self) -> Tensor:
