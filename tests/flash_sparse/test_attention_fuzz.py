@@ -12,7 +12,17 @@ LOW = ("float32", "float32", "float16", "bfloat16")
 
 @pytest.mark.parametrize("seed", range(240))
 def test_at_most_twice_the_error_of_torch(kernel, device, seed):
-    case = draw_case(seed, LOW)
+    check(draw_case(seed, LOW), kernel, device)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(10_000, 12_000, 100))
+def test_two_thousand_more(kernel, device, first):
+    for seed in range(first, first + 100):
+        check(draw_case(seed, LOW), kernel, device)
+
+
+def check(case, kernel, device):
     *rows, grad_output = case.tensors(device)
     found = run(rows, grad_output, kernel, case.options(device))
     exact = run_exactly(rows, grad_output, case.options())

@@ -48,3 +48,18 @@ for name in flash_sparse.__all__:
     getattr(flash_sparse, name)
 """
     )
+
+
+def test_compilers_come_with_the_first_call_on_a_cpu():
+    run(
+        """
+import sys, torch, flash_sparse
+compilers = {"numba", "llvmlite"}
+assert not compilers & set(sys.modules)
+rows = torch.randn(1, 1, 4, 8)
+flash_sparse.attention(rows, rows, rows, backend="reference")
+assert not compilers & set(sys.modules)
+flash_sparse.attention(rows, rows, rows)
+assert compilers <= set(sys.modules)
+"""
+    )
