@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -106,10 +107,10 @@ class SlowKernel:
         self.began, self.interrupted = threading.Event(), threading.Event()
         self.ended = 0
 
-    def ready(self, *arguments):
-        return self.call
+    def ready(self, dtype):
+        return SimpleNamespace(ctypes=self.call)
 
-    def call(self, *arguments):
+    def call(self, address):
         if threading.current_thread() is self.caller:
             assert self.began.wait(60)
             self.interrupted.set()
@@ -120,11 +121,12 @@ class SlowKernel:
         self.ended += 1
 
 
-def test_an_interrupted_call_waits_for_its_helpers(set_threads):
+def test_an_interrupted_call_waits_for_its_helpers(set_threads, monkeypatch):
     """They write to tensors that the caller is about to give back."""
     set_threads(2)
+    monkeypatch.setattr(threads, "_openmp", None)  # whose call nothing interrupts
     kernel = SlowKernel()
-    problem, constants = SimpleNamespace(width=16), SimpleNamespace(one=np.float32(1))
+    problem, numbers = namedtuple("Problem", "width")(16), (np.float32(1),)
     with pytest.raises(KeyboardInterrupt):
-        threads.run(kernel, problem, constants, np.zeros((2, 3), np.int64))
+        threads.run(kernel, (problem,), numbers, np.zeros((2, 3), np.int64))
     assert kernel.ended == 1

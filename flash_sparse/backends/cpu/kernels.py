@@ -101,7 +101,7 @@ class Kernel:
 
     def _compile(self, entry: Callable[[int], None]) -> CFunc:
         make = partial(cfunc, types.void(types.int64), error_model="numpy")
-        with event.install_listener("numba:compile", _Say()):
+        with event.install_listener("numba:run_pass", _Say()):
             # No folder that can be written, a full disk: without files.
             with contextlib.suppress(RuntimeError, OSError):
                 try:

@@ -14,13 +14,9 @@ from numba import config
 
 import flash_sparse
 from flash_sparse.backends.cpu import kernels, threads
-from flash_sparse.backends.cpu.vectors import set_word, take
+from flash_sparse.backends.cpu.vectors import integer_at, set_word, take, tuple_at
 
 SAYS = "compiles its CPU kernels"
-
-
-class Numbers(NamedTuple):
-    one: np.float32
 
 
 class Place(NamedTuple):
@@ -36,28 +32,31 @@ class Memory(NamedTuple):
         return cls(4 * width)
 
 
-def squares(fingerprint, jit):
+def squares(fingerprint, zero):
     """A kernel that is compiled at once: the squares of its tasks."""
 
-    @jit
-    def squares_kernel(problem, constants, tasks, counter, memory):
+    def squares_entry(address):
         _ = fingerprint
+        call = tuple_at(kernels.Call, address, 0)
+        memory = take(call.ticket)
         while True:
-            task = take(counter)
-            if task >= tasks.shape[0]:
+            task = take(call.counter)
+            if task >= call.count:
                 return
-            set_word(memory.words, 0, tasks[task, 0] * tasks[task, 0])
-            set_word(problem.address, task, tasks[task, 0] * tasks[task, 0])
+            number = integer_at(call.tasks, task)
+            set_word(integer_at(call.memories, memory * call.fields), 0, number * number)
+            set_word(integer_at(call.arguments, 1), task, number * number)
 
-    return squares_kernel
+    return {"squares": squares_entry}
 
 
 def use():
     """Call a kernel as a new process does; returns whether it was compiled."""
-    kernel = kernels.Kernel(squares, (Memory,))
+    kernel = kernels.Kernel("squares", (Memory,))
     kernels._said = False
     found = np.zeros(50, np.int32)
-    threads.run(kernel, Place(16, found.ctypes.data), Numbers(np.float32(1)), np.arange(50).reshape(50, 1))
+    place, tasks = Place(16, found.ctypes.data), np.arange(50).reshape(50, 1)
+    threads.run(kernel, (place,), (np.float32(1),), tasks)
     assert found.tolist() == [i * i for i in range(50)]
     return kernels._said
 
@@ -67,6 +66,7 @@ def folder(tmp_path, monkeypatch):
     """Where Numba keeps its files in the test."""
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(kernels, "_said", False)
+    monkeypatch.setattr(kernels, "_entries", squares)
     return tmp_path / "cache"
 
 

@@ -32,12 +32,16 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def set_threads(monkeypatch):
+@pytest.fixture(params=["OpenMP", "Python"])
+def set_threads(request, monkeypatch):
     """`torch.set_num_threads`, undone after the test; with as many helpers on any machine."""
     before = torch.get_num_threads()
+    if request.param == "OpenMP" and threads._openmp is None:
+        pytest.skip("PyTorch has no OpenMP here that can be found")
     with ThreadPoolExecutor(max(THREADS) - 1) as pool:
         monkeypatch.setattr(threads, "_pool", pool)
+        if request.param == "Python":
+            monkeypatch.setattr(threads, "_openmp", None)
         yield torch.set_num_threads
     torch.set_num_threads(before)
 
