@@ -158,18 +158,19 @@ print(output.double().sum().item(), rows.grad.double().sum().item())
 """
 
 
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A folder with a copy of the package, and with a cache."""
+    root = tmp_path_factory.mktemp("copy")
+    source = Path(flash_sparse.__file__).parent
+    shutil.copytree(source, root / "flash_sparse", ignore=shutil.ignore_patterns("__pycache__"))
+    return root
+
+
 class TestPackage:
     """The same with the real kernels, in processes of their own."""
 
     pytestmark = pytest.mark.slow
-
-    @pytest.fixture(scope="class")
-    def copy(self, tmp_path_factory):
-        """A folder with a copy of the package, and with a cache."""
-        root = tmp_path_factory.mktemp("copy")
-        source = Path(flash_sparse.__file__).parent
-        shutil.copytree(source, root / "flash_sparse", ignore=shutil.ignore_patterns("__pycache__"))
-        return root
 
     def run(self, root, cache, **more):
         """What a process prints, and whether it says that it compiles."""
