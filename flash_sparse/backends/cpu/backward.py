@@ -59,7 +59,7 @@ class Sums(NamedTuple):
     queries: int  # (M / L, W, L)
     grad_outputs: int  # (M / L, W, L)
     grad_queries: int  # (M / L, W, L), sums of gradient of a score x key
-    shifts: int  # (M,), log-sum-exp to base 2
+    shifts: int  # (M,), minus the log-sum-exp
     deltas: int  # (M,)
     scores: int  # (K, GROUP L), later probabilities
     grad_scores: int  # (K, GROUP L), at first gradients of probabilities
@@ -202,7 +202,7 @@ def _begin(problem, line, query, grad_output, logsumexp, delta, sums, constants)
     grad_at = row_address(grad_output, line.entry, line.head, line.first_row)
     widen_rows(
         query_at, query.row, query.kind, line.queries, problem.head_dim, sums.rows, problem.width, count,
-        constants.score_scale,
+        constants.sign,
     )  # fmt: skip
     widen_rows(
         grad_at, grad_output.row, grad_output.kind, line.queries, problem.head_dim, sums.grad_rows, problem.width,
@@ -224,13 +224,13 @@ def _begin(problem, line, query, grad_output, logsumexp, delta, sums, constants)
         constants.scale,
     )
 
-    # Minus the logarithm of nothing: 2 ** (score - infinity) is 0, for lanes without a query and where one saw nothing.
+    # e ** (score - infinity) is 0, for lanes without a query and where one saw nothing.
     for i in range(count):
-        shift, minus = -constants.nothing, number - number
+        shift, minus = constants.nothing, number - number
         if i < line.queries:
             known = number_at(logsumexp, row_index(problem, line) + i, number)
             if known != constants.nothing:
-                shift = known / constants.ln_2
+                shift = -known
             minus = number_at(delta, row_index(problem, line) + i, number)
         set_number(sums.shifts, i, shift)
         set_number(sums.deltas, i, minus)
@@ -291,9 +291,11 @@ def _take_strip(problem, line, lane, column, keys_at, values_at, first, keys, su
     shifts, deltas = sums.shifts + lane * size, sums.deltas + lane * size
     if first < word_at(sums.lows, lane + lanes - 1) or first + keys > word_at(sums.highs, lane):
         hide(scores, GROUP_BYTES, keys, first, sums.lows + 4 * lane, sums.highs + 4 * lane, number)
-        masked_gradient_step(scores, grad_scores, GROUP_BYTES, keys, shifts, deltas, number)
+        masked_gradient_step(
+            scores, grad_scores, GROUP_BYTES, keys, shifts, deltas, constants.magnitude, constants.log2_e
+        )
     else:
-        gradient_step(scores, grad_scores, GROUP_BYTES, keys, shifts, deltas, number)
+        gradient_step(scores, grad_scores, GROUP_BYTES, keys, shifts, deltas, constants.magnitude, constants.log2_e)
     if problem.threshold:
         drop_scores(problem, line, lane, first, scores, GROUP_BYTES, keys, constants.keep)
 

@@ -10,6 +10,8 @@ Letters: M queries of a tile, K keys of a tile, L lanes of a strip, W a row's wi
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from flash_sparse.backends.cpu.passes import drop, hide, masked_softmax_step, scale_rows, softmax_step
 from flash_sparse.backends.cpu.product import multiply
 from flash_sparse.backends.cpu.rows import ROWS_FIELDS, narrow_row, row_address, rows_at, transpose, widen_rows, zero
@@ -20,6 +22,7 @@ from flash_sparse.backends.cpu.vectors import (
     itemsize_of,
     lanes_of,
     number_at,
+    rounded,
     set_number,
     take,
     tuple_at,
@@ -53,8 +56,8 @@ class Sums(NamedTuple):
     rows: int  # (M, W), queries, later outputs
     queries: int  # (M / L, W, L)
     outputs: int  # (M / L, W, L), sums of probability x value
-    maximum: int  # (M,), of the scores so far, in powers of 2
-    total: int  # (M,), of 2 ** (score - maximum)
+    maximum: int  # (M,), of the scores so far
+    total: int  # (M,), of e ** (scale x (score - maximum))
     scores: int  # (K, L)
     factors: int  # (L,)
     lows: int  # (M,) int32, the first key that a query sees
@@ -112,7 +115,7 @@ def _begin(problem, line, query, sums, constants):
     row = problem.width * itemsize_of(number)
     widen_rows(
         row_address(query, line.entry, line.head, line.first_row), query.row, query.kind, line.queries,
-        problem.head_dim, sums.rows, problem.width, line.strips * lanes, constants.score_scale,
+        problem.head_dim, sums.rows, problem.width, line.strips * lanes, constants.sign,
     )  # fmt: skip
     for strip in range(line.strips):
         at = strip * lanes * row
@@ -155,10 +158,11 @@ def _take_keys(problem, line, strip, tile, ranges, sums, constants):
     # Probabilities, in their place.
     scores_at, factors_at = sums.scores, sums.factors
     maximum_at, total_at = sums.maximum + lane * size, sums.total + lane * size
+    scale = constants.magnitude * constants.log2_e  # of powers of 2
     if masked:
-        masked_softmax_step(scores_at, keys, maximum_at, total_at, factors_at, number)
+        masked_softmax_step(scores_at, keys, maximum_at, total_at, factors_at, scale)
     else:
-        softmax_step(scores_at, keys, maximum_at, total_at, factors_at, number)
+        softmax_step(scores_at, keys, maximum_at, total_at, factors_at, scale)
     scale_rows(outputs_at, problem.width, factors_at, number)
 
     # Their products with the values, (W, L).
@@ -193,8 +197,8 @@ def _end(problem, line, sums, output, logsumexp, constants):
             zero(at, problem.width, number)
         target = row_address(output, line.entry, line.head, line.first_row + i)
         narrow_row(at, target, output.kind, problem.head_dim, number)
-        known = (number_at(sums.maximum, i, number) + math.log2(total)) * constants.ln_2
-        set_number(logsumexp, row_index(problem, line) + i, known)
+        known = np.float64(number_at(sums.maximum, i, number)) * constants.magnitude + math.log(np.float64(total))
+        set_number(logsumexp, row_index(problem, line) + i, rounded(known, number))
 
 
 @compiled

@@ -130,8 +130,11 @@ def dense_rows(tensor: Tensor) -> Tensor:
 
 def constants(dtype: torch.dtype, scale: float, dropout_p: float) -> Constants:
     kind = np.float64 if dtype == torch.float64 else np.float32
-    numbers = 1.0, -math.inf, math.log(2.0), scale * math.log2(math.e), scale, 1 / (1 - dropout_p)
-    return Constants(*map(kind, numbers))
+    # A scale of 0 would turn the minus infinity of hidden scores into NaN.
+    magnitude = max(abs(scale), 1e-30)
+    numbers = 1.0, -math.inf, math.log2(math.e), math.copysign(1.0, scale), magnitude, scale, 1 / (1 - dropout_p)
+    with np.errstate(over="ignore"):  # what is too large for a float32 is infinite
+        return Constants(*map(kind, numbers))
 
 
 class Tables(NamedTuple):

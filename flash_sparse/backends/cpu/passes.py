@@ -35,15 +35,18 @@ def hide(vectors, scores, scores_row, rows, first, low, high, number):
 
 
 def _softmax_step(masked: bool):
-    def softmax_step(vectors, scores, rows, maximum, total, rescale, number):
+    def softmax_step(vectors, scores, rows, maximum, total, rescale, scale):
         """Turn scores into probabilities, up to a factor of each query, and take them into its sums.
 
         Args:
-            scores: address of (rows, strip), in powers of 2.
-            maximum, total: addresses of the queries' greatest score so far and of the sum of 2 ** (score - maximum).
+            scores: address of (rows, strip).
+            maximum, total: addresses of the queries' greatest score so far and of the sum of
+                2 ** (scale x (score - maximum)).
             rescale: address where to write what earlier results are to be multiplied by.
+            scale: number above 0.
         """
         builder = vectors.builder
+        scale = vectors.spread(scale)
         row_bytes = ir.Constant(INT64, VECTORS * VECTOR_BYTES)
         before = vectors.strip(maximum)
 
@@ -59,14 +62,16 @@ def _softmax_step(masked: bool):
             nothing = [builder.fcmp_ordered("==", value, infinity) for value in after]
             zero = vectors.constant(0.0)
             after = [builder.select(empty, zero, value) for empty, value in zip(nothing, after, strict=True)]
-        factors = [vectors.exp2(builder.fsub(old, new)) for old, new in zip(before, after, strict=True)]
+        factors = [
+            vectors.exp2(builder.fmul(builder.fsub(old, new), scale)) for old, new in zip(before, after, strict=True)
+        ]
         vectors.store_strip(factors, rescale)
         sums = [builder.fmul(old, factor) for old, factor in zip(vectors.strip(total), factors, strict=True)]
 
         def exponentials(_, carried):
             at, *sums = carried
             rows = zip(vectors.strip(at), after, strict=True)
-            row = [vectors.exp2(builder.fsub(score, shift), flush=masked) for score, shift in rows]
+            row = [vectors.exp2(builder.fmul(builder.fsub(score, shift), scale), flush=masked) for score, shift in rows]
             vectors.store_strip(row, at)
             return [builder.add(at, row_bytes), *(builder.fadd(old, new) for old, new in zip(sums, row, strict=True))]
 
@@ -80,21 +85,24 @@ softmax_step, masked_softmax_step = _softmax_step(False), _softmax_step(True)
 
 
 def _gradient_step(masked: bool):
-    def gradient_step(vectors, scores, gradients, row_bytes, rows, logsumexp, delta, number):
+    def gradient_step(vectors, scores, gradients, row_bytes, rows, logsumexp, delta, scale, log2_e):
         """Turn scores into probabilities, and the gradients of the probabilities into those of the scores.
 
         Args:
-            scores, gradients: addresses of (rows, strip), a row every `row_bytes`; scores in powers of 2.
-            logsumexp, delta: addresses of one number for each query: the logarithm to base 2 of the sum of its scores'
-                powers, plus infinity for a query that sees nothing, and what is subtracted from its gradients.
+            scores, gradients: addresses of (rows, strip), a row every `row_bytes`.
+            logsumexp, delta: addresses of one number for each query: minus the logarithm of the sum of
+                e ** (scale x score), minus infinity for a query that sees nothing, and what is subtracted from its
+                gradients.
+            scale, log2_e: numbers.
         """
         builder = vectors.builder
         shifts, deltas = vectors.strip(logsumexp), vectors.strip(delta)
+        scale, log2_e = vectors.spread(scale), vectors.spread(log2_e)
 
         def row(_, carried):
             at, gradient_at = carried
             probabilities = [
-                vectors.exp2(builder.fsub(score, shift), flush=masked)
+                vectors.exp2(builder.fmul(vectors.multiply_add(score, scale, shift), log2_e), flush=masked)
                 for score, shift in zip(vectors.strip(at), shifts, strict=True)
             ]
             vectors.store_strip(probabilities, at)

@@ -22,20 +22,6 @@ def _tile(rows: int):
         row_offsets = [builder.mul(left_row, ir.Constant(INT64, i)) for i in range(rows)]
         result_rows = [builder.add(result, builder.mul(result_row, ir.Constant(INT64, i))) for i in range(rows)]
 
-        # Start from zero, or from what is there.
-        before, loading, start = builder.block, builder.append_basic_block("load"), builder.append_basic_block("start")
-        builder.cbranch(builder.icmp_signed("!=", accumulate, ir.Constant(INT64, 0)), loading, start)
-        builder.position_at_end(loading)
-        loaded = [value for row in result_rows for value in vectors.strip(row)]
-        builder.branch(start)
-        builder.position_at_end(start)
-        sums = []
-        for value in loaded:
-            phi = builder.phi(vectors.vector)
-            phi.add_incoming(vectors.constant(0.0), before)
-            phi.add_incoming(value, loading)
-            sums.append(phi)
-
         def step(_, carried):
             """Add the products of one k."""
             left_at, right_at, *sums = carried
@@ -46,10 +32,19 @@ def _tile(rows: int):
                 added += [vectors.multiply_add(factor, strip[j], sums[i * VECTORS + j]) for j in range(VECTORS)]
             return [builder.add(left_at, left_inner), builder.add(right_at, right_row), *added]
 
-        _, _, *sums = vectors.loop(inner, [left, right, *sums], step)
+        zeros = [vectors.constant(0.0)] * (rows * VECTORS)
+        _, _, *sums = vectors.loop(inner, [left, right, *zeros], step)
 
-        for i, row in enumerate(result_rows):
-            vectors.store_strip(sums[i * VECTORS : (i + 1) * VECTORS], row)
+        # What is there is added last: the error of one long sum would grow with its length.
+        adding = builder.icmp_signed("!=", accumulate, ir.Constant(INT64, 0))
+        with builder.if_else(adding) as (then, otherwise):
+            with then:
+                for i, row in enumerate(result_rows):
+                    pairs = zip(sums[i * VECTORS : (i + 1) * VECTORS], vectors.strip(row), strict=True)
+                    vectors.store_strip([builder.fadd(*pair) for pair in pairs], row)
+            with otherwise:
+                for i, row in enumerate(result_rows):
+                    vectors.store_strip(sums[i * VECTORS : (i + 1) * VECTORS], row)
 
     return vector_function(tile)
 

@@ -254,6 +254,17 @@ def tuple_at(typing_context, kind, address, index):
 
 
 @intrinsic
+def rounded(typing_context, value, number):
+    """A float64 as the type of `number`."""
+
+    def generate(context, builder, signature, values):
+        kind = context.get_value_type(number)
+        return values[0] if values[0].type == kind else builder.fptrunc(values[0], kind)
+
+    return number(value, number), generate
+
+
+@intrinsic
 def set_number(typing_context, address, index, number):
     """Write a number at place `index` of those at an address."""
 

@@ -76,9 +76,10 @@ class Constants(NamedTuple):
 
     one: float
     nothing: float  # minus infinity
-    ln_2: float
-    score_scale: float  # of scores, which are in powers of 2
-    scale: float  # of gradients
+    log2_e: float
+    sign: float  # of the scale, which the queries take on
+    magnitude: float  # of the scale, above 0: it multiplies scores when they are in registers
+    scale: float
     keep: float  # of what dropout keeps
 
 
@@ -92,6 +93,7 @@ def constants_of(address, number):
         number_at(address, 3, number),
         number_at(address, 4, number),
         number_at(address, 5, number),
+        number_at(address, 6, number),
     )
 
 
