@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flash_sparse.backends.cpu.passes import drop, hide, masked_softmax_step, scale_rows, softmax_step
+from flash_sparse.backends.cpu.passes import divide_rows, drop, hide, masked_softmax_step, scale_rows, softmax_step
 from flash_sparse.backends.cpu.product import multiply
 from flash_sparse.backends.cpu.rows import ROWS_FIELDS, narrow_row, row_address, rows_at, transpose, widen_rows, zero
 from flash_sparse.backends.cpu.vectors import (
@@ -187,8 +187,8 @@ def _end(problem, line, sums, output, logsumexp, constants):
     for strip in range(line.strips):
         at = strip * lanes * row
         for i in range(lanes):
-            set_number(sums.factors, i, constants.keep / number_at(sums.total, strip * lanes + i, number))
-        scale_rows(sums.outputs + at, problem.width, sums.factors, number)
+            set_number(sums.factors, i, number_at(sums.total, strip * lanes + i, number) / constants.keep)
+        divide_rows(sums.outputs + at, problem.width, sums.factors, number)
         transpose(sums.outputs + at, STRIP_BYTES, sums.rows + at, row, problem.width, lanes, number)
     for i in range(line.queries):
         at = sums.rows + i * row

@@ -66,17 +66,22 @@ def _softmax_step(masked: bool):
             vectors.exp2(builder.fmul(builder.fsub(old, new), scale)) for old, new in zip(before, after, strict=True)
         ]
         vectors.store_strip(factors, rescale)
-        sums = [builder.fmul(old, factor) for old, factor in zip(vectors.strip(total), factors, strict=True)]
 
         def exponentials(_, carried):
             at, *sums = carried
             rows = zip(vectors.strip(at), after, strict=True)
             row = [vectors.exp2(builder.fmul(builder.fsub(score, shift), scale), flush=masked) for score, shift in rows]
             vectors.store_strip(row, at)
-            return [builder.add(at, row_bytes), *(builder.fadd(old, new) for old, new in zip(sums, row, strict=True))]
+            added = [builder.fadd(old, new) for old, new in zip(sums[:VECTORS], row, strict=True)]
+            return [builder.add(at, row_bytes), *sums[VECTORS:], *added]
 
-        _, *sums = vectors.loop(rows, [scores, *sums], exponentials)
-        vectors.store_strip(sums, total)
+        # First these rows' sums, every other row in one: small numbers that are added one by one to a large total would
+        # lose their last digits.
+        zeros = [vectors.constant(0.0)] * (2 * VECTORS)
+        _, *sums = vectors.loop(rows, [scores, *zeros], exponentials)
+        sums = [builder.fadd(sums[i], sums[VECTORS + i]) for i in range(VECTORS)]
+        triples = zip(vectors.strip(total), factors, sums, strict=True)
+        vectors.store_strip([vectors.multiply_add(*triple) for triple in triples], total)
 
     return vector_function(softmax_step)
 
@@ -179,10 +184,32 @@ def scale_rows(vectors, numbers, rows, factors, number):
 
 
 @vector_function
+def divide_rows(vectors, numbers, rows, divisors, number):
+    """Divide each row of (rows, strip) by the strip at `divisors`."""
+    builder = vectors.builder
+    strip = vectors.strip(divisors)
+
+    def row(_, carried):
+        (at,) = carried
+        quotients = [builder.fdiv(number, divisor) for number, divisor in zip(vectors.strip(at), strip, strict=True)]
+        vectors.store_strip(quotients, at)
+        return [builder.add(at, ir.Constant(INT64, VECTORS * VECTOR_BYTES))]
+
+    vectors.loop(rows, [numbers], row)
+
+
+@vector_function
 def dot_rows(vectors, left, right, rows, sums, number):
-    """At `sums`, a strip: the sum over rows of left x right, (rows, strip) each."""
+    """At `sums`, a strip: the sum over rows of left x right, (rows, strip) each; rows come in multiples of a strip."""
     builder = vectors.builder
     row_bytes = ir.Constant(INT64, VECTORS * VECTOR_BYTES)
+    block = ir.Constant(INT64, VECTORS * vectors.lanes)
+    zeros = [vectors.constant(0.0)] * VECTORS
+
+    def add_block(_, carried):  # the error of one long sum would grow with its length
+        left_at, right_at, *totals = carried
+        left_at, right_at, *part = vectors.loop(block, [left_at, right_at, *zeros], row)
+        return [left_at, right_at, *(builder.fadd(*pair) for pair in zip(totals, part, strict=True))]
 
     def row(_, carried):
         left_at, right_at, *sums = carried
@@ -190,5 +217,5 @@ def dot_rows(vectors, left, right, rows, sums, number):
         return [builder.add(left_at, row_bytes), builder.add(right_at, row_bytes),
                 *(vectors.multiply_add(*triple) for triple in triples)]  # fmt: skip
 
-    _, _, *results = vectors.loop(rows, [left, right, *[vectors.constant(0.0)] * VECTORS], row)
+    _, _, *results = vectors.loop(builder.sdiv(rows, block), [left, right, *zeros], add_block)
     vectors.store_strip(results, sums)
