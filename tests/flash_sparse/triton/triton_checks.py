@@ -465,5 +465,6 @@ def check_backward_operator():
     for parts, cu_seqlens in ((layout, bounds), (None, None)):
         common = (*_layout_arguments(parts), cu_seqlens, 17, None, -1, 0, 0.2, torch.tensor(7), 0.25)
         output, logsumexp = operator.interpreted_forward(*rows, *common)
-        arguments = (torch.randn_like(output), None, *rows, output, logsumexp, *common)
-        torch.library.opcheck(torch.ops.flash_sparse.interpreted_backward.default, arguments)
+        for wanted in ([True, True, True], [False, False, True]):
+            arguments = (torch.randn_like(output), None, *rows, output, logsumexp, *common, wanted)
+            torch.library.opcheck(torch.ops.flash_sparse.interpreted_backward.default, arguments)
