@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from flash_sparse.backends.cpu.forward import drop_scores
 from flash_sparse.backends.cpu.passes import dot_rows, gradient_step, hide, masked_gradient_step
-from flash_sparse.backends.cpu.product import multiply
+from flash_sparse.backends.cpu.product import multiply, multiply_in_parts
 from flash_sparse.backends.cpu.rows import ROWS_FIELDS, Rows, add_row, row_address, rows_at, transpose, widen_rows, zero
 from flash_sparse.backends.cpu.vectors import (
     STRIP_BYTES,
@@ -280,10 +280,22 @@ def _take_strip(problem, line, lane, column, keys_at, values_at, first, keys, su
     scores, grad_scores = sums.scores + column, sums.grad_scores + column
 
     # Scores, and gradients of the probabilities, (keys, L).
-    multiply(keys_at, key_row, size, sums.queries + strip_at, STRIP_BYTES, scores, GROUP_BYTES, keys,
-             problem.head_dim, 0, number)  # fmt: skip
-    multiply(values_at, key_row, size, sums.grad_outputs + strip_at, STRIP_BYTES, grad_scores, GROUP_BYTES,
-             keys, problem.head_dim, 0, number)  # fmt: skip
+    multiply_in_parts(
+        keys_at,
+        key_row,
+        size,
+        sums.queries + strip_at,
+        STRIP_BYTES,
+        scores,
+        GROUP_BYTES,
+        keys,
+        problem.head_dim,
+        number,
+    )
+    multiply_in_parts(
+        values_at, key_row, size, sums.grad_outputs + strip_at, STRIP_BYTES, grad_scores, GROUP_BYTES, keys,
+        problem.head_dim, number,
+    )  # fmt: skip
     if problem.threshold:
         drop_scores(problem, line, lane, first, grad_scores, GROUP_BYTES, keys, constants.keep)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flash_sparse.backends.cpu.passes import divide_rows, drop, hide, masked_softmax_step, scale_rows, softmax_step
-from flash_sparse.backends.cpu.product import multiply
+from flash_sparse.backends.cpu.product import multiply, multiply_in_parts
 from flash_sparse.backends.cpu.rows import ROWS_FIELDS, narrow_row, row_address, rows_at, transpose, widen_rows, zero
 from flash_sparse.backends.cpu.vectors import (
     STRIP_BYTES,
@@ -144,9 +144,9 @@ def _take_keys(problem, line, strip, tile, ranges, sums, constants):
     for i in range(ranges):
         first, count, row = clip(tile, i, low, high)
         at = sums.scores + keys * STRIP_BYTES
-        multiply(
+        multiply_in_parts(
             tile.keys + row * key_row, key_row, size, queries_at, STRIP_BYTES, at, STRIP_BYTES,
-            count, problem.head_dim, 0, number,
+            count, problem.head_dim, number,
         )  # fmt: skip
         if first < word_at(sums.lows, lane + lanes - 1) or first + count > word_at(sums.highs, lane):
             masked = True
@@ -163,7 +163,10 @@ def _take_keys(problem, line, strip, tile, ranges, sums, constants):
         masked_softmax_step(scores_at, keys, maximum_at, total_at, factors_at, scale)
     else:
         softmax_step(scores_at, keys, maximum_at, total_at, factors_at, scale)
-    scale_rows(outputs_at, problem.width, factors_at, number)
+    for i in range(lanes):
+        if number_at(factors_at, i, number) != 1:  # a maximum has risen
+            scale_rows(outputs_at, problem.width, factors_at, number)
+            break
 
     # Their products with the values, (W, L).
     keys = 0

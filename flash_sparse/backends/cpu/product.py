@@ -12,7 +12,7 @@ from flash_sparse.backends.cpu.vectors import INT64, VECTOR_BYTES, VECTORS, comp
 # Rows of a tile of sums, at most. With 16 registers, 6 rows of 2 vectors leave room for two vectors of the right
 # matrix and a number of the left one; 12 rows do the same with 32 registers.
 MOST_ROWS = 12 if VECTOR_BYTES == 64 else 6
-MOST_INNER = 64  # numbers in one sum: several shorter ones have a smaller error
+MOST_INNER = 64
 
 
 def _tile(rows: int):
@@ -62,20 +62,6 @@ def multiply(left, left_row, left_inner, right, right_row, result, result_row, r
         left_row, left_inner, right_row, result_row: bytes from one row, or one k, to the next.
         number: of the elements' type.
     """
-    while inner > MOST_INNER:
-        _multiply(
-            left, left_row, left_inner, right, right_row, result, result_row, rows, MOST_INNER, accumulate, number
-        )
-        left += MOST_INNER * left_inner
-        right += MOST_INNER * right_row
-        inner -= MOST_INNER
-        accumulate = 1
-    _multiply(left, left_row, left_inner, right, right_row, result, result_row, rows, inner, accumulate, number)
-
-
-@compiled
-def _multiply(left, left_row, left_inner, right, right_row, result, result_row, rows, inner, accumulate, number):
-    """`multiply` of sums that are not cut."""
     while rows > 0:
         # Two tiles of four are faster than one of six and one of two.
         if rows >= MOST_ROWS and rows != 8:
@@ -96,3 +82,16 @@ def _multiply(left, left_row, left_inner, right, right_row, result, result_row, 
         rows -= done
         left += done * left_row
         result += done * result_row
+
+
+@compiled
+def multiply_in_parts(left, left_row, left_inner, right, right_row, result, result_row, rows, inner, number):
+    """`multiply`, with sums of at most MOST_INNER numbers, which are added to each other: for a smaller error."""
+    accumulate = 0
+    while inner > 0:
+        count = min(inner, MOST_INNER)
+        multiply(left, left_row, left_inner, right, right_row, result, result_row, rows, count, accumulate, number)
+        left += count * left_inner
+        right += count * right_row
+        inner -= count
+        accumulate = 1
