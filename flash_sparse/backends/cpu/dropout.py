@@ -4,9 +4,21 @@ Each query and each key of a sequence has two random words, from seven rounds of
 its position and its head; a hash of both decides (`passes.drop`). The words cost 8 bytes a row and head.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
-from flash_sparse.backends.cpu.vectors import compiled
+from flash_sparse.backends.cpu.vectors import compiled, integer_at, set_word, take, tuple_at
+from flash_sparse.backends.cpu.walk import (
+    ENTRY,
+    FIRST_KEY,
+    FIRST_QUERY,
+    KEYS,
+    PROBLEM_FIELDS,
+    QUERIES,
+    Problem,
+    fact,
+)  # fmt: skip
 
 SLACK = 64  # words behind the last one, which a strip may read
 
@@ -26,27 +38,45 @@ def philox_words(seed, position, stream, axis):
     return first, second
 
 
+class Words(NamedTuple):
+    """A task: the words of a sequence's queries (axis 0) or keys (axis 1), for one head."""
+
+    sequence: int
+    head: int
+    axis: int
+
+
 @compiled
-def fill_words(seed, rows, lengths, entries, words, axis):
-    """Write the words of every row of every sequence and head.
+def words_kernel(call, memory, number):
+    """Write words until no task is left.
 
     Args:
-        rows, lengths, entries: of each sequence, its first row, how many, and its batch entry.
-        words: (2, B, H, N) uint32.
+        call: `kernels.Call`. Its arguments are a `Problem` and the seed. Its tasks are `Words`.
+        memory, number: nothing.
     """
-    heads = words.shape[2]
-    for sequence in range(rows.shape[0]):
-        for head in range(heads):
-            stream = np.uint64(sequence * heads + head)
-            for position in range(lengths[sequence]):
-                first, second = philox_words(seed, np.uint64(position), stream, np.uint64(axis))
-                words[0, entries[sequence], head, rows[sequence] + position] = first
-                words[1, entries[sequence], head, rows[sequence] + position] = second
+    problem = tuple_at(Problem, call.arguments, 0)
+    seed = np.uint64(integer_at(call.arguments, PROBLEM_FIELDS))
+
+    while True:
+        task = take(call.counter)
+        if task >= call.count:
+            return
+        sequence, head, axis = tuple_at(Words, call.tasks, 3 * task)
+        if axis == 0:
+            words, rows = problem.query_words, problem.query_rows
+            first, count = fact(problem, sequence, FIRST_QUERY), fact(problem, sequence, QUERIES)
+        else:
+            words, rows = problem.key_words, problem.key_rows
+            first, count = fact(problem, sequence, FIRST_KEY), fact(problem, sequence, KEYS)
+        heads = problem.batch * problem.heads
+        at = (fact(problem, sequence, ENTRY) * problem.heads + head) * rows + first
+        stream = np.uint64(sequence * problem.heads + head)
+        for position in range(count):
+            one, two = philox_words(seed, np.uint64(position), stream, np.uint64(axis))
+            set_word(words, at + position, np.int64(one))
+            set_word(words, heads * rows + at + position, np.int64(two))
 
 
-def words(seed: int, rows, lengths, entries, shape: tuple[int, int, int], axis: int):
-    """(2, B, H, N) int32; `shape` is (B, H, N)."""
-    count = 2 * shape[0] * shape[1] * shape[2]
-    filled = np.zeros(count + SLACK, np.uint32)[:count].reshape(2, *shape)
-    fill_words(np.uint64(seed), rows, lengths, entries, filled, axis)
-    return filled.view(np.int32)
+def empty_words(batch: int, heads: int, rows: int) -> np.ndarray:
+    """Memory for (2, B, H, N) words, and for those that a strip may read behind the last one."""
+    return np.zeros(2 * batch * heads * rows + SLACK, np.int32)

@@ -21,7 +21,7 @@ from numba.core import event
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 
-from flash_sparse.backends.cpu import backward, forward
+from flash_sparse.backends.cpu import backward, dropout, forward
 from flash_sparse.backends.cpu.vectors import VECTOR_BYTES, take, tuple_at
 from flash_sparse.backends.cpu.walk import KeyTile
 
@@ -75,7 +75,11 @@ def _entries(fingerprint: str, zero: np.floating) -> dict[str, Callable[[int], N
         if memory < call.threads:
             backward.backward_kernel(call, call.memories + 8 * memory * call.fields, zero)
 
-    return {"forward": forward_entry, "delta": delta_entry, "backward": backward_entry}
+    def words_entry(address):
+        _ = fingerprint
+        dropout.words_kernel(tuple_at(Call, address, 0), 0, zero)
+
+    return {"forward": forward_entry, "delta": delta_entry, "backward": backward_entry, "words": words_entry}
 
 
 class Kernel:
@@ -130,3 +134,4 @@ class _Say(event.Listener):
 forward_kernel = Kernel("forward", (KeyTile, forward.Sums))
 delta_kernel = Kernel("delta", (backward.Strips,))
 backward_kernel = Kernel("backward", (KeyTile, backward.Sums))
+words_kernel = Kernel("words", ())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flash_sparse.backends.cpu import dropout
-from flash_sparse.backends.cpu.kernels import backward_kernel, delta_kernel, forward_kernel
+from flash_sparse.backends.cpu.kernels import backward_kernel, delta_kernel, forward_kernel, words_kernel
 from flash_sparse.backends.cpu.rows import Rows
 from flash_sparse.backends.cpu.threads import run
 from flash_sparse.backends.cpu.vectors import STRIP_BYTES
@@ -176,10 +176,8 @@ def make_problem(
     threshold = max(1, round((1 - dropout_p) * 2**24)) if dropout_p else 0
     query_words = key_words = None
     if threshold:
-        entry, first_query, query_count, first_key, key_count = columns[:5]
-        key_count = key_count if cu_seqlens is not None else zeros + keys
-        query_words = dropout.words(int(seed), first_query, query_count, entry, (batch, heads, queries), 0)
-        key_words = dropout.words(int(seed), first_key, key_count, entry, (batch, heads, keys), 1)
+        query_words = dropout.empty_words(batch, heads, queries)
+        key_words = dropout.empty_words(batch, heads, keys)
 
     row_offsets = None if row_offsets is None else row_offsets.contiguous()
     row_blocks = None if row_blocks is None else row_blocks.contiguous()
@@ -206,6 +204,10 @@ def make_problem(
         key_words=key_words.ctypes.data if threshold else 0,
         threshold=threshold,
     )
+    if threshold:
+        axes = np.arange(len(sequences)), np.arange(heads), np.arange(2)
+        tasks = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)  # (tasks, 3)
+        run(words_kernel, (problem, int(seed)), constants(torch.float32, 1.0, 0.0), tasks)
     return problem, Tables(sequences, row_offsets, row_blocks, query_words, key_words)
 
 

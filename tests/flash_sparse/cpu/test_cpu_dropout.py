@@ -1,11 +1,13 @@
 """The random words of dropout: Philox as published, and a seed's words whatever the batch around them."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 import flash_sparse
-from flash_sparse.backends.cpu import dropout
+from flash_sparse.backends.cpu import launch
 
 
 def philox(counter, key, rounds):
@@ -39,26 +41,35 @@ def test_the_formula_gives_the_published_answers(rounds, counter, key, expected)
     assert philox(counter, key, rounds) == expected
 
 
-@pytest.mark.parametrize("axis", [0, 1])
+def words(rows, seed, cu_seqlens=None):
+    """The words of queries and of keys, each (2, B, H, N) uint32; `rows` is (B, H, N, D)."""
+    seed = torch.tensor(seed)
+    _, tables = launch.make_problem(rows, rows, None, None, 0, cu_seqlens, None, -1, -1, 0.5, seed)
+    shape = (2, *rows.shape[:3])
+    return [
+        table[: math.prod(shape)].view(np.uint32).reshape(shape) for table in (tables.query_words, tables.key_words)
+    ]
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**32, 0x299F31D0A4093822 % 2**62, 2**62 - 1])
-def test_words_are_those_of_philox(seed, axis):
+def test_words_are_those_of_philox(seed):
     batch, heads, length = 3, 2, 5
-    entries, zeros = np.arange(batch), np.zeros(batch, np.int64)
-    found = dropout.words(seed, zeros, zeros + length, entries, (batch, heads, length), axis).view(np.uint32)
-    for entry in range(batch):
-        for head in range(heads):
-            for position in range(length):
-                counter = position, entry * heads + head, axis, 0
-                expected = philox(counter, (seed & ONES, seed >> 32), 7)[:2]
-                assert tuple(found[:, entry, head, position].tolist()) == expected
+    for axis, found in enumerate(words(torch.zeros(batch, heads, length, 4), seed)):
+        for entry in range(batch):
+            for head in range(heads):
+                for position in range(length):
+                    counter = position, entry * heads + head, axis, 0
+                    expected = philox(counter, (seed & ONES, seed >> 32), 7)[:2]
+                    assert tuple(found[:, entry, head, position].tolist()) == expected
 
 
 def test_each_sequence_of_a_pack_begins_anew():
-    starts, lengths = np.array([0, 4, 4]), np.array([4, 0, 3])
-    pack = dropout.words(5, starts, lengths, np.zeros(3, np.int64), (1, 2, 7), 0)
-    alone = dropout.words(5, np.zeros(3, np.int64), lengths, np.arange(3), (3, 2, 4), 0)
-    assert np.array_equal(pack[:, 0, :, :4], alone[:, 0])
-    assert np.array_equal(pack[:, 0, :, 4:], alone[:, 2, :, :3])
+    bounds = torch.tensor([0, 4, 4, 7], dtype=torch.int32)
+    packs = words(torch.zeros(1, 2, 7, 4), 5, bounds)
+    batches = words(torch.zeros(3, 2, 4, 4), 5)
+    for pack, alone in zip(packs, batches, strict=True):
+        assert np.array_equal(pack[:, 0, :, :4], alone[:, 0])
+        assert np.array_equal(pack[:, 0, :, 4:], alone[:, 2, :, :3])
 
 
 def test_a_pack_drops_what_the_padded_batch_drops():
