@@ -3,7 +3,7 @@
 import importlib
 
 from flash_sparse import nn, patterns
-from flash_sparse.attention import attention, attention_varlen
+from flash_sparse.functional import attention, attention_varlen
 from flash_sparse.layout import BlockLayout
 from flash_sparse.padding import pad, unpad
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from flash_sparse.attention import attention, attention_varlen
+from flash_sparse.functional import attention, attention_varlen
 from flash_sparse.huggingface.layouts import Layouts, find_layout
 from flash_sparse.huggingface.mask import Mask
 from flash_sparse.layout import BlockLayout

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 
-from flash_sparse.attention import Window
+from flash_sparse.functional import Window
 
 INEXPRESSIBLE = "attention_mask cannot be expressed as padding, causality, a sliding window and packed sequences"
 

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from flash_sparse.attention import Window, attention_varlen
+from flash_sparse.functional import Window, attention_varlen
 from flash_sparse.layout import BlockLayout
 from flash_sparse.nn.packing import positions, segments
 from flash_sparse.nn.rotary import AxialRotary, Rotary, rotate

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import flash_sparse
-from flash_sparse import BlockLayout, operator
+from flash_sparse import BlockLayout, dispatch
 from flash_sparse.backends import reference
 
 QUERY = torch.zeros(2, 4, 40, 8)
@@ -27,7 +27,7 @@ def nothing_is_launched(monkeypatch):
     def fail(*arguments, **options):
         raise AssertionError("launched")
 
-    monkeypatch.setattr(operator, "forward", fail)
+    monkeypatch.setattr(dispatch, "forward", fail)
     monkeypatch.setattr(reference, "attention", fail)
     monkeypatch.setattr(reference, "attention_varlen", fail)
 

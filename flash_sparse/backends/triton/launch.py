@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flash_sparse.backends.triton.backward import delta_kernel, keys_kernel, query_kernel
 from flash_sparse.backends.triton.forward import forward_kernel
-from flash_sparse.backends.triton.tuning import Tile, architecture, choose, split_head_dim
+from flash_sparse.backends.triton.tiles import Tile, architecture, choose, split_head_dim
 
 DELTA_TILE = 32  # rows of one program of the kernel for delta
 UNBOUNDED = 1 << 30  # positions: no sequence is longer, and sums of two still fit 32 bits

@@ -5,7 +5,7 @@
 
 For each kernel, candidates that spill registers or need too much shared memory are left out by what the compiler says,
 the others timed on the first workload, and the fastest few on all workloads. One is taken if it also compiles well in
-every use of the table's entry (`inspect.variants`) and beats the present entry by more than the noise.
+every use of the table's entry (`resources.variants`) and beats the present entry by more than the noise.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ import torch
 import triton
 from tqdm import tqdm
 
-from flash_sparse import operator, patterns
-from flash_sparse.attention import _layout_arguments
-from flash_sparse.backends.triton import inspect, tuning
-from flash_sparse.backends.triton.tuning import Kernels, Tile
+from flash_sparse import dispatch, patterns
+from flash_sparse.backends.triton import resources, tiles
+from flash_sparse.backends.triton.tiles import Kernels, Tile
+from flash_sparse.functional import _layout_arguments
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 LENGTH = 8192
@@ -52,7 +52,7 @@ WORKLOADS = (Workload(), Workload(is_causal=True), Workload(density=1 / 8))
 # Milliseconds of `kernel` for head dimension and dtype, with the tiles now in the table; infinite if it cannot start.
 Measure = Callable[[str, int, torch.dtype, Workload], float]
 # For each variant and tile, whether it compiles without spilling within the chip's shared memory.
-Screen = Callable[[Sequence[tuple[inspect.Variant, Tile]]], list[bool]]
+Screen = Callable[[Sequence[tuple[resources.Variant, Tile]]], list[bool]]
 
 
 class Result(NamedTuple):
@@ -73,7 +73,7 @@ def candidates(architecture: str, kernel: str, dtype: torch.dtype, width: int) -
         own, other, stages = (32, 64, 128), (32, 64), (1, 2, 3)
     else:
         own, other, stages = (64, 128), (32, 64, 128), (2, 3, 4, 5)
-    described = architecture in inspect.TENSOR_COPIES and kernel != "keys" and dtype.itemsize == 2
+    described = architecture in resources.TENSOR_COPIES and kernel != "keys" and dtype.itemsize == 2
     descriptors = (False, True) if described else (False,)
     return [Tile(*shape) for shape in product(own, other, (4, 8), stages, descriptors)]
 
@@ -81,7 +81,7 @@ def candidates(architecture: str, kernel: str, dtype: torch.dtype, width: int) -
 @contextmanager
 def in_table(architecture: str, key: tuple[int, int], kernels: Kernels) -> Iterator[None]:
     """Have the kernels run with these tiles."""
-    with mock.patch.dict(tuning.table()[architecture], {key: kernels}):
+    with mock.patch.dict(tiles.table()[architecture], {key: kernels}):
         yield
 
 
@@ -89,19 +89,19 @@ def tune(
     architecture: str, head_dim: int, dtype: torch.dtype, screen: Screen, measure: Measure, bar: tqdm
 ) -> tuple[Kernels, list[Result]]:
     """The fastest tiles for one entry of the table, kernel by kernel, beside what was there."""
-    key = tuning.table_key(architecture, head_dim, dtype)
-    best, results = tuning.table()[architecture][key], []
+    key = tiles.table_key(architecture, head_dim, dtype)
+    best, results = tiles.table()[architecture][key], []
     uses = [
         variant
-        for variant in inspect.variants()
+        for variant in resources.variants()
         if variant.architecture == architecture
-        and tuning.table_key(architecture, variant.head_dim, variant.dtype) == key
+        and tiles.table_key(architecture, variant.head_dim, variant.dtype) == key
     ]
     precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
     for kernel in Kernels._fields:
         present = getattr(best, kernel)
 
-        def as_used(variant: inspect.Variant, tile: Tile, best=best) -> tuple[inspect.Variant, Tile]:
+        def as_used(variant: resources.Variant, tile: Tile, best=best) -> tuple[resources.Variant, Tile]:
             with in_table(architecture, key, best._replace(**{variant.kernel: tile})):
                 return variant, variant.tile  # cut to the block where there is a layout
 
@@ -110,13 +110,13 @@ def tune(
                 return measure(kernel, head_dim, dtype, workload)
 
         bar.set_postfix_str(f"{kernel}: compiling")
-        tiles = [tile for tile in candidates(architecture, kernel, dtype, key[1]) if tile != present]
-        plain = inspect.Variant(architecture, kernel, dtype, head_dim, precision=precision)
-        fit = screen([(plain, tile) for tile in tiles])
-        tiles = [tile for tile, fits in zip(tiles, fit, strict=True) if fits]
+        rivals = [tile for tile in candidates(architecture, kernel, dtype, key[1]) if tile != present]
+        plain = resources.Variant(architecture, kernel, dtype, head_dim, precision=precision)
+        fit = screen([(plain, tile) for tile in rivals])
+        rivals = [tile for tile, fits in zip(rivals, fit, strict=True) if fits]
         first = {}
-        for number, tile in enumerate(tiles, 1):
-            bar.set_postfix_str(f"{kernel}: timing {number} of {len(tiles)}")
+        for number, tile in enumerate(rivals, 1):
+            bar.set_postfix_str(f"{kernel}: timing {number} of {len(rivals)}")
             first[tile] = time(tile, WORKLOADS[0])
         finalists = [present, *sorted(first, key=first.get)[:FINALISTS]]
         times = {tile: [time(tile, workload) for workload in WORKLOADS] for tile in finalists}
@@ -141,13 +141,13 @@ def _mean(milliseconds: list[float]) -> float:
     return math.prod(milliseconds) ** (1 / len(milliseconds))
 
 
-def fits(variant: inspect.Variant, tile: Tile) -> bool:
+def fits(variant: resources.Variant, tile: Tile) -> bool:
     """Whether it compiles without spilling within the chip's shared memory."""
     try:
-        usage = inspect.compile_variant(variant, tile)
+        usage = resources.compile_variant(variant, tile)
     except Exception:  # whatever the compiler says of a tile it cannot make
         return False
-    return not usage.inner_spills and usage.shared <= inspect.SHARED_LIMITS[variant.architecture] * 1024
+    return not usage.inner_spills and usage.shared <= resources.SHARED_LIMITS[variant.architecture] * 1024
 
 
 def measure_on_gpu(kernel: str, head_dim: int, dtype: torch.dtype, workload: Workload) -> float:
@@ -170,9 +170,9 @@ def _calls(head_dim: int, dtype: torch.dtype, workload: Workload) -> tuple[Calla
         layout = patterns.random(LENGTH, 128, density=workload.density, heads=heads).to("cuda")
     right = 0 if workload.is_causal else -1
     common = (*_layout_arguments(layout), None, 0, None, -1, right, 0.0, None, head_dim**-0.5)
-    output, logsumexp = operator.forward(query, key, value, *common)
+    output, logsumexp = dispatch.forward(query, key, value, *common)
     return (
-        functools.partial(operator.forward, query, key, value, *common),
+        functools.partial(dispatch.forward, query, key, value, *common),
         functools.partial(
             torch.ops.flash_sparse.backward,
             grad_output,
@@ -206,12 +206,12 @@ def main(arguments: list[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("tune times kernels on a GPU; PyTorch reaches none here", file=sys.stderr)
         return 2
-    architecture = tuning.architecture(torch.device("cuda"))
+    architecture = tiles.architecture(torch.device("cuda"))
     # One head dimension for each entry: the largest asked for.
     asked = {}
     for dtype in options.dtypes:
         for head_dim in sorted(options.head_dims):
-            asked[tuning.table_key(architecture, head_dim, DTYPES[dtype])] = (head_dim, DTYPES[dtype])
+            asked[tiles.table_key(architecture, head_dim, DTYPES[dtype])] = (head_dim, DTYPES[dtype])
     found = {}
     context = multiprocessing.get_context("spawn")  # a copy of a process that uses the GPU would not work
     with (
@@ -219,13 +219,13 @@ def main(arguments: list[str] | None = None) -> int:
         tqdm(total=3 * len(asked), desc="tuning", unit=" kernels") as bar,
     ):
 
-        def screen(pairs: Sequence[tuple[inspect.Variant, Tile]]) -> list[bool]:
+        def screen(pairs: Sequence[tuple[resources.Variant, Tile]]) -> list[bool]:
             return list(pool.map(fits, *zip(*pairs, strict=True)))
 
         for key, (head_dim, dtype) in asked.items():
             kernels, results = tune(architecture, head_dim, dtype, screen, measure_on_gpu, bar)
             found[architecture, key] = kernels
-            tuning.write_table(options.output, found)  # at once: whatever stops this leaves what was found
+            tiles.write_table(options.output, found)  # at once: whatever stops this leaves what was found
             for result in results:
                 with bar.external_write_mode():
                     print(format_result(architecture, head_dim, dtype, result), flush=True)
@@ -235,7 +235,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def format_result(architecture: str, head_dim: int, dtype: torch.dtype, result: Result) -> str:
     """One line: the tiles and the milliseconds of each workload, before and now."""
-    name = f"{architecture} {inspect.TYPES[dtype]} d{head_dim} {result.kernel}"
+    name = f"{architecture} {resources.TYPES[dtype]} d{head_dim} {result.kernel}"
     before, now = (
         f"{tuple(tile)} {' '.join(f'{number:.3f}' for number in milliseconds)} ms"
         for tile, milliseconds in (

@@ -8,79 +8,79 @@ import torch
 if os.environ.get("TRITON_INTERPRET"):
     pytest.skip("kernels are interpreted in this process (TRITON_INTERPRET)", allow_module_level=True)
 
-from flash_sparse.backends.triton import inspect, tuning
+from flash_sparse.backends.triton import resources, tiles
 
 
-@pytest.mark.parametrize("variant", list(inspect.variants(quick=True)), ids=str)
+@pytest.mark.parametrize("variant", list(resources.variants(quick=True)), ids=str)
 def test_most_used_kernels(variant):
-    assert inspect.problems(variant, inspect.compile_variant(variant)) == []
+    assert resources.problems(variant, resources.compile_variant(variant)) == []
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("FLASH_SPARSE_ALL_KERNELS"), reason="set FLASH_SPARSE_ALL_KERNELS=1: an hour")
-@pytest.mark.parametrize("variant", list(inspect.variants()), ids=str)
+@pytest.mark.parametrize("variant", list(resources.variants()), ids=str)
 def test_all_kernels(variant):
-    assert inspect.problems(variant, inspect.compile_variant(variant)) == []
+    assert resources.problems(variant, resources.compile_variant(variant)) == []
 
 
 def test_spills_are_noticed():
-    variant = inspect.Variant("sm_80", "forward", torch.float16, 128)
-    usage = inspect.compile_variant(variant, tuning.Tile(128, 128, 4, 2))
+    variant = resources.Variant("sm_80", "forward", torch.float16, 128)
+    usage = resources.compile_variant(variant, tiles.Tile(128, 128, 4, 2))
     assert usage.spilled > 0
     assert usage.inner_spills > 0
-    assert any("spills" in problem for problem in inspect.problems(variant, usage))
+    assert any("spills" in problem for problem in resources.problems(variant, usage))
 
 
 def with_descriptors(variant):
-    return inspect.compile_variant(variant, variant.tile._replace(descriptors=True))
+    return resources.compile_variant(variant, variant.tile._replace(descriptors=True))
 
 
-@pytest.mark.parametrize("architecture", tuning.TABLE)
+@pytest.mark.parametrize("architecture", tiles.TABLE)
 def test_descriptors_are_copies_where_the_chip_has_them_and_pointers_elsewhere(architecture):
-    variant = inspect.Variant(architecture, "forward", torch.bfloat16, 128)
+    variant = resources.Variant(architecture, "forward", torch.bfloat16, 128)
     usage = with_descriptors(variant)
-    assert inspect.has_matrix_instructions(variant, usage)
-    assert ("cp.async.bulk.tensor" in usage.instructions) == (architecture in inspect.TENSOR_COPIES)
+    assert resources.has_matrix_instructions(variant, usage)
+    assert ("cp.async.bulk.tensor" in usage.instructions) == (architecture in resources.TENSOR_COPIES)
 
 
 @pytest.mark.parametrize("head_dim", [80, 128])
 def test_descriptors_in_the_backward_pass(head_dim):
-    variant = inspect.Variant("sm_90", "query", torch.bfloat16, head_dim, 128, is_causal=True, dropout=True)
+    variant = resources.Variant("sm_90", "query", torch.bfloat16, head_dim, 128, is_causal=True, dropout=True)
     usage = with_descriptors(variant)
-    assert inspect.problems(variant, usage) == []
+    assert resources.problems(variant, usage) == []
     assert "cp.async.bulk.tensor" in usage.instructions
 
 
 def test_missing_copies_are_noticed(monkeypatch):
-    variant = inspect.Variant("sm_90", "forward", torch.bfloat16, 128)
-    kernels = tuning.TABLE["sm_90"][2, 128]
+    variant = resources.Variant("sm_90", "forward", torch.bfloat16, 128)
+    kernels = tiles.TABLE["sm_90"][2, 128]
     described = kernels._replace(forward=kernels.forward._replace(descriptors=True))
-    by_pointers = inspect.compile_variant(variant)
-    monkeypatch.setitem(tuning.TABLE["sm_90"], (2, 128), described)
-    assert inspect.problems(variant, by_pointers) == ["has no tensor copies"]
-    usage = inspect.compile_variant(variant)
-    assert inspect.problems(variant, usage) == []
+    by_pointers = resources.compile_variant(variant)
+    monkeypatch.setitem(tiles.TABLE["sm_90"], (2, 128), described)
+    assert resources.problems(variant, by_pointers) == ["has no tensor copies"]
+    usage = resources.compile_variant(variant)
+    assert resources.problems(variant, usage) == []
     assert usage.registers < by_pointers.registers  # what they are for
 
 
 def test_head_dimension_is_split_without_doubling():
-    assert tuning.split_head_dim(64) == (64, 0)
-    assert tuning.split_head_dim(80) == (64, 16)
-    assert tuning.split_head_dim(96) == (64, 32)
-    assert tuning.split_head_dim(72) == (64, 16)
-    assert tuning.split_head_dim(160) == (128, 32)
+    assert tiles.split_head_dim(64) == (64, 0)
+    assert tiles.split_head_dim(80) == (64, 16)
+    assert tiles.split_head_dim(96) == (64, 32)
+    assert tiles.split_head_dim(72) == (64, 16)
+    assert tiles.split_head_dim(160) == (128, 32)
     for head_dim in range(1, 257):
-        main, tail = tuning.split_head_dim(head_dim)
+        main, tail = tiles.split_head_dim(head_dim)
         assert head_dim <= main + tail <= max(16, 1.34 * head_dim + 15), head_dim
         assert all(part & (part - 1) == 0 and part >= 16 for part in (main, tail or 16))
 
 
-@pytest.mark.parametrize("architecture", tuning.TABLE)
+@pytest.mark.parametrize("architecture", tiles.TABLE)
 def test_every_head_dimension_and_dtype_has_tiles(architecture):
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         for head_dim in range(1, 257):
             for block_size in (0, 16, 32, 64, 128):
-                for tile in tuning.choose(architecture, head_dim, dtype, block_size):
+                for tile in tiles.choose(architecture, head_dim, dtype, block_size):
                     assert tile.other >= 16
                     assert tile.own >= 16
                     assert not block_size or tile.own <= block_size

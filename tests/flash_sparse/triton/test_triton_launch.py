@@ -14,8 +14,8 @@ if os.environ.get("TRITON_INTERPRET"):
 from attention_cases import generator
 
 import flash_sparse
-from flash_sparse.attention import _layout_arguments
-from flash_sparse.backends.triton import launch, tuning
+from flash_sparse.backends.triton import launch, tiles
+from flash_sparse.functional import _layout_arguments
 
 
 class Recorder(TorchDispatchMode):
@@ -103,7 +103,7 @@ def test_kernels_get_scratch_memory_and_the_caller_keeps_its_allocator(kernels, 
 
     def call():
         launch.launch(
-            Launch(), tuning.Tile(64, 64, 4, 2), 8, 1, (rows, rows, rows), (), (None, None, None), rows, rows, 0,
+            Launch(), tiles.Tile(64, 64, 4, 2), 8, 1, (rows, rows, rows), (), (None, None, None), rows, rows, 0,
             None, 0, None, -1, -1, 0.0, None, 1.0,
         )  # fmt: skip
         return _allocation._allocator.get()

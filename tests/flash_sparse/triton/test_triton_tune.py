@@ -11,8 +11,8 @@ from tqdm import tqdm
 if os.environ.get("TRITON_INTERPRET"):
     pytest.skip("kernels are interpreted in this process (TRITON_INTERPRET)", allow_module_level=True)
 
-from flash_sparse.backends.triton import inspect, tune, tuning
-from flash_sparse.backends.triton.tuning import Kernels, Tile
+from flash_sparse.backends.triton import resources, tiles, tune
+from flash_sparse.backends.triton.tiles import Kernels, Tile
 
 PLACE = "sm_90", 64, torch.bfloat16
 KEY = (2, 64)
@@ -24,7 +24,7 @@ def run(times, screen=None):
     timed = []
 
     def measure(kernel, head_dim, dtype, workload):
-        tile = getattr(tuning.choose("sm_90", head_dim, dtype, 0), kernel)
+        tile = getattr(tiles.choose("sm_90", head_dim, dtype, 0), kernel)
         timed.append((kernel, tile, workload))
         return times.get(tile, SLOW) if kernel == "forward" else SLOW
 
@@ -36,14 +36,14 @@ def run(times, screen=None):
 
 
 def test_the_fastest_tile_is_found_and_the_others_stay():
-    present = tuning.TABLE["sm_90"][KEY]
+    present = tiles.TABLE["sm_90"][KEY]
     wanted = Tile(64, 64, 4, 3)
     assert present.forward != wanted
     kernels, results, timed = run({wanted: FASTEST, Tile(64, 32, 4, 3): FAST})
     assert kernels == present._replace(forward=wanted)
     assert [result.kernel for result in results] == ["forward", "query", "keys"]
     assert results[0].milliseconds_found == [FASTEST] * len(tune.WORKLOADS)
-    assert tuning.TABLE["sm_90"][KEY] == present  # nothing is left behind
+    assert tiles.TABLE["sm_90"][KEY] == present  # nothing is left behind
     # The finalists alone are timed on all workloads.
     assert len({tile for kernel, tile, workload in timed if kernel == "forward" and workload.is_causal}) == 5
     assert {workload for _, tile, workload in timed if tile == wanted} == set(tune.WORKLOADS)
@@ -51,7 +51,7 @@ def test_the_fastest_tile_is_found_and_the_others_stay():
 
 def test_noise_changes_nothing():
     kernels, _, _ = run({Tile(64, 64, 4, 3): SLOW / 1.01})
-    assert kernels == tuning.TABLE["sm_90"][KEY]
+    assert kernels == tiles.TABLE["sm_90"][KEY]
 
 
 def test_tiles_that_do_not_compile_well_are_never_timed():
@@ -84,7 +84,7 @@ def test_uses_are_checked_with_the_tile_that_they_get():
 
 
 def test_screening_asks_the_compiler():
-    variant = inspect.Variant("sm_80", "forward", torch.float16, 128)
+    variant = resources.Variant("sm_80", "forward", torch.float16, 128)
     assert not tune.fits(variant, Tile(128, 128, 4, 2))  # spills
     assert tune.fits(variant, variant.tile)
 
@@ -107,22 +107,22 @@ def test_on_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(tune, "candidates", lambda *place: [Tile(64, 64, 4, 2), Tile(128, 64, 8, 2)])
     assert tune.main(["--head-dims", "64", "--dtypes", "bf16", "--output", str(path)]) == 0
     monkeypatch.setenv("FLASH_SPARSE_TILES", str(path))
-    assert tuning.table()[tuning.architecture(torch.device("cuda"))][KEY].forward.own in (64, 128)
+    assert tiles.table()[tiles.architecture(torch.device("cuda"))][KEY].forward.own in (64, 128)
 
 
 def test_a_file_of_tiles_stands_in_for_the_table(tmp_path, monkeypatch):
     path = tmp_path / "tiles.json"
     tile = Tile(64, 32, 4, 3)
-    tuning.write_table(path, {("sm_90", KEY): Kernels(tile, tile, tile)})
+    tiles.write_table(path, {("sm_90", KEY): Kernels(tile, tile, tile)})
     assert [file.name for file in tmp_path.iterdir()] == ["tiles.json"]
-    before = tuning.choose("sm_90", 128, torch.bfloat16, 0), tuning.choose("sm_80", 64, torch.bfloat16, 0)
+    before = tiles.choose("sm_90", 128, torch.bfloat16, 0), tiles.choose("sm_80", 64, torch.bfloat16, 0)
     monkeypatch.setenv("FLASH_SPARSE_TILES", str(path))
-    assert tuning.choose("sm_90", 64, torch.bfloat16, 0) == Kernels(tile, tile, tile)
-    assert tuning.choose("sm_90", 40, torch.float16, 0).forward == tile
-    assert tuning.choose("sm_90", 64, torch.bfloat16, 32).forward.own == 32
-    assert (tuning.choose("sm_90", 128, torch.bfloat16, 0), tuning.choose("sm_80", 64, torch.bfloat16, 0)) == before
+    assert tiles.choose("sm_90", 64, torch.bfloat16, 0) == Kernels(tile, tile, tile)
+    assert tiles.choose("sm_90", 40, torch.float16, 0).forward == tile
+    assert tiles.choose("sm_90", 64, torch.bfloat16, 32).forward.own == 32
+    assert (tiles.choose("sm_90", 128, torch.bfloat16, 0), tiles.choose("sm_80", 64, torch.bfloat16, 0)) == before
     monkeypatch.delenv("FLASH_SPARSE_TILES")
-    assert tuning.choose("sm_90", 64, torch.bfloat16, 0) == tuning.TABLE["sm_90"][KEY]
+    assert tiles.choose("sm_90", 64, torch.bfloat16, 0) == tiles.TABLE["sm_90"][KEY]
 
 
 @pytest.mark.parametrize(
@@ -142,11 +142,11 @@ def test_descriptors_are_tried_where_the_chip_has_copies_for_them(architecture, 
 def test_a_file_can_ask_for_descriptors(tmp_path, monkeypatch):
     path = tmp_path / "tiles.json"
     tile = Tile(128, 64, 8, 2, descriptors=True)
-    tuning.write_table(path, {("sm_90", KEY): Kernels(tile, tile, tile._replace(descriptors=False))})
+    tiles.write_table(path, {("sm_90", KEY): Kernels(tile, tile, tile._replace(descriptors=False))})
     monkeypatch.setenv("FLASH_SPARSE_TILES", str(path))
-    assert tuning.choose("sm_90", 64, torch.bfloat16, 0).forward == tile
-    assert tuning.choose("sm_90", 64, torch.bfloat16, 64).forward == Tile(64, 64, 4, 2, descriptors=True)
-    assert not tuning.choose("sm_90", 64, torch.bfloat16, 32).forward.descriptors  # tiles of several blocks
+    assert tiles.choose("sm_90", 64, torch.bfloat16, 0).forward == tile
+    assert tiles.choose("sm_90", 64, torch.bfloat16, 64).forward == Tile(64, 64, 4, 2, descriptors=True)
+    assert not tiles.choose("sm_90", 64, torch.bfloat16, 32).forward.descriptors  # tiles of several blocks
 
 
 GOOD = {"own": 64, "other": 32, "warps": 4, "stages": 3, "descriptors": False}
@@ -182,7 +182,7 @@ def test_a_wrong_file_is_one_clear_line(tmp_path, monkeypatch, content, message)
     path.write_text(content)
     monkeypatch.setenv("FLASH_SPARSE_TILES", str(path))
     with pytest.raises(ValueError, match=message) as raised:
-        tuning.choose("sm_90", 64, torch.bfloat16, 0)
+        tiles.choose("sm_90", 64, torch.bfloat16, 0)
     assert str(raised.value).startswith(f"FLASH_SPARSE_TILES: {path}: ")
     assert "\n" not in str(raised.value)
 
@@ -190,4 +190,4 @@ def test_a_wrong_file_is_one_clear_line(tmp_path, monkeypatch, content, message)
 def test_a_file_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("FLASH_SPARSE_TILES", str(tmp_path / "none.json"))
     with pytest.raises(ValueError, match=r"none\.json: .*No such file"):
-        tuning.choose("sm_90", 64, torch.bfloat16, 0)
+        tiles.choose("sm_90", 64, torch.bfloat16, 0)

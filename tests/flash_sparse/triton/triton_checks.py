@@ -312,7 +312,7 @@ def descriptors(counted):
     """Tensor descriptors wherever they can be; in the interpreter `counted` takes each load through one."""
     from triton.runtime import interpreter
 
-    from flash_sparse.backends.triton import tuning
+    from flash_sparse.backends.triton import tiles
 
     def with_descriptors(kernels):
         forward, query = (tile._replace(descriptors=True) for tile in (kernels.forward, kernels.query))
@@ -325,10 +325,10 @@ def descriptors(counted):
         return load(self, descriptor, *arguments)
 
     table = {
-        name: {key: with_descriptors(kernels) for key, kernels in own.items()} for name, own in tuning.TABLE.items()
+        name: {key: with_descriptors(kernels) for key, kernels in own.items()} for name, own in tiles.TABLE.items()
     }
     with (
-        mock.patch.dict(tuning.TABLE, table),
+        mock.patch.dict(tiles.TABLE, table),
         mock.patch.object(interpreter.InterpreterBuilder, "create_descriptor_load", load_and_count),
     ):
         yield
@@ -390,7 +390,7 @@ def check_heavy_lines(is_causal, device):
 
 def check_operator():
     """The interpreted operators keep PyTorch's rules, and leave CPU tensors' own backend alone."""
-    from flash_sparse import operator
+    from flash_sparse import dispatch
 
     torch.manual_seed(0)
     rows = [strided(torch.randn(1, 2, 30, 16), "transposed").requires_grad_() for _ in range(3)]
@@ -399,7 +399,7 @@ def check_operator():
     parts = *rows_of_blocks, layout.column_offsets, layout.column_blocks, layout.column_order, layout.block_size
     for layout_parts in (parts, (*[None] * 6, 0)):
         arguments = (*rows, *layout_parts, None, 0, None, -1, 0, 0.0, None, 0.25)
-        torch.library.opcheck(operator.interpreted_forward.default, arguments)
+        torch.library.opcheck(dispatch.interpreted_forward.default, arguments)
     automatic = flash_sparse.attention(*rows, is_causal=True)
     assert torch.equal(automatic, flash_sparse.attention(*rows, is_causal=True, backend="cpu"))
     assert not torch.equal(automatic, flash_sparse.attention(*rows, is_causal=True, backend="triton"))
@@ -455,8 +455,8 @@ def check_autocast():
 
 def check_backward_operator():
     """The interpreted backward operator keeps PyTorch's rules too, with dropout and packed sequences."""
-    from flash_sparse import operator
-    from flash_sparse.attention import _layout_arguments
+    from flash_sparse import dispatch
+    from flash_sparse.functional import _layout_arguments
 
     torch.manual_seed(0)
     rows = [strided(torch.randn(1, 2, 30, 16), "transposed") for _ in range(3)]
@@ -464,7 +464,7 @@ def check_backward_operator():
     bounds = torch.tensor([0, 13, 30], dtype=torch.int32)
     for parts, cu_seqlens in ((layout, bounds), (None, None)):
         common = (*_layout_arguments(parts), cu_seqlens, 17, None, -1, 0, 0.2, torch.tensor(7), 0.25)
-        output, logsumexp = operator.interpreted_forward(*rows, *common)
+        output, logsumexp = dispatch.interpreted_forward(*rows, *common)
         for wanted in ([True, True, True], [False, False, True]):
             arguments = (torch.randn_like(output), None, *rows, output, logsumexp, *common, wanted)
             torch.library.opcheck(torch.ops.flash_sparse.interpreted_backward.default, arguments)

@@ -1,4 +1,4 @@
-"""`python -m flash_sparse.backends.triton.inspect`: what it prints and writes."""
+"""`python -m flash_sparse.backends.triton.resources`: what it prints and writes."""
 
 import json
 import os
@@ -12,7 +12,7 @@ if os.environ.get("TRITON_INTERPRET"):
 
 
 def call(*arguments):
-    command = [sys.executable, "-m", "flash_sparse.backends.triton.inspect", *map(str, arguments)]
+    command = [sys.executable, "-m", "flash_sparse.backends.triton.resources", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
 
 

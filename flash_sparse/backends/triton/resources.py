@@ -1,6 +1,6 @@
 """Compile the tuned kernels ahead of time for every architecture, on any machine, and show what they use.
 
-`python -m flash_sparse.backends.triton.inspect` prints registers, spills and shared memory of each, and fails if one
+`python -m flash_sparse.backends.triton.resources` prints registers, spills and shared memory of each, and fails if one
 spills in its loops, needs more shared memory than the chip has, or misses the matrix instructions.
 """
 
@@ -26,7 +26,7 @@ from triton.compiler import ASTSource
 
 from flash_sparse.backends.triton.backward import keys_kernel, query_kernel
 from flash_sparse.backends.triton.forward import forward_kernel
-from flash_sparse.backends.triton.tuning import TABLE, Tile, choose, split_head_dim
+from flash_sparse.backends.triton.tiles import TABLE, Tile, choose, split_head_dim
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

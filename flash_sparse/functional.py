@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from flash_sparse import operator
+from flash_sparse import dispatch
 from flash_sparse.backends import reference
 from flash_sparse.layout import BlockLayout
 
@@ -198,8 +198,8 @@ def _pick(backend: Backend, device: torch.device) -> Callable[..., tuple[Tensor,
     if backend == "reference":
         return None
     kinds = {"cpu": "cpu", "triton": "cuda"}
-    if backend == "triton" and device.type == "cpu" and operator.INTERPRETED:
-        return operator.interpreted_forward
+    if backend == "triton" and device.type == "cpu" and dispatch.INTERPRETED:
+        return dispatch.interpreted_forward
     if backend == "auto":
         if device.type not in kinds.values():
             raise ValueError(f"query is on {device}; expected one of {', '.join(kinds.values())}")
@@ -207,7 +207,7 @@ def _pick(backend: Backend, device: torch.device) -> Callable[..., tuple[Tensor,
         raise ValueError(f"backend is {backend!r}; expected one of 'auto', 'triton', 'cpu', 'reference'")
     elif device.type != kinds[backend]:
         raise ValueError(f"backend is {backend!r}, which runs on {kinds[backend]}; query is on {device}")
-    return operator.forward
+    return dispatch.forward
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
 """Tile shapes, warps and pipeline stages of every kernel, by architecture, head dimension and dtype.
 
 Chosen ahead of time, so that nothing is tuned at run time and results do not depend on a machine's mood. The entries
-are those that compile without spilling registers within the chip's shared memory; `inspect` prints both for all of
+are those that compile without spilling registers within the chip's shared memory; `resources` prints both for all of
 them. None has been timed on a GPU yet. `tune` does so and writes a file; where the environment variable
 FLASH_SPARSE_TILES names such a file, its entries stand in for those here.
 
