@@ -5,6 +5,7 @@ Letters: B batch, H query heads, Hkv key heads, Nq queries, Nk keys, D head dime
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -128,6 +129,7 @@ def dense_rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
+@functools.lru_cache(maxsize=64)
 def constants(dtype: torch.dtype, scale: float, dropout_p: float) -> Constants:
     kind = np.float64 if dtype == torch.float64 else np.float32
     # A scale of 0 would turn the minus infinity of hidden scores into NaN.

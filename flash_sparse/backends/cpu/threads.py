@@ -6,8 +6,10 @@ OpenMP's threads do not exist, they are Python's. Nothing is computed under Pyth
 """
 
 import ctypes
+import functools
+import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -59,15 +61,16 @@ def run(kernel: Kernel, arguments: Sequence[tuple | int], numbers: Constants, ta
     if not len(tasks):
         return
     numbers = np.array(numbers)
-    integers = np.array(list(_flat(arguments)), np.int64)
+    fields = (argument if isinstance(argument, tuple) else (argument,) for argument in arguments)
+    integers = np.array(list(itertools.chain.from_iterable(fields)), np.int64)
     tasks = np.ascontiguousarray(tasks, np.int64)
     function = kernel.ready(numbers.dtype)
     threads = min(torch.get_num_threads(), len(tasks))
 
-    sizes = [_round(size) for kind in kernel.memory for size in kind.sizes(arguments[0].width, numbers.itemsize)]
-    offsets = np.cumsum([0, *sizes])  # of everything in a thread's memory
-    memories = [_take_memory(int(offsets[-1])) for _ in range(threads)]
-    places = np.stack([offsets + _round(memory.ctypes.data) for memory in memories])  # (threads, fields + 1)
+    offsets = _offsets(kernel, arguments[0].width, numbers.itemsize)
+    memories = [_take_memory(offsets[-1]) for _ in range(threads)]
+    starts = [_round(memory.ctypes.data) for memory in memories]
+    places = np.array([[start + offset for offset in offsets] for start in starts])  # (threads, fields + 1)
 
     counters = np.zeros(2, np.int64)  # of tasks and of threads that have been taken
     call = np.array(
@@ -101,13 +104,11 @@ def _run_in_pool(function: Callable[[int], None], call: int, threads: int) -> No
                 helper.result()
 
 
-def _flat(arguments: Iterable) -> Iterator[int]:
-    """All integers of nested tuples."""
-    for argument in arguments:
-        if isinstance(argument, tuple):
-            yield from _flat(argument)
-        else:
-            yield argument
+@functools.cache
+def _offsets(kernel: Kernel, width: int, itemsize: int) -> list[int]:
+    """Where each field of a thread's memory begins, and the size of all."""
+    sizes = (_round(size) for kind in kernel.memory for size in kind.sizes(width, itemsize))
+    return list(itertools.accumulate(sizes, initial=0))
 
 
 def _round(size: int) -> int:
