@@ -72,6 +72,17 @@ class LinearScores(Scores):
     seconds: float
 
 
+class Blended(TypedDict):
+    """Where the linear model votes: the weights of both (`models/blend.py`), and what the encoder reaches alone."""
+
+    encoder: float
+    linear: float
+    bias: float
+    encoder_micro_f1: float
+    encoder_macro_f1: float
+    encoder_accuracy: float
+
+
 class Compared(TypedDict):
     """A sparse and a dense step on the same weights and tokens, and how often the predictions agree."""
 
@@ -165,6 +176,7 @@ class Metrics(TypedDict):
     test: ModelScores
     validation: ValidationScores
     linear_baseline: LinearScores | None
+    blend: Blended | None
     rule_baselines: dict[str, float]
     compare: Compared | None
     peers: Peers | None

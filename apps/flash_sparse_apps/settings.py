@@ -294,6 +294,9 @@ class Settings:
 
     # results
     linear_baseline: bool = _flag(True, "fit the TF-IDF linear model for comparison", group="results")
+    blend: bool = _flag(
+        True, "let the linear model vote with the encoder, with the weight that the validation documents choose"
+    )
     compare: bool = _flag(True, "with --sparse: also time dense steps, and count how often the predictions agree")
     compare_peers: bool = _flag(
         False, "also time steps with PyTorch's and with textbook attention, if there is enough memory"

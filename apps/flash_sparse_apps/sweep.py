@@ -44,6 +44,7 @@ OWN = (
     "seed",
     "resume",
     "linear_baseline",
+    "blend",
     "compare",
     "compare_peers",
 )  # what sweeping decides
@@ -226,6 +227,7 @@ def make_cells(options: Namespace, folder: Path) -> list[Cell]:
                     "chunked": kind == "chunked",
                     "seed": seed,
                     "linear_baseline": first and kind == options.kinds[0],
+                    "blend": False,  # encoders are compared
                     "compare": first,
                     "compare_peers": first,
                     "output": str(folder / "cells" / name),

@@ -16,6 +16,8 @@ import pytest
 
 from flash_sparse_apps import classify
 from flash_sparse_apps.command_line import load_settings
+from flash_sparse_apps.models.blend import Blend
+from flash_sparse_apps.models.saved_model import SavedModel
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.training import opening, training_run
 from flash_sparse_apps.training.preparing import prepare
@@ -74,6 +76,18 @@ def test_metrics_of_a_multi_label_sparse_run(multi_label_run):
     assert 0 < metrics["model"]["density"] < 1
 
 
+def test_the_linear_model_votes(multi_label_run):
+    metrics = json.loads((multi_label_run / "metrics.json").read_text())
+    saved = json.loads((multi_label_run / "model" / "classifier.json").read_text())
+    blend = metrics["blend"]
+    assert blend["linear"] > 0
+    assert {name: saved["blend"][name] for name in ("encoder", "linear", "bias")} == {
+        name: blend[name] for name in ("encoder", "linear", "bias")
+    }
+    assert isinstance(SavedModel.load(multi_label_run).encoder, Blend)
+    assert f"{blend['encoder_micro_f1']:.4f}" in (multi_label_run / "report.html").read_text()
+
+
 def test_test_scores_are_those_of_the_written_predictions(multi_label_run):
     rows = [json.loads(line) for line in (multi_label_run / "predictions.jsonl").read_text().splitlines()]
     right = sum(len(set(row["labels"]) & set(row["predicted"])) for row in rows)
@@ -105,7 +119,9 @@ def test_it_learns_what_is_planted(run_tiny, tmp_path):
     dataset = write_planted(tmp_path / "more.jsonl", "multi-label", count=200)
     code, _, _, run = run_tiny(*SPARSE, *model, *training, "--no-compare", "--no-linear-baseline", dataset=dataset)
     assert code == 0
-    assert json.loads((run / "metrics.json").read_text())["test"]["micro_f1"] > 0.8
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test"]["micro_f1"] > 0.8
+    assert metrics["blend"] is None
 
 
 def test_truncation_is_said_before_training_and_the_results_after(run_tiny):

@@ -93,12 +93,12 @@ def test_only_weight_matrices_decay():
 
 
 @pytest.mark.parametrize("layout", [None, patterns.local(32, 16, window=8)], ids=["dense", "sparse"])
-def test_predicting_gives_each_document_its_own_probabilities(layout):
+def test_predicting_gives_each_document_its_own_logits(layout):
     encoder = module().encoder
     batches = [packed([21, 9], [2, 0], 2), packed([5, 30], [1, 3], 2)]
-    probabilities, indices = predict(encoder, batches, layout, "multi-label", torch.device("cpu"))
+    logits, indices = predict(encoder, batches, layout, torch.device("cpu"))
     assert indices.tolist() == [2, 0, 1, 3]
-    assert probabilities.dtype == np.float32
-    for length, index, row in zip([21, 9, 5, 30], [2, 0, 1, 3], probabilities, strict=True):
-        alone, _ = predict(encoder, [packed([length], [index], 1)], layout, "multi-label", torch.device("cpu"))
+    assert logits.dtype == np.float32
+    for length, index, row in zip([21, 9, 5, 30], [2, 0, 1, 3], logits, strict=True):
+        alone, _ = predict(encoder, [packed([length], [index], 1)], layout, torch.device("cpu"))
         np.testing.assert_allclose(row, alone[0], atol=1e-6)

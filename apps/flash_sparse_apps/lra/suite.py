@@ -100,6 +100,7 @@ def _cell(
         "sparse": kind == "sparse",
         "seed": seed,
         "linear_baseline": settings.linear_baseline and first_seed and first_kind,
+        "blend": False,  # encoders are compared
         "compare": first_seed,
         "compare_peers": first_seed,
         "output": str(folder / "cells" / name),

@@ -180,17 +180,16 @@ def to_probabilities(logits: Tensor, task: str) -> Tensor:
 
 @torch.no_grad()
 def predict(
-    encoder: nn.Module, batches: Iterable[PackedBatch], layout: BlockLayout | None, task: str, device: torch.device
+    encoder: nn.Module, batches: Iterable[PackedBatch], layout: BlockLayout | None, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (N, C) float32 of all documents, and their rows (N,) in the order that the batches gave them."""
+    """Logits (N, C) float32 of all documents, and their rows (N,) in the order that the batches gave them."""
     encoder.eval()
-    probabilities, rows = [], []
+    logits, rows = [], []
     for batch in batches:
         batch = batch.to(device)
-        logits = encoder(batch.tokens, batch.cu_seqlens, batch.max_seqlen, layout)
-        probabilities.append(to_probabilities(logits, task).cpu())
+        logits.append(encoder(batch.tokens, batch.cu_seqlens, batch.max_seqlen, layout).float().cpu())
         rows.append(batch.indices.cpu())
-    return torch.cat(probabilities).numpy(), torch.cat(rows).numpy()
+    return torch.cat(logits).numpy(), torch.cat(rows).numpy()
 
 
 def _mix(seed: int, step: int, rank: int) -> int:

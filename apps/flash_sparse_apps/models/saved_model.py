@@ -18,9 +18,11 @@ from torch import nn
 from flash_sparse import BlockLayout
 from flash_sparse.nn import Encoder
 from flash_sparse_apps.files import to_json, umask, write_atomically
+from flash_sparse_apps.models.blend import Blend, Weights
 from flash_sparse_apps.models.chunking import Chunked
 from flash_sparse_apps.models.layouts import PATTERNS, make_layout
 from flash_sparse_apps.models.two_towers import TwoTowers
+from flash_sparse_apps.scores.linear_model import LinearModel
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.tokenization import Tokenizer, open_saved
 
@@ -30,7 +32,7 @@ class SavedModel:
     """All that predicting needs, and `model/` holds.
 
     Attributes:
-        encoder: weights loaded, in evaluation mode.
+        encoder: weights loaded, in evaluation mode; a `Blend` where the linear model votes.
         encoder_arguments: what `flash_sparse.nn.Encoder` or `PretrainedEncoder` was made with.
         pretrained: name or folder of the checkpoint that training began with; None for an `Encoder`.
         attention: `{"sparse": bool, "pattern": ..., ...}`, what `make_layout` takes.
@@ -78,6 +80,7 @@ class SavedModel:
                 "chunk_tokens": self.chunk_tokens,
                 "pairs": self.pairs,
                 "grid": self.grid,
+                "blend": self._describe_blend(),
                 "dataset": self.dataset,
             }
             write_atomically(temporary / "classifier.json", to_json(description))
@@ -91,6 +94,11 @@ class SavedModel:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+    def _describe_blend(self) -> dict | None:
+        if not isinstance(self.encoder, Blend):
+            return None
+        return {"features": len(self.encoder.linear.columns), **self.encoder.weights._asdict()}
 
     @classmethod
     def load(cls, run: str | Path) -> SavedModel:
@@ -107,6 +115,7 @@ class SavedModel:
             labels = tuple(described["labels"])
             thresholds = described["thresholds"]
             pretrained = described.get("pretrained")
+            blend = described.get("blend")
             encoder: Any
             if pretrained is None:
                 encoder, vocab_size = Encoder(**described["encoder"]), described["encoder"]["vocab_size"]
@@ -118,6 +127,9 @@ class SavedModel:
             pairs = described.get("pairs", False)
             if pairs:
                 encoder = TwoTowers(encoder)
+            if blend is not None:
+                linear = LinearModel(blend["features"], len(labels))
+                encoder = Blend(encoder, linear, Weights(*(float(blend[name]) for name in Weights._fields)))
             model = cls(
                 encoder=encoder,
                 encoder_arguments=described["encoder"],

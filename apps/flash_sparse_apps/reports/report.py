@@ -54,6 +54,8 @@ def result_rows(metrics: Metrics) -> list[tuple[str, str, str]]:
     rows.append((f"macro-F1{counted}", score(test["macro_f1"]), interval(test["macro_f1_interval"])))
     if metrics["data"]["task"] == "multi-label":  # else it is micro-F1 again
         rows.append(("documents with exactly the right labels", percent(test["accuracy"]), ""))
+    if (blend := metrics.get("blend")) is not None:
+        rows.append(("without the linear model's vote, micro-F1", score(blend["encoder_micro_f1"]), ""))
     if baseline is not None:
         rows.append(("linear baseline, micro-F1", score(baseline["micro_f1"]), interval(baseline["micro_f1_interval"])))
         rows.append(("linear baseline, macro-F1", score(baseline["macro_f1"]), interval(baseline["macro_f1_interval"])))
@@ -93,7 +95,7 @@ def speed_rows(metrics: Metrics) -> list[tuple[str, str]]:
 
 def verdict(metrics: Metrics) -> str:
     """Whether the model earns its keep: tells documents apart, beside the linear one and beside simple rules."""
-    return " ".join([*_all_alike(metrics["test"]), _beside_linear(metrics), *_beside_rules(metrics)])
+    return " ".join([*_all_alike(metrics["test"]), *_voters(metrics), _beside_linear(metrics), *_beside_rules(metrics)])
 
 
 def _all_alike(test: ModelScores) -> list[str]:
@@ -104,6 +106,15 @@ def _all_alike(test: ModelScores) -> list[str]:
     if test["answers"] == 1:
         return [f"The model gives all {test['documents']:,} test documents the same answer: it tells nothing apart."]
     return []
+
+
+def _voters(metrics: Metrics) -> list[str]:
+    blend = metrics.get("blend")
+    if blend is None:
+        return []
+    if not blend["linear"]:
+        return ["The validation documents gave the linear model no vote."]
+    return ["The model is an encoder and the linear model of the same tokens, which vote together (--blend)."]
 
 
 def _beside_rules(metrics: Metrics) -> list[str]:

@@ -13,6 +13,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.sparse import csr_matrix
 from scipy.special import expit, softmax
 from sklearn.exceptions import ConvergenceWarning
@@ -21,10 +22,11 @@ from sklearn.svm import LinearSVC
 from tqdm import tqdm
 
 from flash_sparse_apps.scores.evaluation import predict_labels
+from flash_sparse_apps.scores.linear_model import LinearModel, token_columns
 from flash_sparse_apps.scores.thresholds import tune_thresholds
 from flash_sparse_apps.tokens.token_store import TokenStore
 
-_PAIR_BITS = 20  # pairs of tokens are hashed into 2**20 columns
+MOST_COEFFICIENTS = 50_000_000  # that are kept, 100 MB
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class LinearResult:
             for multi-label, softmax for single-label.
         thresholds: (L,) for multi-label, None for single-label.
         validation_predictions, test_predictions: (N, L) uint8 for multi-label, (N,) int64 for single-label.
+        model: what was fitted, to predict with; None where it has more than `MOST_COEFFICIENTS`, or reads pairs.
         seconds: wall time of all of it.
     """
 
@@ -44,6 +47,7 @@ class LinearResult:
     thresholds: np.ndarray | None
     validation_predictions: np.ndarray
     test_predictions: np.ndarray
+    model: LinearModel | None
     seconds: float
 
 
@@ -76,6 +80,12 @@ def linear_baseline(
     tfidf = TfidfTransformer(sublinear_tf=True).fit(counts[0][:, frequent])
     features, *held_out = (tfidf.transform(part[:, frequent]) for part in counts)
 
+    model = None
+    if len(frequent) * num_labels <= MOST_COEFFICIENTS and not train.pairs:
+        model = LinearModel(len(frequent), num_labels)
+        model.columns.copy_(torch.from_numpy(frequent))
+        model.idf.copy_(torch.from_numpy(tfidf.idf_))
+
     wanted = train.label_matrix().tocsc()  # (N, L)
     margins = [np.empty((part.shape[0], num_labels)) for part in held_out]
     for label in tqdm(range(num_labels), "linear model", unit=" labels", leave=False, disable=not progress):
@@ -83,6 +93,8 @@ def linear_baseline(
         if present.all() or not present.any():
             for scores in margins:
                 scores[:, label] = 1.0 if present.all() else -1.0
+            if model is not None:
+                model.intercepts[label] = 1.0 if present.all() else -1.0
             continue
         svm = LinearSVC(C=10, random_state=seed)
         with warnings.catch_warnings():
@@ -90,6 +102,9 @@ def linear_baseline(
             svm.fit(features, present)
         for scores, part in zip(margins, held_out, strict=True):
             scores[:, label] = svm.decision_function(part)
+        if model is not None:
+            model.coefficients[:, label] = torch.from_numpy(svm.coef_[0])
+            model.intercepts[label] = float(svm.intercept_[0])
 
     probabilities = [softmax(scores, 1) if task == "single-label" else expit(scores) for scores in margins]
     thresholds = None
@@ -101,6 +116,7 @@ def linear_baseline(
         thresholds=thresholds,
         validation_predictions=predict_labels(probabilities[0], thresholds, task),
         test_predictions=predict_labels(probabilities[1], thresholds, task),
+        model=model,
         seconds=time.monotonic() - began,
     )
 
@@ -109,10 +125,8 @@ def _count(store: TokenStore, seq_len: int, progress: bool = False) -> csr_matri
     """How often each document has each pair of tokens (the first 2**20 columns, hashed) and each token."""
     columns, counts, ends = [], [], [0]
     for index in tqdm(range(len(store)), "counting tokens", unit=" documents", leave=False, disable=not progress):
-        tokens = store.tokens(index, seq_len).astype(np.uint64)
-        pairs = (tokens[:-1] << np.uint64(32) | tokens[1:]) * np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing
-        both = np.concatenate([pairs >> np.uint64(64 - _PAIR_BITS), tokens + np.uint64(1 << _PAIR_BITS)])
-        found, often = np.unique(both.astype(np.int32), return_counts=True)
+        tokens = torch.from_numpy(store.tokens(index, seq_len))
+        found, often = np.unique(token_columns(tokens).numpy(), return_counts=True)
         columns.append(found)
         counts.append(often.astype(np.float32))
         ends.append(ends[-1] + len(found))

@@ -36,6 +36,7 @@ def assemble(
         "test": scores.test,
         "validation": scores.validation,
         "linear_baseline": scores.linear_baseline,
+        "blend": scores.blend,
         "rule_baselines": scores.rule_baselines,
         "compare": costs.compare,
         "peers": costs.peers,

@@ -7,6 +7,7 @@ from typing import Any, cast
 from torch import nn
 
 from flash_sparse.nn import Encoder
+from flash_sparse_apps.models.blend import Blend
 from flash_sparse_apps.models.saved_model import SavedModel, model_folder
 from flash_sparse_apps.settings import ROTARY, Settings
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
@@ -49,7 +50,8 @@ def load_start(
         saved = SavedModel.load(str(settings.init_from))
     except ValueError as error:
         raise UserError(f"--init-from: {error}") from error
-    for model, whose in ((saved.encoder, "whose model"), (encoder, "but the model to train")):
+    before_encoder = saved.encoder.encoder if isinstance(saved.encoder, Blend) else saved.encoder
+    for model, whose in ((before_encoder, "whose model"), (encoder, "but the model to train")):
         if not isinstance(model, Encoder):
             raise UserError(
                 f"{given}, {whose} is a {type(model).__name__}; expected an Encoder of single texts, without "
@@ -60,13 +62,13 @@ def load_start(
         if before != now:
             before, now = (ROTARY_FLAGS[value] if name == "rotary" else value for value in (before, now))
             raise UserError(f"{given}, a run with --{name} {before}; expected the same here, not --{name} {now}")
-    before, now = (cast(Any, model).layers[0].mlp.gate.out_features for model in (saved.encoder, encoder))
+    before, now = (cast(Any, model).layers[0].mlp.gate.out_features for model in (before_encoder, encoder))
     if before != now:
         raise UserError(f"{given}, a run with --mlp-width {before}; expected the same here, not --mlp-width {now}")
     if saved.tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(f"{given}, whose tokens are others ({saved.dataset}); expected a run with the same tokenizer")
     with_head = saved.labels == labels and saved.encoder_arguments["pooling"] == arguments["pooling"]
-    weights = saved.encoder.state_dict()
+    weights = before_encoder.state_dict()
     if not with_head:
         weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
     encoder.load_state_dict(encoder.state_dict() | weights)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from flash_sparse_apps.metrics import Compared, LinearScores, ModelScores, Peers, ValidationScores
-from flash_sparse_apps.models.lightning_module import Classifier, predict
+from flash_sparse_apps.metrics import Blended, Compared, LinearScores, ModelScores, Peers, ValidationScores
+from flash_sparse_apps.models.blend import Blend, fit_weights
+from flash_sparse_apps.models.lightning_module import Classifier, predict, to_probabilities
 from flash_sparse_apps.scores.evaluation import (
     bootstrap_interval,
     count_none,
@@ -26,7 +27,8 @@ from flash_sparse_apps.scores.evaluation import (
     paired_bootstrap,
     predict_labels,
 )
-from flash_sparse_apps.scores.linear_baseline import linear_baseline
+from flash_sparse_apps.scores.linear_baseline import LinearResult, linear_baseline
+from flash_sparse_apps.scores.linear_model import LinearModel
 from flash_sparse_apps.scores.thresholds import tune_thresholds
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.batching import PackedBatch
@@ -50,6 +52,7 @@ class Answers:
 
     Attributes:
         validation_probabilities, test_probabilities: (N, L).
+        encoder_probabilities: the same two from the encoder alone, where the linear model votes too, else None.
         thresholds: (L,), from the validation documents alone; None for single-label.
         predictions: of the test documents, as `predict_labels` gives them.
         validation_truth, test_truth: (N, L) of 0 and 1 for multi-label, (N,) class indices for single-label.
@@ -61,18 +64,50 @@ class Answers:
     predictions: np.ndarray
     validation_truth: np.ndarray
     test_truth: np.ndarray
+    encoder_probabilities: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def answer(prepared: Prepared, module: Classifier) -> Answers:
-    """Read the validation and test documents with the weights that are to be kept."""
+def fit_linear(settings: Settings, prepared: Prepared) -> LinearResult:
+    """The linear model of the same tokens, and what it says of both held-out splits."""
+    stores = prepared.stores
+    return linear_baseline(
+        stores["train"],
+        stores["validation"],
+        stores["test"],
+        settings.seq_len,
+        len(prepared.dataset.labels),
+        prepared.dataset.task,
+        settings.seed,
+        progress=sys.stderr.isatty(),
+    )
+
+
+def answer(prepared: Prepared, module: Classifier, voter: LinearModel | None) -> Answers:
+    """Read the validation and test documents with the weights that are to be kept.
+
+    Args:
+        voter: votes with the encoder: `module.encoder` becomes a `Blend`. None for the encoder alone.
+    """
     task, stores, data = prepared.dataset.task, prepared.stores, prepared.data
     device = next(module.encoder.parameters()).device
 
     validation_truth, test_truth = (_truth(stores[split], task) for split in ("validation", "test"))
-    validation, test = (
-        _in_order(predict(module.encoder, _bar(data.all_batches(stores[split]), split), module.layout, task, device))
+    logits = [
+        _in_order(predict(module.encoder, _bar(data.all_batches(stores[split]), split), module.layout, device))
         for split in ("validation", "test")
-    )  # (N, L)
+    ]  # (N, L) each
+    validation, test = (_to_probabilities(each, task) for each in logits)
+
+    alone = None
+    if voter is not None:
+        alone = validation, test
+        margins = [_in_order(_margins(voter, data.all_batches(stores[split]))) for split in ("validation", "test")]
+        weights = fit_weights(logits[0], margins[0], validation_truth, task)
+        module.encoder = Blend(module.encoder, voter, weights).to(device).eval()
+        validation, test = (
+            _to_probabilities(weights.add(torch.from_numpy(own), torch.from_numpy(linear)).numpy(), task)
+            for own, linear in zip(logits, margins, strict=True)
+        )
     thresholds = tune_thresholds(validation, validation_truth) if task == "multi-label" else None
 
     return Answers(
@@ -82,21 +117,26 @@ def answer(prepared: Prepared, module: Classifier) -> Answers:
         predictions=predict_labels(test, thresholds, task),
         validation_truth=validation_truth,
         test_truth=test_truth,
+        encoder_probabilities=alone,
     )
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures for metrics.json: of the test, of validation, of the linear model (None without), of simple rules."""
+    """Figures for metrics.json: of the test, of validation, of simple rules; of the linear model, and of its vote, None
+    without."""
 
     test: ModelScores
     validation: ValidationScores
     linear_baseline: LinearScores | None
+    blend: Blended | None
     rule_baselines: dict[str, float]
 
 
-def score(settings: Settings, prepared: Prepared, answers: Answers) -> Scores:
-    """Score the answers, and fit and score what stands beside them."""
+def score(
+    settings: Settings, prepared: Prepared, module: Classifier, answers: Answers, linear: LinearResult | None
+) -> Scores:
+    """Score the answers, and what stands beside them."""
     dataset, none_counts = prepared.dataset, prepared.dataset.none_label is not None
     test = _scored(settings, prepared, answers.test_truth, answers.test_probabilities, answers.thresholds)
     test |= {
@@ -109,10 +149,8 @@ def score(settings: Settings, prepared: Prepared, answers: Answers) -> Scores:
         answers.validation_probabilities, answers.validation_truth, answers.thresholds, dataset.task, none_counts
     )
 
-    linear = None
-    if settings.linear_baseline:
-        say("fitting the linear baseline")
-        linear = _beside_linear(settings, prepared, answers, test["micro_f1"])
+    beside = None if linear is None else _beside_linear(settings, prepared, answers, linear, test["micro_f1"])
+    blend = None if answers.encoder_probabilities is None else _vote(prepared, module, answers)
 
     rules = {}
     if dataset.baselines is not None:
@@ -122,7 +160,8 @@ def score(settings: Settings, prepared: Prepared, answers: Answers) -> Scores:
     return Scores(
         test=cast(ModelScores, test),
         validation=cast(ValidationScores, {key: validation[key] for key in ("micro_f1", "macro_f1", "accuracy")}),
-        linear_baseline=linear,
+        linear_baseline=beside,
+        blend=blend,
         rule_baselines=rules,
     )
 
@@ -152,19 +191,21 @@ def _scored(
     return found
 
 
-def _beside_linear(settings: Settings, prepared: Prepared, answers: Answers, micro_f1: float) -> LinearScores:
+def _vote(prepared: Prepared, module: Classifier, answers: Answers) -> Blended:
+    """The weights of the encoder and of the linear model, and what the encoder reaches alone, as it would be used."""
+    dataset = prepared.dataset
+    validation, test = cast(tuple[np.ndarray, np.ndarray], answers.encoder_probabilities)
+    thresholds = tune_thresholds(validation, answers.validation_truth) if dataset.task == "multi-label" else None
+    alone = evaluate(test, answers.test_truth, thresholds, dataset.task, dataset.none_label is not None)
+    weights = module.encoder.weights._asdict()
+    return cast(Blended, weights | {f"encoder_{name}": alone[name] for name in ("micro_f1", "macro_f1", "accuracy")})
+
+
+def _beside_linear(
+    settings: Settings, prepared: Prepared, answers: Answers, linear: LinearResult, micro_f1: float
+) -> LinearScores:
     """The linear model's scores, and the difference to it in pairs of the same resampled documents."""
-    dataset, stores = prepared.dataset, prepared.stores
-    linear = linear_baseline(
-        stores["train"],
-        stores["validation"],
-        stores["test"],
-        settings.seq_len,
-        len(dataset.labels),
-        dataset.task,
-        settings.seed,
-        progress=sys.stderr.isatty(),
-    )
+    dataset = prepared.dataset
     found = _scored(settings, prepared, answers.test_truth, linear.test_probabilities, linear.thresholds)
 
     decisions = [answers.predictions, linear.test_predictions, answers.test_truth]
@@ -239,12 +280,23 @@ def _bar(batches: EvaluationLoader, split: str) -> tqdm:
     return tqdm(batches, f"{split} documents", unit=" batches", leave=False, disable=not sys.stderr.isatty())
 
 
+def _margins(linear: LinearModel, batches: Iterable[PackedBatch]) -> tuple[np.ndarray, np.ndarray]:
+    """The linear model's margins (N, L) of all documents, and their rows, (N,)."""
+    found = [(linear(batch.tokens, batch.cu_seqlens), batch.indices) for batch in batches]
+    margins, rows = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    return margins, rows
+
+
 def _in_order(scored: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Probabilities (N, L) in the split's order, from those in the batches' order and their places."""
-    probabilities, indices = scored
-    ordered = np.empty_like(probabilities)
-    ordered[indices] = probabilities
+    """Values (N, L) in the split's order, from those in the batches' order and their places."""
+    values, indices = scored
+    ordered = np.empty_like(values)
+    ordered[indices] = values
     return ordered
+
+
+def _to_probabilities(logits: np.ndarray, task: str) -> np.ndarray:
+    return to_probabilities(torch.from_numpy(logits), task).numpy()
 
 
 def _truth(store: TokenStore, task: str) -> np.ndarray:

@@ -39,6 +39,7 @@ from flash_sparse_apps.training.testing import (
     Answers,
     answer,
     best_device,
+    fit_linear,
     prediction_lines,
     score,
     time_attention,
@@ -140,9 +141,13 @@ def finish(settings: Settings, prepared: Prepared, run: RunFolder, module: Class
     _load_best(settings, run, module, history)
 
     # test: predict, score, time, assemble
+    linear = None
+    if settings.linear_baseline:
+        say("fitting the linear model")
+        linear = fit_linear(settings, prepared)
     say("testing")
-    answers = answer(prepared, module)
-    scores = score(settings, prepared, answers)
+    answers = answer(prepared, module, linear.model if linear is not None and settings.blend else None)
+    scores = score(settings, prepared, module, answers, linear)
     costs = time_attention(settings, prepared, module, answers, history.seconds)
     pretraining = read_summary(run) if settings.pretrain else None
     what = report.what_to_predict(prepared.dataset.grid, prepared.data.train_store.pairs)
