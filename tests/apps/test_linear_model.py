@@ -1,5 +1,7 @@
 """The linear model computed from packed tokens."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,7 @@ def test_pairs_are_hashed_as_unsigned_integers_are():
     tokens = [5, 2**31 - 2**20 - 1, 0, 7]
     expected = [
         ((first << 32 | second) * 0x9E3779B97F4A7C15 % 2**64) >> (64 - PAIR_BITS)
-        for first, second in zip(tokens[:-1], tokens[1:], strict=True)
+        for first, second in itertools.pairwise(tokens)
     ]
     expected += [token + 2**PAIR_BITS for token in tokens]
     assert token_columns(torch.tensor(tokens)).tolist() == expected
