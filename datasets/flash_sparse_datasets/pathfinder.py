@@ -40,6 +40,7 @@ from flash_sparse_datasets.shared.exit_codes import UserError
 from flash_sparse_datasets.shared.gray_images import read_gray
 from flash_sparse_datasets.shared.official_files import LRA_RELEASE, official_folder
 from flash_sparse_datasets.shared.statistics_table import print_statistics
+from flash_sparse_datasets.shared.surprises import other_sizes, unused_labels
 from flash_sparse_datasets.shared.workers import process_pool
 from flash_sparse_datasets.snakes.images import Images, images_of
 from flash_sparse_datasets.snakes.shapes import LEVELS, PRESETS, RECIPES, usual_distractors
@@ -191,9 +192,12 @@ def load(
         }
         made = f"read from {folder.parent.name}/{folder.name}, split as in S4 (random_split, seed 42)"
 
+    used: set[str] = set()
     for split in SIZES:
         for document in tqdm(splits[split], f"reading {split}", disable=None, leave=False):
             digest.update(repr((split, document.id, document.labels)).encode() + cast(bytes, document.text))
+            used.update(document.labels)
+    notes += unused_labels(LABELS, used, "image")
     numbers = " / ".join(f"{len(splits[split]):,}" for split in SIZES)
     return Dataset(
         name="pathx" if size == 128 else f"pathfinder{size}",
@@ -319,6 +323,8 @@ def _official(root: str | os.PathLike, size: int, level: int) -> tuple[Path, lis
                 notes.append(f"{folder.name}/{image} is empty and left out")
             else:
                 rows.append((image, int(fields[3])))
+    listed = len(rows) + len(notes)
+    notes += other_sizes({folder.name: listed}, {folder.name: sum(SIZES.values())}, "images")
     return folder, rows, notes
 
 
