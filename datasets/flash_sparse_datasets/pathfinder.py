@@ -168,7 +168,7 @@ def load(
             splits[split] = Documents(partial(_generated_documents, folder, size, ranges[split]), number)
             begin += number
         baselines = partial(_baselines, folder, ranges["train"], ranges["test"])
-        fresh = Fresh(partial(_fresh, begin=begin, **recipe), workers)
+        fresh = Fresh(partial(_fresh, begin=begin, **recipe), workers, (LEAST_LEVEL, level))
         made = f"generated with seed {seed} as {preset}"
         if distractors is not None:
             made += f", but with {f'at most {distractors}' if distractors else 'no'} distractors"
@@ -274,10 +274,22 @@ def _generated_documents(folder: Path, size: int, indices: range) -> Iterator[Do
             yield Document(str(index), file.read(size * size), (LABELS[1 - labels[index]],))
 
 
-def _fresh(numbers: Sequence[int], begin: int, **recipe) -> tuple[np.ndarray, np.ndarray]:
-    """The images behind the `begin` ones of the files, (count, pixels), and their classes, (count,)."""
-    made = images_of([begin + number for number in numbers], **recipe)
-    return made.images.reshape(len(numbers), -1), 1 - made.labels
+def _fresh(
+    numbers: Sequence[int], levels: Sequence[int] | None = None, *, begin: int, **recipe
+) -> tuple[np.ndarray, np.ndarray]:
+    """The images behind the `begin` ones of the files, (count, pixels), and their classes, (count,).
+
+    Args:
+        levels: Of each image, the dashes of its snakes; None is that of the recipe.
+    """
+    if levels is None:
+        every = images_of([begin + number for number in numbers], **recipe)
+    else:
+        every = Images.empty(len(numbers), recipe["size"])
+        for row, (number, level) in enumerate(zip(numbers, levels, strict=True)):
+            one = images_of([begin + number], **recipe | {"level": level})
+            every.images[row], every.labels[row] = one.images[0], one.labels[0]
+    return every.images.reshape(len(numbers), -1), 1 - every.labels
 
 
 def _baselines(folder: Path, train: range, test: range) -> dict[str, float]:

@@ -8,12 +8,18 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flash_sparse_apps import results
 from flash_sparse_apps.settings import Settings
 
 SCORES = {"micro_f1": 0.4567, "micro_f1_interval": [0.44, 0.47], "macro_f1": 0.4, "macro_f1_interval": [0.3, 0.5]}
 LABELS = [{"label": str(n), "precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 3} for n in range(60)]
+
+
+def settings_of(**given) -> dict:
+    """As metrics.json has them, keys with dashes."""
+    return yaml.safe_load(Settings(**given).to_yaml())
 
 
 def figures(name: str, **changed) -> dict:
@@ -35,7 +41,7 @@ def figures(name: str, **changed) -> dict:
         "pretraining": None,
         "model": {"parameters": 123456, "density": 0.1},
         "data": {"name": name, "truncation": {"test": {"tokens_cut_share": 0.25}}},
-        "settings": vars(Settings(dataset="listops")) | {"sparse": True, "root": "/somewhere/data/imdb"},
+        "settings": settings_of(dataset="listops") | {"sparse": True, "root": "/somewhere/data/imdb"},
         "command": "python apps/classify.py --root /somewhere/data/imdb --output=/else/runs/x --seq-len 64",
         "predict_command": "python apps/predict.py /else/runs/x FILE",
         "finished": "2026-11-28T06:00:00+00:00",
@@ -45,7 +51,8 @@ def figures(name: str, **changed) -> dict:
     for key, value in changed.items():
         section, _, inner = key.partition("__")
         if inner:
-            metrics[section] = metrics[section] | {inner: value}
+            key = inner.replace("_", "-") if section == "settings" else inner
+            metrics[section] = metrics[section] | {key: value}
         else:
             metrics[section] = value
     return copy.deepcopy(metrics)
@@ -68,7 +75,7 @@ def write_sweep(folder: Path, dataset: str, lengths: tuple[int, ...]):
         before = length
         for seed in (0, 1):
             stopped = "--max-time 1 ended it after 5 of 9 steps." if length == lengths[-1] else "All."
-            settings = vars(Settings(seq_len=length, sparse=True, seed=seed))
+            settings = settings_of(seq_len=length, sparse=True, seed=seed)
             write(
                 folder / "cells" / f"{length}-sparse-{seed}",
                 figures(dataset, settings=settings, training__stopped=stopped, training__seconds=60.0),
@@ -141,6 +148,19 @@ def test_documents_by_length(page, tmp_path):
     assert (tmp_path / "results" / "ecthr-a.png").read_bytes().startswith(b"\x89PNG")
     assert "| ecthr-a | trained from nothing, sparse | 1,024 | 55.0 (30) |" in page
     assert not (tmp_path / "results" / "letters.png").exists()  # one length alone
+
+
+def test_a_real_run(single_label_run, tmp_path):
+    given = [str(single_label_run), "--name", "mine", "--output", str(tmp_path / "results")]
+    assert results.main(given) == 0
+    metrics = json.loads((single_label_run / "metrics.json").read_text())
+    page = (tmp_path / "results" / "README.md").read_text()
+    length, score = metrics["settings"]["seq-len"], metrics["test"]["micro_f1"]
+    name = metrics["data"]["name"]
+    assert f"| {name} | trained from nothing | dense | {length:,} | {score:.3f} |" in page
+    kept = (tmp_path / "results" / "mine" / "metrics.json").read_text()
+    assert str(single_label_run.parent) not in kept
+    assert "curve" not in json.loads(kept)["training"]
 
 
 def test_two_tasks_of_one_file_are_two_datasets(tmp_path):

@@ -33,7 +33,7 @@ def kind(run: Metrics) -> str:
 
 def easier(run: Metrics) -> bool:
     """Whether the task was made another one than the published."""
-    return bool(set(run["settings"]["dataset_options"] or {}) - SAME_TASK)
+    return bool(set(run["settings"]["dataset-options"] or {}) - SAME_TASK)
 
 
 def cut_short(run: Metrics) -> bool:
@@ -109,18 +109,19 @@ def remarks(run: Metrics) -> list[str]:
     if cut_short(run):
         said.append(f"{CUT_SHORT}: {run['training']['stopped']}")
     if easier(run):
-        options = ", ".join(f"{name} {value}" for name, value in settings["dataset_options"].items())
+        options = ", ".join(f"{name} {value}" for name, value in settings["dataset-options"].items())
         said.append(f"easier than the published task: {options}")
     if settings["root"] is None:
         said.append("generated data")
-    if settings["init_from"] is not None:
+    if settings["init-from"] is not None:
         said.append("begins with weights of other data, an earlier stage")
     if settings["pretrain"]:
         said.append(f"{settings['pretrain']} epochs of self-pretraining first")
-    if settings["fresh_images"]:
+    if settings["fresh-images"] or settings.get("grow-from") is not None:
         said.append("more training images than released")
-    if settings["skip_black"]:
-        said.append("black pixels left out")
+    if settings["skip-black"]:
+        black = settings.get("black", 0)
+        said.append(f"pixels up to {black} left out" if black else "black pixels left out")
     if settings["augment"] != "none":
         said.append("training images turned")
     if settings["rotary"] == "2d" or (settings["sparse"] and settings["pattern"] in IMAGE_PATTERNS):

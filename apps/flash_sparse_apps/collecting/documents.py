@@ -40,7 +40,7 @@ def document_rows(kept: Kept) -> list[Row]:
             own = [
                 run
                 for run in cells.values()
-                if (run["settings"]["seq_len"], _kind(run)) == (row["length"], row["kind"])
+                if (run["settings"]["seq-len"], _kind(run)) == (row["length"], row["kind"])
             ]
             _add(rows, {
                 "dataset": dataset, "model": model, "kind": row["kind"], "length": row["length"],
@@ -54,7 +54,7 @@ def document_rows(kept: Kept) -> list[Row]:
     for name, run in kept.runs.items():
         if name in in_sweeps or run["data"]["name"] in NAMES:
             continue
-        length = run["settings"]["seq_len"]
+        length = run["settings"]["seq-len"]
         _add(rows, {
             "dataset": _dataset(run), "model": _model(run), "kind": _kind(run), "length": length,
             "micro_f1": run["test"]["micro_f1"], "micro_f1_interval": run["test"]["micro_f1_interval"], "gain": None,
@@ -82,7 +82,7 @@ def _linear(dataset: str, length: int, scores: Any) -> Row:
 
 def _dataset(run: Metrics) -> str:
     """The name of the data, and of one's own files what their labels are: a file may hold several tasks."""
-    name, field = run["data"]["name"], run["settings"]["label_field"]
+    name, field = run["data"]["name"], run["settings"]["label-field"]
     return name if field in (None, "label", "labels") else f"{name}, {field}"
 
 

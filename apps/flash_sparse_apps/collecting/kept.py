@@ -17,7 +17,7 @@ from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.metrics import Metrics, read_metrics
 
 MOST_LABELS = 50  # that keep their scores each
-PATHS = ("dataset", "root", "output", "cache_dir", "validation", "test", "init_from", "pretrained", "tokenizer")
+PATHS = ("dataset", "root", "output", "cache-dir", "validation", "test", "init-from", "pretrained", "tokenizer")
 
 
 @dataclass(frozen=True)
