@@ -15,6 +15,7 @@ COMMANDS = {
     "sweep": "train and test over sequence lengths, or run Long Range Arena",
     "curriculum": "train in stages, each beginning with the weights of the one before",
     "benchmark": "measure the attention operator beside PyTorch's",
+    "results": "keep what runs measured, and write one page of tables from it",
     "prepare": "check a dataset's files and print their statistics, or generate it",
 }
 

@@ -138,10 +138,26 @@ class Settings:
     fresh_images: bool = _flag(
         False, "generate new training images for every epoch after the first (Pathfinder without --root)"
     )
+    grow_from: int | None = _flag(
+        None,
+        "train on Pathfinder images whose snakes have at first so many dashes, and one more each time that the running "
+        "loss is below --grow-below, up to the dataset's level; every image is new",
+        range=Range(2),
+    )
+    grow_below: float = _flag(
+        0.3, "the running loss below which the next length joins", range=POSITIVE, only="grow_from"
+    )
     skip_black: bool = _flag(
         False,
         "leave black pixels (value 0) out of what the model reads; the others keep their positions. Long Range "
         "Arena's own code does so, most others do not; the report mentions it",
+    )
+    black: int = _flag(
+        0,
+        "largest value that counts as black for --skip-black: what Pathfinder has below some 16 is the ringing of its "
+        "resampling",
+        range=Range(0, 254),
+        only="skip_black",
     )
 
     # attention
@@ -209,6 +225,12 @@ class Settings:
     )
     width: int = _flag(64, "features per token", range=Range(1), scratch=True)
     depth: int = _flag(1, "layers", range=Range(1), scratch=True)
+    iterations: int = _flag(
+        1,
+        "how many times all layers are applied, with the same weights and the input added anew each time",
+        range=Range(1),
+        scratch=True,
+    )
     heads: int = _flag(2, "attention heads; must divide --width", range=Range(1), scratch=True)
     mlp_width: int | None = _flag(
         None,
@@ -348,6 +370,13 @@ class Settings:
         for what, given in (("--sparse is given", self.sparse), ("--rotary is 2d", self.rotary == "2d")):
             if self.chunked and given:
                 raise ValueError(f"{what}; it cannot be used with --chunked, whose windows are read as separate texts")
+        if self.grow_from is not None and (self.fresh_images or self.pretrain):
+            other = "fresh-images" if self.fresh_images else "pretrain"
+            raise ValueError(f"--grow-from is {self.grow_from}; it cannot be used with --{other}")
+        if self.grow_from is not None and self.devices * self.num_nodes > 1:
+            raise ValueError(
+                f"--grow-from is {self.grow_from}; expected one device, not {self.devices * self.num_nodes}"
+            )
         if self.skip_black and self.chunked:
             raise ValueError("--skip-black is given; it cannot be used with --chunked")
         if self.skip_black and self.sparse and self.pattern in IMAGE_PATTERNS:

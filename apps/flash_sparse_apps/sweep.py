@@ -191,6 +191,10 @@ def plan_suite(options: Namespace, typed: dict, files: list[str], folder: Path) 
         root=options.root,
         overrides={name: options[name] for name in typed if name in settings},
     )
+    if options.root is not None and not Path(options.root).expanduser().is_dir():
+        print(
+            f"--root is {options.root}, no folder: tasks that can be generated are, and no others are run", flush=True
+        )
     for task, why in suite.missing.items():
         print(f"{task} is not run: {why}", flush=True)
     if not suite.cells:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from flash_sparse_datasets.shared.documents import DataError, Dataset, Document, Documents
 from flash_sparse_datasets.shared.official_files import LRA_RELEASE, official_folder
 from flash_sparse_datasets.shared.statistics_table import print_statistics
+from flash_sparse_datasets.shared.surprises import other_sizes, unused_labels
 from flash_sparse_datasets.shared.text_files import file_stamp, reading, shortened
 
 LABELS = ("0", "1")
@@ -49,12 +50,14 @@ def load(root: str | os.PathLike | None = None, level: str = "bytes") -> Dataset
         raise ValueError(f"level is {level!r}, expected 'bytes' or 'text'")
     folder = locate(root)
     digest, splits = hashlib.sha256(repr(("single-label", LABELS, level)).encode()), {}
+    used: set[str] = set()
     for split, file in FILES.items():
         stamp, length = file_stamp(folder / file), 0
         for document in tqdm(_documents(folder / file, stamp, "bytes"), f"reading {file}", disable=None, leave=False):
             digest.update(repr((split, document.id, document.labels)).encode())
             texts = cast(bytes, document.text), cast(bytes, document.second)
             digest.update(b"%b\t%b\n" % texts)
+            used.update(document.labels)
             length += 1
         splits[split] = Documents(partial(_documents, folder / file, stamp, level), length)
 
@@ -72,10 +75,9 @@ def load(root: str | os.PathLike | None = None, level: str = "bytes") -> Dataset
             + ("UTF-8 bytes" if level == "bytes" else "text")
             + f" (Retrieval of Long Range Arena); {sizes} pairs for training, validation and test, as released."
         ),
-        notes=tuple(
-            f"{split}: {len(documents):,} pairs, the release has {SIZES[split]:,}"
-            for split, documents in splits.items()
-            if len(documents) != SIZES[split]
+        notes=(
+            *other_sizes({split: len(documents) for split, documents in splits.items()}, SIZES, "pairs"),
+            *unused_labels(LABELS, used, "pair"),
         ),
     )
 

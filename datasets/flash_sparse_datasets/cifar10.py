@@ -20,6 +20,7 @@ import numpy as np
 from flash_sparse_datasets.shared.documents import DataError, Dataset, Document, Documents
 from flash_sparse_datasets.shared.official_files import official_folder
 from flash_sparse_datasets.shared.statistics_table import print_statistics
+from flash_sparse_datasets.shared.surprises import other_sizes, unused_labels
 from flash_sparse_datasets.shared.text_files import file_stamp, reading
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")  # as numbered
@@ -46,10 +47,12 @@ def load(root: str | os.PathLike | None = None) -> Dataset:
     folder = locate(root)
     stamps = {file: file_stamp(folder / file) for file in (*TRAIN_FILES, *TEST_FILES)}
     digest = hashlib.sha256(repr(("single-label", CLASSES, VALIDATION_SHARE)).encode())
-    counts = {}
+    counts: dict[str, int] = {}
+    used: set[str] = set()
     for file in stamps:
         images = _images(folder / file, stamps[file])  # (images, 1 + 3 * 1024)
         counts[file] = len(images)
+        used.update(CLASSES[number] for number in np.unique(images[:, 0]))
         digest.update(file.encode() + images.tobytes())
 
     training = [(file, image) for file in TRAIN_FILES for image in range(counts[file])]
@@ -79,8 +82,9 @@ def load(root: str | os.PathLike | None = None) -> Dataset:
             f"Range Arena); {sizes} for training, validation and test; validation is the last tenth of the training "
             "images."
         ),
-        notes=tuple(
-            f"{file}: {count:,} images, the release has {IMAGES:,}" for file, count in counts.items() if count != IMAGES
+        notes=(
+            *other_sizes(counts, dict.fromkeys(counts, IMAGES), "images"),
+            *unused_labels(CLASSES, used, "image"),
         ),
         grid=GRID,
     )

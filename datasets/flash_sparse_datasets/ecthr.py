@@ -38,7 +38,8 @@ TASKS = {"a": "violated_articles", "b": "allegedly_violated_articles"}
 RELEASES = ("2019", "2021", "lexglue", "hub")
 PARTS_2019 = {"train": "EN_train", "validation": "EN_dev", "test": "EN_test"}
 FILES_2021 = {"train": "train.jsonl", "validation": "dev.jsonl", "test": "test.jsonl"}
-SIZES = {"train": 9_000, "validation": 1_000, "test": 1_000}  # all but in the release of 2019
+SIZES = {"train": 9_000, "validation": 1_000, "test": 1_000}  # of all releases but the first
+SIZES_2019 = {"train": 7_100, "validation": 1_380, "test": 2_998}
 WHERE = (
     "the releases are https://archive.org/details/ECtHR-NAACL2021 (train.jsonl dev.jsonl test.jsonl), "
     "https://archive.org/details/ECHR-ACL2019 (EN_train EN_dev EN_test) and "
@@ -98,7 +99,7 @@ def load(
         + ".",
         labels=ARTICLES,
         none_label=NO_ARTICLE if convention == "10+1" else None,
-        sizes=None if release == "2019" else SIZES,
+        sizes=SIZES_2019 if release == "2019" else SIZES,
         notes=notes,
     )
 
@@ -162,10 +163,26 @@ def _case_2019(task: str, root: Path, name: str) -> Document:
     text = "\n\n".join(strings_of(path, case, "TEXT"))
     if not text.strip():
         raise DataError(f"{path}: 'TEXT' is empty, expected the facts")
-    articles = set(strings_of(path, case, "VIOLATED_ARTICLES"))
+    articles = _articles_2019(path, case, "VIOLATED")
     if task == "b":
-        articles.update(strings_of(path, case, "NON_VIOLATED_ARTICLES"))
+        articles |= _articles_2019(path, case, "NON_VIOLATED")
     return Document(string_of(path, case, "ITEMID"), text, tuple(sorted(articles)))
+
+
+def _articles_2019(path: Path, case: dict, which: str) -> set[str]:
+    """The articles as the later releases name them: P1-1 for the first article of the first protocol.
+
+    The release of 2019 has the protocol alone, P1, among the articles, and its article among the paragraphs.
+    """
+    articles = set(strings_of(path, case, f"{which}_ARTICLES"))
+    protocols = {article for article in articles if article.startswith("P")}
+    if protocols:
+        paragraphs = set(strings_of(path, case, f"{which}_PARAGRAPHS"))
+        for protocol in protocols:
+            named = {paragraph for paragraph in paragraphs if paragraph.startswith(f"{protocol}-")}
+            if named:
+                articles = articles - {protocol} | named
+    return articles
 
 
 def prepare(parser: ArgumentParser, arguments: Sequence[str]) -> int:

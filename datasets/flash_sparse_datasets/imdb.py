@@ -23,6 +23,7 @@ from flash_sparse_datasets.shared.labelled_sources import visible
 from flash_sparse_datasets.shared.official_files import official_folder
 from flash_sparse_datasets.shared.seeded_split import TRAIN, VALIDATION, row_key, seeded_split
 from flash_sparse_datasets.shared.statistics_table import print_statistics
+from flash_sparse_datasets.shared.surprises import other_sizes
 from flash_sparse_datasets.shared.text_files import reading
 
 LABELS = ("neg", "pos")
@@ -75,11 +76,8 @@ def load(
         for (file, label), text_digest in zip(documents, digests[part], strict=True):
             digest.update(repr((file, label)).encode() + text_digest)
 
-    notes = [
-        f"{part}: {len(documents):,} documents, the release has {SIZE:,}"
-        for part, documents in files.items()
-        if len(documents) != SIZE
-    ]
+    counts = {part: len(documents) for part, documents in files.items()}
+    notes = other_sizes(counts, dict.fromkeys(counts, SIZE))
     in_training = set(digests["train"])
     if shared := sum(text_digest in in_training for text_digest in digests["test"]):
         notes.append(f"test: {shared:,} documents have a text that is also in the release's training documents")

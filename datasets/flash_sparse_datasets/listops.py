@@ -39,6 +39,7 @@ from flash_sparse_datasets.shared.documents import DataError, Dataset, Document,
 from flash_sparse_datasets.shared.official_files import LRA_RELEASE, official_folder
 from flash_sparse_datasets.shared.row_files import RowFile, open_rows
 from flash_sparse_datasets.shared.statistics_table import print_statistics
+from flash_sparse_datasets.shared.surprises import other_sizes, unused_labels
 from flash_sparse_datasets.shared.text_files import file_stamp, shortened
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
@@ -134,6 +135,7 @@ def load(
 
     digest, splits = hashlib.sha256(repr(("single-label", DIGITS)).encode()), {}
     seen: dict[str, set[bytes]] = {}
+    used: set[str] = set()
     for split, file in FILES.items():
         rows = open_rows(folder / file)
         seen[split] = set()
@@ -142,19 +144,17 @@ def load(
         for document in tqdm(documents, f"reading {file}", disable=None, leave=False):
             digest.update(repr((split, document.id, document.text, document.labels)).encode())
             seen[split].add(_key(cast(str, document.text)))
+            used.update(document.labels)
             length += 1
         splits[split] = Documents(partial(_documents, rows), length)
 
     notes = []
     if root is not None:
-        notes += [
-            f"{split}: {len(documents):,} expressions, the release has {SIZES[split]:,}"
-            for split, documents in splits.items()
-            if len(documents) != SIZES[split]
-        ]
+        notes += other_sizes({split: len(documents) for split, documents in splits.items()}, SIZES, "expressions")
         for split in ("validation", "test"):
             if shared := len(seen[split] & seen["train"]):
                 notes.append(f"{split}: {shared:,} of its expressions are also in training")
+    notes += unused_labels(DIGITS, used, "expression")
     numbers = " / ".join(f"{len(documents):,}" for documents in splits.values())
     made = (
         f"read from {folder.name}"

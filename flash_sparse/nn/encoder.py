@@ -98,6 +98,8 @@ class Encoder(nn.Module):
         vocab_size: tokens are 0 to vocab_size - 1.
         width: W, features of a token.
         depth: layers.
+        iterations: how many times all layers are applied, with the same weights; the embedding is added anew before
+            each time but the first, so that depth costs time alone, and can grow with what there is to follow.
         heads: attention heads, a divisor of W.
         mlp_width, activation, dropout, attention_dropout: as in `EncoderLayer`; dropout also on the embedding and on
             the pooled vector.
@@ -111,6 +113,7 @@ class Encoder(nn.Module):
         num_outputs: logits of a sequence.
         skip_token: a token that is left out of every sequence before the first layer, such as black pixels; the others
             keep their positions. A sequence that has no other keeps its first.
+        skip_through: the last token that is left out so, where `skip_token` is the first of several.
         checkpoint_activations: keep only the input of each layer for the backward pass and compute the rest again: less
             memory, a third more work.
 
@@ -131,24 +134,33 @@ class Encoder(nn.Module):
         attention_dropout: float = 0.0,
         *,
         num_outputs: int,
+        iterations: int = 1,
         kv_heads: int | None = None,
         rotary: Literal["1d", "axial2d"] | None = "1d",
         rotary_base: float = 10000.0,
         grid: tuple[int, int] | None = None,
         pooling: Pooling = "mean",
         skip_token: int | None = None,
+        skip_through: int | None = None,
         checkpoint_activations: bool = False,
     ):
         super().__init__()
         sizes = {"vocab_size": vocab_size, "width": width, "depth": depth, "num_outputs": num_outputs}
         for name, size in sizes.items():
             check_integer(name, size, 0 if name == "depth" else 1)
+        check_integer("iterations", iterations, 1)
         if skip_token is not None:
             check_integer("skip_token", skip_token, 0)
+        if skip_through is not None:
+            check_integer("skip_through", skip_through, 0 if skip_token is None else skip_token)
+            if skip_token is None:
+                raise ValueError(f"skip_through is {skip_through}; it needs skip_token, the first that is left out")
         if pooling not in ("mean", "max", "cls", "label"):
             raise ValueError(f"pooling is {pooling!r}; expected 'mean', 'max', 'cls' or 'label'")
         self.pooling = pooling
         self.skip_token = skip_token
+        self.skip_through = skip_through
+        self.iterations = iterations
         self.checkpoint_activations = checkpoint_activations
         self.embedding = nn.Embedding(vocab_size, width)
         self.dropout = Dropout(dropout)
@@ -159,7 +171,7 @@ class Encoder(nn.Module):
         self.rotary = make_rotary(rotary, width // heads, rotary_base, grid)
         self.norm = nn.LayerNorm(width)
         self.head = pool.LabelAttention(width, num_outputs) if pooling == "label" else nn.Linear(width, num_outputs)
-        self._initialise(depth)
+        self._initialise(depth * iterations)
 
     def _initialise(self, depth: int) -> None:
         """Truncated normal weights of BERT's size, 0.02 at its width of 768 and in proportion to the root of others;
@@ -216,7 +228,7 @@ class Encoder(nn.Module):
                 raise ValueError(f"tokens has {int(wrong)}; expected 0 to {known - 1}, the tokens of the vocabulary")
         places = None
         if self.skip_token is not None:
-            tokens, cu_seqlens, max_seqlen, places = without(tokens, cu_seqlens, self.skip_token)
+            tokens, cu_seqlens, max_seqlen, places = without(tokens, cu_seqlens, self.skip_token, self.skip_through)
         return self.classify(self.encode(tokens, cu_seqlens, max_seqlen, layout, places), cu_seqlens)
 
     def encode(
@@ -240,8 +252,10 @@ class Encoder(nn.Module):
                 places = positions(cu_seqlens, segments(cu_seqlens, tokens.shape[0]))  # (total,)
             turns = self.rotary(places)  # (total, D / 2)
         where = {"cu_seqlens": cu_seqlens, "max_seqlen": max_seqlen, "layout": layout, "turns": turns}
-        hidden = self.dropout(self.embedding(tokens))  # (total, W)
-        for layer in self.layers:
+        embedded = hidden = self.dropout(self.embedding(tokens))  # (total, W)
+        for number, layer in enumerate(list(self.layers) * self.iterations):
+            if number and number % len(self.layers) == 0:
+                hidden = hidden + embedded
             if self.checkpoint_activations and torch.is_grad_enabled():
                 hidden = checkpoint(layer, hidden, use_reentrant=False, **where)
             else:

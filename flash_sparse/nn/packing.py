@@ -20,13 +20,16 @@ def positions(cu_seqlens: Tensor, segment: Tensor) -> Tensor:
     return torch.arange(segment.shape[0], device=segment.device) - cu_seqlens[segment]
 
 
-def without(tokens: Tensor, cu_seqlens: Tensor, left_out: int) -> tuple[Tensor, Tensor, int, Tensor]:
-    """Packed sequences without one of the tokens; a sequence that has no other keeps its first.
+def without(
+    tokens: Tensor, cu_seqlens: Tensor, left_out: int, through: int | None = None
+) -> tuple[Tensor, Tensor, int, Tensor]:
+    """Packed sequences without one of the tokens, or several; a sequence that has no other keeps its first.
 
     Args:
         tokens: (total,).
         cu_seqlens: (B + 1,).
         left_out: the token.
+        through: the last of several tokens, of which `left_out` is the first.
 
     Returns:
         tokens (kept,), cu_seqlens (B + 1,) int32, the tokens of the longest sequence, and the place (kept,) that each
@@ -34,7 +37,7 @@ def without(tokens: Tensor, cu_seqlens: Tensor, left_out: int) -> tuple[Tensor, 
     """
     segment = segments(cu_seqlens, tokens.shape[0])  # (total,)
     places = positions(cu_seqlens, segment)  # (total,)
-    kept = tokens != left_out  # (total,)
+    kept = (tokens < left_out) | (tokens > (left_out if through is None else through))  # (total,)
     counts = torch.bincount(segment[kept], minlength=cu_seqlens.shape[0] - 1)  # (B,)
     kept = kept | ((places == 0) & (counts == 0)[segment])
     counts = counts.clamp(min=1)

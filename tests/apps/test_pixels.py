@@ -114,7 +114,18 @@ def test_black_pixels_are_left_out_and_the_report_says_so(tmp_path, cifar10):  #
     for name in ("report.html", "model/README.md"):
         assert "black pixels are left out, 66.6% of the pixels are read" in (output / name).read_text(), name
     encoder = SavedModel.load(output).encoder
-    assert encoder.skip_token == 0
+    assert (encoder.skip_token, encoder.skip_through, encoder.iterations) == (0, 0, 1)
+
+
+def test_dark_pixels_count_as_black(tmp_path, cifar10, capsys):  # noqa: F811
+    flags = (*IMAGES, "--root", str(cifar10), "--skip-black", "--black", "100", "--iterations", "2")
+    code, output = run(tmp_path, *flags)
+    assert code == 0
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert 0.05 < metrics["model"]["pixels_read"] < 0.95
+    assert "pixels of values up to 100 are left out" in (output / "report.html").read_text()
+    encoder = SavedModel.load(output).encoder
+    assert (encoder.skip_token, encoder.skip_through, encoder.iterations) == (0, 100, 2)
 
 
 @pytest.mark.parametrize(

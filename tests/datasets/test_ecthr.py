@@ -88,11 +88,20 @@ def write_hub(root, form="parquet"):
                 (root / folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def split_2019(articles):
+    """Articles and paragraphs as the release of 2019 has them: of a protocol's article the protocol, P1, here, and the
+    article, P1-1, there."""
+    protocols = [article for article in articles if article.startswith("P")]
+    return [article.split("-")[0] for article in articles], protocols + [f"{a}-1" for a in articles if a == "6"]
+
+
 def write_2019(root, ending=""):
     for part in ("train", "dev", "test"):
         folder = root / f"EN_{part}{ending}"
         folder.mkdir(parents=True)
         for i, (alleged, violated) in enumerate(CASES):
+            articles, paragraphs = split_2019(violated)
+            others, other_paragraphs = split_2019([article for article in alleged if article not in violated])
             case = {
                 "ITEMID": f"001-{57412 + i}",
                 "LANGUAGEISOCODE": "ENG",
@@ -104,11 +113,11 @@ def write_2019(root, ending=""):
                 "CONCLUSION": "Violation",
                 "JUDGES": "A; B",
                 "TEXT": facts(part + ending, i),
-                "VIOLATED_ARTICLES": violated,
-                "VIOLATED_PARAGRAPHS": [],
+                "VIOLATED_ARTICLES": articles,
+                "VIOLATED_PARAGRAPHS": paragraphs,
                 "VIOLATED_BULLETPOINTS": [],
-                "NON_VIOLATED_ARTICLES": [article for article in alleged if article not in violated],
-                "NON_VIOLATED_PARAGRAPHS": [],
+                "NON_VIOLATED_ARTICLES": others,
+                "NON_VIOLATED_PARAGRAPHS": other_paragraphs,
                 "NON_VIOLATED_BULLETPOINTS": [],
             }
             (folder / f"001-{57412 + i}.json").write_text(json.dumps(case, indent=1))
@@ -138,8 +147,9 @@ def test_every_release(tmp_path, release, task):
     assert any("convention 10:" in note for note in dataset.notes)
     empty = sum(not labels for labels in expected)
     assert f"test: {empty} of 5 documents have no label" in dataset.notes
-    if release in ("2021", "lexglue"):
-        assert "train: 5 documents, the release has 9,000" in dataset.notes
+    assert f"train: 5 documents, the release has {'7,100' if release == '2019' else '9,000'}" in dataset.notes
+    unused = "7 of the 10 labels: 10, 11, 14, 2, 5, ..." if task == "a" else "5 of the 10 labels: 11, 14, 5, 8, 9"
+    assert f"no document of any part has {unused}" in dataset.notes
     if release != "hub":  # which no longer has them
         dropped = "2 labels, 2 different ones" if task == "a" else "4 labels, 3 different ones"
         assert any(note.startswith(f"train: {dropped}, are not among the 10") for note in dataset.notes)
@@ -147,6 +157,16 @@ def test_every_release(tmp_path, release, task):
         (release, task) == ("2019", "b")
     )
     assert rows(pickle.loads(pickle.dumps(dataset))) == rows(dataset)
+
+
+def test_a_protocol_of_2019_without_its_article_is_dropped_and_counted(tmp_path):
+    write_2019(tmp_path)
+    path = tmp_path / "EN_train" / "001-57415.json"
+    change(path, '"P1-1"', '"P7-1"')  # of another protocol
+    dataset = load("ecthr-a", tmp_path)
+    assert [d.labels for d in dataset.train][3] == ("6",)
+    assert [d.labels for d in dataset.test][3] == ("6", "P1-1")
+    assert any(note.startswith("train: 3 labels, 3 different ones, are not among the 10") for note in dataset.notes)
 
 
 def test_ids(tmp_path):

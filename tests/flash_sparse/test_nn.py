@@ -12,6 +12,7 @@ from flash_sparse import attention, patterns
 from flash_sparse.nn import Attention, AxialRotary, Encoder, EncoderLayer, LabelAttention, Rotary
 from flash_sparse.nn import pooling as pool
 from flash_sparse.nn.dropout import Dropout
+from flash_sparse.nn.packing import positions, segments
 from flash_sparse.nn.rotary import rotate
 
 LENGTHS = [70, 1, 33, 16]
@@ -379,6 +380,41 @@ def test_skipping_saves_work_in_a_layout_made_for_all():
     tokens[:50] = 0
     encoder(tokens, bounds([64, 64]), 64, layout)
     assert lengths == [78]
+
+
+def test_several_skipped_tokens():
+    torch.manual_seed(0)
+    some, one = make_encoder(skip_token=0, skip_through=4), make_encoder(skip_token=0)
+    one.load_state_dict(some.state_dict())
+    images = torch.randint(VOCABULARY, (2, 64))
+    blackened = torch.where(images <= 4, 0, images)
+    expected = one(blackened.flatten(), bounds([64] * 2), 64)
+    torch.testing.assert_close(some(images.flatten(), bounds([64] * 2), 64), expected)
+    assert not torch.allclose(one(images.flatten(), bounds([64] * 2), 64), expected)
+    with pytest.raises(ValueError, match="skip_through is 3; it needs skip_token"):
+        make_encoder(skip_through=3)
+    with pytest.raises(ValueError, match="skip_through is 1"):
+        make_encoder(skip_token=2, skip_through=1)
+
+
+def test_layers_applied_several_times():
+    """The same weights each time, and the embedding added anew before each time but the first."""
+    tied, once = make_encoder(iterations=3), make_encoder()
+    once.load_state_dict(tied.state_dict())
+    tokens, starts, longest = packed_tokens()
+    embedded = tied.embedding(tokens)  # (total, W)
+    turns = tied.rotary(positions(starts, segments(starts, len(tokens))))
+    hidden = torch.zeros_like(embedded)
+    for _ in range(3):
+        hidden = hidden + embedded
+        for layer in tied.layers:
+            hidden = layer(hidden, cu_seqlens=starts, max_seqlen=longest, turns=turns)
+    expected = tied.classify(tied.norm(hidden), starts)
+    torch.testing.assert_close(tied(tokens, starts, longest), expected)
+    assert not torch.allclose(once(tokens, starts, longest), expected)
+    assert sum(p.numel() for p in tied.parameters()) == sum(p.numel() for p in once.parameters())
+    with pytest.raises(ValueError, match="iterations is 0"):
+        make_encoder(iterations=0)
 
 
 @pytest.mark.parametrize("activation", ["geglu", "gelu"])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html import escape
 from pathlib import Path
 
 import torch
 
 from flash_sparse_apps.files import to_json, write_atomically
-from flash_sparse_apps.lra.published import PUBLISHED
+from flash_sparse_apps.lra.published import PUBLISHED, Published
 from flash_sparse_apps.lra.suite import Suite
 from flash_sparse_apps.lra.table import collect_suite
 from flash_sparse_apps.lra.tasks import TASKS
@@ -33,10 +33,10 @@ def write_suite(suite: Suite, folder: Path, scale: str, command: str):
         "machine": describe_machine(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "versions": describe_versions(),
     }
-    published = {"published": [asdict(row) for row in PUBLISHED]}
+    published = {"published": [asdict(row) for row in _published(found)]}
     write_atomically(folder / "sweep.json", to_json(about | found | published))
     write_atomically(folder / "sweep.csv", _csv(found).encode())
-    write_atomically(folder / "sweep.md", _markdown(found, scale).encode())
+    write_atomically(folder / "sweep.md", _markdown(found).encode())
     write_atomically(folder / "report.html", _page(found, about).encode(errors="backslashreplace"))
 
 
@@ -68,9 +68,26 @@ COMPARABLE = (
     "Their speedups are of training on a GPU, the geometric mean over the five tasks before Path-X; ours are of one "
     "step on the longest test document."
 )
-SMALL = (
-    "The recipes for a CPU are of easier tasks of the same name: none of their results compares with published ones."
-)
+EASIER = "{} here: easier than the published task of that name, so that no published figure stands beside it."
+
+
+def _comparable(found: dict) -> list[str]:
+    """The tasks that are the published ones."""
+    return [task for task in TITLES if any(row["task"] == task and not row["easier"] for row in found["rows"])]
+
+
+def _published(found: dict) -> list[Published]:
+    """What others published of the tasks that ran, where these were the published tasks."""
+    tasks = _comparable(found)
+    scores = [{task: row.scores[task] for task in tasks} for row in PUBLISHED]
+    return [replace(row, scores=kept) for row, kept in zip(PUBLISHED, scores, strict=True) if any(kept.values())]
+
+
+def _about_published(found: dict) -> str:
+    """What to know of the published figures, and of which tasks there are none."""
+    easier = [TITLES[task] for task in dict.fromkeys(row["task"] for row in found["rows"] if row["easier"])]
+    parts = [COMPARABLE] if _comparable(found) else []
+    return " ".join([*parts, *([EASIER.format(" and ".join(easier))] if easier else [])])
 
 
 def _textbook(seconds: float | None) -> str:
@@ -129,18 +146,17 @@ def _beside(found: dict) -> Table:
     for name in dict.fromkeys(entry["name"] for entry in found["baselines"]):
         scores = {entry["task"]: 100 * entry["accuracy"] for entry in found["baselines"] if entry["name"] == name}
         lines.append([name, *(share(scores.get(task)) for task in tasks), "", "", "", "measured here"])
-    for row in PUBLISHED:
+    for row in _published(found):
         speedup = or_none("{:.1f}x".format, row.speedup)
-        cells = [share(row.scores[task]) for task in tasks]
+        cells = [share(row.scores.get(task)) for task in tasks]
         averages = share(row.average(tasks)), f"{row.own_average:.1f}"
         lines.append([row.model, *cells, *averages, speedup, f"published: {row.source}"])
     return Table(head, lines, words=(0, -1))
 
 
-def _markdown(found: dict, scale: str) -> str:
+def _markdown(found: dict) -> str:
     parts = [Table.of(columns, found["rows"]).markdown() for columns in (RESULTS, COSTS)]
-    parts += ["\n".join(_mean_lines(found)), _beside(found).markdown(), COMPARABLE]
-    parts += [SMALL] if scale == "cpu" else []
+    parts += ["\n".join(_mean_lines(found)), _beside(found).markdown(), _about_published(found)]
     parts += ["\n".join(missing)] if (missing := _missing_lines(found)) else []
     return "\n\n".join(parts) + "\n"
 
@@ -161,7 +177,7 @@ def _csv(found: dict) -> str:
     for entry in found["baselines"]:
         writer.writerow({"task": entry["task"], "model": entry["name"], "source": "measured"}
                         | {"accuracy": entry["accuracy"]})  # fmt: skip
-    for row in PUBLISHED:
+    for row in _published(found):
         for task, value in row.scores.items():
             if value is not None:
                 writer.writerow(
@@ -181,8 +197,8 @@ def _page(found: dict, about: dict) -> str:
         '<p class="soft">The share of test documents that are given the right label; intervals are from resampled test '
         "documents, the seeds together.</p>",
         Table.of(RESULTS, found["rows"]).html(),
-        "<h2>Beside published results</h2>",
-        f'<p class="soft">Percent. {escape(COMPARABLE)}{" " + escape(SMALL) if about["scale"] == "cpu" else ""}</p>',
+        f"<h2>{'Beside published results' if _comparable(found) else 'Side by side'}</h2>",
+        f'<p class="soft">Percent. {escape(_about_published(found))}</p>',
         _beside(found).html(),
         "<h2>Costs</h2>",
         '<p class="soft">The last columns: one training step on the longest test document, and the same step on the '

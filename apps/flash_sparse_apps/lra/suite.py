@@ -47,14 +47,12 @@ def plan(
         folder: of the sweep.
         scale: one of SCALES.
         recipes: folder of the recipes.
-        root: folder above the official files of all tasks.
+        root: folder above the official files of all tasks; where there is none, the tasks that are generated are run.
         overrides: settings that take the place of the recipes'.
 
     Raises:
-        ValueError: a recipe that cannot be read, or that contradicts `overrides`; `root` is no folder.
+        ValueError: a recipe that cannot be read, or that contradicts `overrides`.
     """
-    if root is not None and not Path(root).expanduser().is_dir():
-        raise ValueError(f"--root is {root}, no folder; expected the one above the official files")
     found: dict[str, tuple[Path, Settings]] = {}
     missing: dict[str, str] = {}
     for task in TASKS:

@@ -9,13 +9,16 @@ from flash_sparse_apps.lra.tasks import KINDS, TASKS
 from flash_sparse_apps.settings import IMAGE_PATTERNS
 from flash_sparse_apps.sweeping.table import cell_metrics, collect
 
+SAME_TASK = {"workers", "seed"}  # options that leave a generated task what it is
+
 
 def collect_suite(suite: Suite) -> dict:
     """The figures of all finished cells.
 
     Returns:
         rows: dicts with task, title, recipe, data (generated or official), knows_pixels (whether the model is told
-            which pixels are neighbours), textbook_speedup, and what a sweep's row has; accuracy is its micro-F1, as
+            which pixels are neighbours), easier (whether the recipe makes the task another than the published one),
+            textbook_speedup, and what a sweep's row has; accuracy is its micro-F1, as
             every task gives one label to a document.
         baselines: dicts with task, name and accuracy: the linear model and the dataset's rules.
         means: for each kind its tasks, the average accuracy over them, and the geometric mean of the speedups over
@@ -48,6 +51,7 @@ def collect_suite(suite: Suite) -> dict:
                 "recipe": suite.recipes[task.name].stem,
                 "data": "generated" if task.generated and root is None else "official",
                 "knows_pixels": images or settings.rotary == "2d",
+                "easier": bool(set(settings.dataset_options or {}) - SAME_TASK),
                 "textbook_speedup": _speedup(row["peers"]),
             }
             rows.append(about | row)

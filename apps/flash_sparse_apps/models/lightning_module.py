@@ -39,9 +39,12 @@ class Classifier(L.LightningModule):
         weight_decay: of the weight matrices; norms, biases and embeddings have none.
         gradient_clip: largest norm of the gradient of a step.
         none_counts: whether validation counts documents without labels as one more label, as `evaluate` does.
+        anneal_share: the rate stays at its peak until this share of the steps is left, and then falls to 0 in a
+            straight line; None for the cosine.
         seed: of dropout, together with the step, so that a resumed run draws what one never stopped would.
 
     Attributes:
+        rate_factor: what the rate of every further step is multiplied by.
         planned_steps: optimizer steps of all epochs, known once training begins.
     """
 
@@ -57,6 +60,7 @@ class Classifier(L.LightningModule):
         warmup_share: float,
         gradient_clip: float,
         none_counts: bool = False,
+        anneal_share: float | None = None,
         seed: int,
     ):
         super().__init__()
@@ -70,7 +74,9 @@ class Classifier(L.LightningModule):
         self.warmup_share = warmup_share
         self.gradient_clip = gradient_clip
         self.none_counts = none_counts
+        self.anneal_share = anneal_share
         self.seed = seed
+        self.rate_factor = 1.0
         self.planned_steps = 0
         self._scored: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -153,16 +159,20 @@ class Classifier(L.LightningModule):
         trainer: Any = self.trainer
         self.planned_steps = trainer.max_epochs * len(trainer.datamodule.train_dataloader())
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: rate(step, self.planned_steps, self.warmup_share)
+            optimizer,
+            lambda step: self.rate_factor * rate(step, self.planned_steps, self.warmup_share, self.anneal_share),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def rate(step: int, steps: int, warmup_share: float) -> float:
-    """The learning rate of a step (from 0) as a share of its peak: a straight rise, then a cosine that ends at 0."""
+def rate(step: int, steps: int, warmup_share: float, anneal_share: float | None = None) -> float:
+    """The learning rate of a step (from 0) as a share of its peak: a straight rise, then a cosine that ends at 0, or
+    the peak until `anneal_share` of the steps is left, and from there a straight fall to 0."""
     warmup = max(1, round(steps * warmup_share))
     if step < warmup:
         return (step + 1) / warmup
+    if anneal_share is not None:
+        return min(1.0, max(0, steps - step) / max(1.0, steps * anneal_share))
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
 

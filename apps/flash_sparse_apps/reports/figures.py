@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -192,8 +193,9 @@ def over_lengths(
     """
     with _figure(title, 4.6, 3.3, png) as (figure, svg):
         axes = figure.subplots()
+        spare = itertools.cycle((BLUE, ORANGE, GREEN, VIOLET, GOLD))  # for names of models
         for name, points in lines.items():
-            color = _LINES.get(name, BLUE)
+            color = _LINES.get(name) or next(spare)
             lengths, values, low, high = np.array(points).T
             axes.plot(lengths, values, color=color, marker="o", markersize=3.5, label=name)
             axes.fill_between(lengths, low, high, color=color, alpha=0.12, linewidth=0)

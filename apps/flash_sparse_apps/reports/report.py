@@ -33,7 +33,9 @@ def attention_line(metrics: Metrics) -> str:
     attention = metrics["model"]["attention"]
     images = "; positions in two dimensions" if metrics["model"]["encoder"].get("rotary") == ROTARY["2d"] else ""
     if metrics["model"]["encoder"].get("skip_token") is not None:
-        images += f"; black pixels are left out, {percent(metrics['model']['pixels_read'])} of the pixels are read"
+        black = metrics["model"]["encoder"].get("skip_through")
+        which = f"pixels of values up to {black}" if black else "black pixels"
+        images += f"; {which} are left out, {percent(metrics['model']['pixels_read'])} of the pixels are read"
     if metrics["model"].get("chunk_tokens") is not None:
         return f"dense within windows of {metrics['model']['chunk_tokens']:,} tokens, pooled over all windows"
     if not attention["sparse"]:
@@ -370,6 +372,11 @@ def _before_training(metrics: Metrics) -> str:
         sentences += " Token embeddings began as vectors made from which tokens stand next to each other in its texts."
     if settings.get("fresh-images"):
         sentences += " Every epoch but the first had new training images."
+    if settings.get("grow-from") is not None:
+        sentences += (
+            f" Training images began with snakes of {settings['grow-from']} dashes, which grew as these were learnt; "
+            "every image was new."
+        )
     if settings.get("augment", "none") != "none":
         sentences += " Training images were turned and mirrored at random; those for validation and test were not."
     return sentences

@@ -13,6 +13,7 @@ import torch
 from flash_sparse_apps.tokens.batching import EvaluationSampler, PackedBatch, Step, StepSampler, collate
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.fresh_images import Made, made_ahead
+from flash_sparse_apps.tokens.growing import Growth
 from flash_sparse_apps.tokens.pixels import turn_images
 from flash_sparse_apps.tokens.token_store import TokenStore, store_key
 from flash_sparse_apps.tokens.tokenization import Tokenizer
@@ -39,6 +40,7 @@ class TextDataModule(L.LightningDataModule):
         progress: show a progress bar while tokenizing.
         turned: the documents are square images; turn and mirror those for training at random.
         fresh: the documents are images that can be made; train on others in every epoch but the first.
+        growth: train on images of its levels instead, none of them twice; None for those of the dataset.
 
     Attributes (after `setup`):
         train_store, validation_store, test_store: the `TokenStore` of each split.
@@ -60,6 +62,7 @@ class TextDataModule(L.LightningDataModule):
         progress: bool = True,
         turned: bool = False,
         fresh: bool = False,
+        growth: Growth | None = None,
     ):
         super().__init__()
         self.dataset = dataset
@@ -72,6 +75,7 @@ class TextDataModule(L.LightningDataModule):
         self.progress = progress
         self.turned = turned
         self.fresh = fresh
+        self.growth = growth
 
     def prepare_data(self) -> None:
         """Tokenize what is not in the cache yet; Lightning calls it on one rank of each machine."""
@@ -153,6 +157,8 @@ class StepLoader:
             batches = [data.batch(data.train_store, part, step.documents) for part in step.micro_batches]
             if images is not None:
                 images.put_into(batches)
+            if data.growth is not None:
+                data.growth.put_into(batches, epoch, len(data.train_store))
             if data.turned and data.dataset.grid is not None:
                 for batch in batches:
                     turn_images(batch, data.dataset.grid[0], data.seed, epoch)

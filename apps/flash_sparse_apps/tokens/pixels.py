@@ -23,17 +23,30 @@ def check_images(settings: Settings, dataset: Dataset):
         "--augment is dihedral": settings.augment == "dihedral",
         "--fresh-images is given": settings.fresh_images,
         "--skip-black is given": settings.skip_black,
+        f"--grow-from is {settings.grow_from}": settings.grow_from is not None,
     }
     for what in (what for what, given in asked.items() if given):
         if dataset.grid is None:
             raise UserError(f"{what}, which needs images; {dataset.name} has none")
     if settings.fresh_images and dataset.fresh is None:
         raise UserError(f"--fresh-images is given, which needs generated images; those of {dataset.name} are files")
+    if settings.grow_from is not None:
+        if dataset.fresh is None or dataset.fresh.levels is None:
+            raise UserError(
+                f"--grow-from is {settings.grow_from}, which needs generated images; those of {dataset.name} are files"
+            )
+        least, own = dataset.fresh.levels
+        if not least <= settings.grow_from <= own:
+            raise UserError(f"--grow-from is {settings.grow_from}; expected {least} to {own}, the dataset's own level")
     height, width = dataset.grid or (0, 0)
     if settings.augment == "dihedral" and height != width:
         raise UserError(f"--augment is dihedral; expected square images, {dataset.name} has {height} x {width}")
     pixels = math.prod(dataset.grid or ())
-    for flag, given in (("--augment", settings.augment == "dihedral"), ("--fresh-images", settings.fresh_images)):
+    for flag, given in (
+        ("--augment", settings.augment == "dihedral"),
+        ("--fresh-images", settings.fresh_images),
+        ("--grow-from", settings.grow_from is not None),
+    ):
         if given and settings.seq_len < pixels:
             raise UserError(f"--seq-len is {settings.seq_len}; expected at least {pixels}, whole images, for {flag}")
 
@@ -47,7 +60,7 @@ def turn_images(batch: PackedBatch, side: int, seed: int, epoch: int):
         image.copy_(turned.flip(0) if way >= 4 else turned.clone())
 
 
-def count_read(store: TokenStore, seq_len: int) -> np.ndarray:
-    """Pixels that are not black, (n,), of the first images of a split; one where all are, which the encoder keeps."""
-    counts = [(store.tokens(index, seq_len) != BLACK).sum() for index in range(min(SAMPLE, len(store)))]
+def count_read(store: TokenStore, seq_len: int, black: int) -> np.ndarray:
+    """Pixels brighter than `black`, (n,), of a split's first images; one where none is, which the encoder keeps."""
+    counts = [(store.tokens(index, seq_len) > black).sum() for index in range(min(SAMPLE, len(store)))]
     return np.maximum(counts, 1)

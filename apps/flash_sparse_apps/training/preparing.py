@@ -23,6 +23,7 @@ from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.settings import IMAGE_PATTERNS, ROTARY, Settings, dashed
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.data_module import TextDataModule
+from flash_sparse_apps.tokens.growing import Growth
 from flash_sparse_apps.tokens.pixels import BLACK, SAMPLE, check_images, count_read
 from flash_sparse_apps.tokens.token_store import TokenStore, truncation
 from flash_sparse_apps.tokens.tokenization import Tokenizer, load_tokenizer, train_tokenizer, word_tokenizer
@@ -99,7 +100,7 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
     # what to say of all this before it is trained on
     lengths = whole = data.train_store.each_length(settings.seq_len)  # (texts,)
     if settings.skip_black:
-        lengths, whole = count_read(data.train_store, settings.seq_len), lengths[:SAMPLE]
+        lengths, whole = count_read(data.train_store, settings.seq_len, settings.black), lengths[:SAMPLE]
     computed = 1.0 if layout is None else layouts.share_computed(layout, lengths)
     notes = [
         f"no {split} document has a label, so that its scores say nothing"
@@ -169,6 +170,9 @@ def _tokenized(
         progress=is_main_process() and sys.stderr.isatty(),
         turned=settings.augment == "dihedral",
         fresh=settings.fresh_images,
+        growth=None
+        if settings.grow_from is None or dataset.fresh is None
+        else Growth(dataset.fresh, settings.grow_from, settings.seed),
     )
     data.prepare_data()
     data.setup("fit")
@@ -216,6 +220,7 @@ def _encoder_arguments(
         "vocab_size": tokenizer.vocab_size,
         "width": settings.width,
         "depth": settings.depth,
+        "iterations": settings.iterations,
         "heads": settings.heads,
         "mlp_width": settings.mlp_width,
         "activation": settings.activation,
@@ -224,6 +229,7 @@ def _encoder_arguments(
         "rotary": ROTARY[settings.rotary],
         "grid": dataset.grid if settings.rotary == "2d" else None,
         "skip_token": BLACK if settings.skip_black else None,
+        "skip_through": settings.black if settings.skip_black else None,
     } | head
 
 

@@ -82,7 +82,7 @@ class MaskedTokens(Classifier):
         tokens = batch.tokens.masked_fill(masked, self.mask_id)
         read, starts, longest, places = tokens, batch.cu_seqlens, batch.max_seqlen, None
         if self.encoder.skip_token is not None:  # what is masked stays, so that its place does not tell what it is
-            read, starts, longest, places = without(tokens, starts, self.encoder.skip_token)
+            read, starts, longest, places = without(tokens, starts, self.encoder.skip_token, self.encoder.skip_through)
         hidden = self.encoder.encode(read, starts, longest, self.layout, places)  # (read, W)
         logits = self.head(hidden[read == self.mask_id])  # (M, V)
         losses = F.cross_entropy(logits.float(), batch.tokens[masked], reduction="none")  # (M,)

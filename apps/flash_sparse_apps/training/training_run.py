@@ -30,6 +30,7 @@ from flash_sparse_apps.training.callbacks import Checkpoints, History, Progress
 from flash_sparse_apps.training.example_images import find_images
 from flash_sparse_apps.training.example_texts import can_be_read, find_examples
 from flash_sparse_apps.training.fitting import fit, make_trainer
+from flash_sparse_apps.training.growing import ANNEALED, Growing
 from flash_sparse_apps.training.main_process import is_main_process, say
 from flash_sparse_apps.training.preparing import Prepared
 from flash_sparse_apps.training.pretraining import pretrain, read_summary
@@ -87,6 +88,8 @@ def train(settings: Settings, prepared: Prepared, run: RunFolder) -> tuple[Class
         MONITOR, mode="max", patience=settings.patience, check_on_train_epoch_end=False, min_delta=0.0
     )
     callbacks = [history, stopping, Checkpoints(run, settings.checkpoint_every, history, stopping)]
+    if prepared.data.growth is not None:
+        callbacks.append(Growing(prepared.data.growth, settings.grow_below))
     callbacks.append(Progress(history, max_seconds))
     trainer = make_trainer(settings, run, callbacks, settings.epochs, max_seconds and max_seconds - history.seconds)
     fit(trainer, module, prepared.data, run.last_checkpoint, run)
@@ -132,6 +135,7 @@ def _make_module(settings: Settings, prepared: Prepared, encoder: nn.Module, lay
         warmup_share=settings.warmup_share,
         gradient_clip=settings.gradient_clip,
         none_counts=prepared.dataset.none_label is not None,
+        anneal_share=None if settings.grow_from is None else ANNEALED,
         seed=settings.seed,
     )
 

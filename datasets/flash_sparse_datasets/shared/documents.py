@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,12 +58,15 @@ class Fresh:
 
     Attributes:
         make: Takes numbers from 0, each of another document, and gives their bytes (count, length) uint8 and the
-            positions of their labels (count,). It can be pickled, for worker processes.
+            positions of their labels (count,). It can be pickled, for worker processes. Where they exist at several
+            levels, it takes beside the numbers the level of each.
         workers: Processes to make them in.
+        levels: The least level that there is and that of the dataset, harder ones being higher; None without levels.
     """
 
-    make: Callable[[Sequence[int]], tuple[np.ndarray, np.ndarray]]
+    make: Callable[..., tuple[np.ndarray, np.ndarray]]
     workers: int
+    levels: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from flash_sparse_datasets.shared.document_table import DocumentTable
 from flash_sparse_datasets.shared.documents import DataError, Dataset, Document, Documents
 from flash_sparse_datasets.shared.seeded_split import TEST, TRAIN, VALIDATION, seeded_split
+from flash_sparse_datasets.shared.surprises import other_sizes, unused_labels
 
 SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
@@ -86,8 +87,8 @@ def published_set(
 
     notes = list(notes)
     for split, table in tables.items():
-        if sizes is not None and len(table.keys) != sizes[split]:
-            notes.append(f"{split}: {len(table.keys):,} documents, the release has {sizes[split]:,}")
+        if sizes is not None:
+            notes += other_sizes({split: len(table.keys)}, sizes)
         row_of_label = np.repeat(np.arange(len(table.keys)), np.diff(table.offsets))
         unknown = ~is_known[table.label_ids]
         if unknown.any():
@@ -102,6 +103,8 @@ def published_set(
                 notes.append(f"{split}: {empty:,} of {len(table.keys):,} documents have no label")
         if split != "train" and (shared := np.isin(table.keys, train.keys[in_training]).sum()):
             notes.append(f"{split}: {shared:,} of {len(table.keys):,} documents have a text that is also in training")
+
+    notes += unused_labels(sorted(labels), label_ids)
 
     all_labels = tuple(sorted(labels))
     digest = hashlib.sha256(repr((task, all_labels)).encode())

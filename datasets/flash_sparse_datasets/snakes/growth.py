@@ -22,9 +22,10 @@ import numpy as np
 from scipy.ndimage import grey_dilation
 
 from flash_sparse_datasets.shared.compiled import compiled
-from flash_sparse_datasets.snakes.shapes import LEVELS, RECIPES, disk, shapes
+from flash_sparse_datasets.snakes.shapes import RECIPES, disk, distractor_level, shapes
 
 DRAWS = 3  # of one dash
+MOST_ATTEMPTS = 1_000_000  # pairs of target snakes; the published recipes need thousands
 DISTRACTOR_TRIES = 5
 SEED_DRAWS = 500  # of a distractor's first dash: a free pixel is found, almost surely, if 1% of them are free
 FREE = 76  # what may be taken where a first dash goes: 0.3 of 255
@@ -56,12 +57,16 @@ class Drawing:
 
 
 def grow(index: int, size: int, level: int, distractors: int, seed: int) -> Drawing:
-    """The image of this index, with at most so many distractors."""
+    """The image of this index, with at most so many distractors; ValueError where so long snakes find no room."""
     forms, recipe = shapes(size), RECIPES[size]
     keys = np.random.SeedSequence([seed, index]).generate_state(3, np.uint64)
     label, origin, attempts, starts, orientations, snakes = _grow(
-        keys, forms, _empty(size), size, recipe.seed_distance, level, LEVELS[level], distractors
+        keys, forms, _empty(size), size, recipe.seed_distance, level, distractor_level(level), distractors
     )
+    if attempts > MOST_ATTEMPTS:
+        raise ValueError(
+            f"level is {level}, expected fewer dashes: two such snakes find no room in {size} x {size} pixels"
+        )
     terminal = origin if label else 1 - origin
     places = np.stack(np.divmod(starts, forms.stride), 1) - forms.border
     markers = places[[origin, 2 * level - 2 + terminal]]
@@ -134,6 +139,8 @@ def _grow(keys, forms, empty, size, seed_distance, level, distractor_level, most
     attempts = 0
     while True:
         attempts += 1
+        if attempts > MOST_ATTEMPTS:
+            return label, origin, attempts, grown.starts, grown.orientations, grown.snakes
         grown.random[0] = _mixed(keys[0] + np.uint64(attempts) * _GAMMA)
         if not _begin_targets(grown, forms, margin, size, seed_distance):
             continue

@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.ndimage import grey_dilation
 
-LEVELS = {6: 2, 9: 3, 14: 4}  # dashes of a target snake -> of a distractor; 6 is "baseline", 14 is hard
+LEAST_LEVEL = 2  # dashes of a target snake; 6 is "baseline", 9 in between, 14 hard
 PRESETS = ("released", "documented")
 SUPERSAMPLING = 2
+FINE = 8  # supersampling of dashes whose length and width are no whole numbers
 TOUCHING = round(1.8 * 255)  # sum of two occupancies, each 0 to 255
 
 
@@ -35,12 +36,13 @@ class Recipe:
     distractor_dashes: int
     target_contrast: float
     distractor_contrast: float
+    released_dash: tuple[float, float] | None = None  # length and width as drawn in the release, where they are others
 
 
 RECIPES = {
     32: Recipe(1, (1,), 7, 2, 0.5, 1.5, 1.0, 20, 1.5, 2.0),
-    64: Recipe(1, (1,), 12, 5, 1.0, 2.5, 1.8, 22, 0.8, 0.8),
-    128: Recipe(1, (2, 3), 20, 5, 1.5, 3.0, 1.8, 35, 0.9, 0.9),
+    64: Recipe(1, (1,), 12, 5, 1.0, 2.5, 1.8, 22, 0.8, 0.8, (4.87, 1.64)),
+    128: Recipe(1, (2, 3), 20, 5, 1.5, 3.0, 1.8, 35, 0.9, 0.9, (5.0, 1.15)),
     256: Recipe(22, (3,), 27, 5, 2.0, 5.0, 1.8, 30, 1.0, 1.0),
 }
 
@@ -51,7 +53,12 @@ def usual_distractors(size: int, level: int, preset: str) -> int:
     The released 128 x 128 images have twice as many as documented.
     """
     dashes = RECIPES[size].distractor_dashes
-    return (2 * dashes if (size, preset) == (128, "released") else dashes) // LEVELS[level]
+    return (2 * dashes if (size, preset) == (128, "released") else dashes) // distractor_level(level)
+
+
+def distractor_level(level: int) -> int:
+    """Dashes of a distractor: a third of those of a target snake, as published for 6, 9 and 14."""
+    return max(1, level // 3)
 
 
 class Shapes(NamedTuple):
@@ -63,8 +70,6 @@ class Shapes(NamedTuple):
 
     stride: int
     border: int
-    line_offsets: np.ndarray  # (orientations, pixels)
-    line_values: np.ndarray  # (orientations, pixels) uint8
     taken: np.ndarray  # (orientations, rows, columns) uint8: the dash with its margin, in a window
     limit: np.ndarray  # (orientations, rows, columns) uint8: what may be taken already where the dash shall go
     near: np.ndarray  # (orientations, rows, columns) uint8: and with the margin of a candidate
@@ -80,6 +85,13 @@ class Shapes(NamedTuple):
     weights: np.ndarray  # (orientations, candidates) float32
     first: np.ndarray  # (margins,) orientation 0 degrees
     marker: np.ndarray  # (2 * border + 1, 2 * border + 1) uint8
+
+
+class Lines(NamedTuple):
+    """What is drawn of a dash, a row for each orientation as in `Shapes`."""
+
+    offsets: np.ndarray  # (orientations, pixels)
+    values: np.ndarray  # (orientations, pixels) uint8
 
 
 def disk(radius: int) -> np.ndarray:
@@ -110,6 +122,19 @@ def _dash(radians: float, recipe: Recipe, margin: int) -> tuple[np.ndarray, np.n
     line = np.asarray(canvas)
     wide = grey_dilation(line, footprint=disk(SUPERSAMPLING * margin))
     return _resized(line, 2 * reach + 1), _resized(wide, 2 * reach + 1)
+
+
+def _fine_dash(radians: float, recipe: Recipe, margin: int, length: float, width: float) -> np.ndarray:
+    """A dash of any length and width from the middle of a small image, 0 to 255."""
+    pixels = 2 * (recipe.paddle_length + ceil(recipe.paddle_thickness) + margin) + 1
+    middle = FINE * pixels / 2 - 0.5
+    along = FINE * np.array((np.cos(radians), np.sin(radians)))  # a pixel in x and y
+    across = width / 2 * along[::-1] * (-1, 1)
+    tip = length * along
+    corners = middle + np.array((across, tip + across, tip - across, -across))  # (4, 2)
+    canvas = Image.new("L", (FINE * pixels, FINE * pixels))
+    ImageDraw.Draw(canvas).polygon([(float(x), float(y)) for x, y in corners], fill=255)
+    return _resized(np.asarray(canvas), pixels)
 
 
 def _offsets(images: list[np.ndarray], stride: int) -> tuple[np.ndarray, np.ndarray]:
@@ -168,27 +193,66 @@ def _begins(required: np.ndarray) -> bool:
     return all(required[rows, columns].any() for rows in (before, after) for columns in (before, after))
 
 
+def _circle(radius: int) -> np.ndarray:
+    """The pixels around a pivot, (candidates, 2) rows and columns."""
+    around = np.deg2rad(np.arange(0, 360, 360 / (2 * np.pi * radius)))  # a pixel apart
+    return np.unique(np.floor(radius * np.stack((np.sin(around), np.cos(around)), 1)).astype(int), axis=0)
+
+
+def _radians(circle: np.ndarray) -> np.ndarray:
+    """Of all orientations of a margin: those of first dashes, then those of the candidates."""
+    return np.array([*np.deg2rad(np.arange(360)), *np.arctan2(*circle.T)])
+
+
+def _outward(radians: np.ndarray) -> np.ndarray:
+    """Where a dash lies from its start: first ones begin at their tails, the others at their heads."""
+    return np.where(np.arange(len(radians)) < 360, radians, radians + np.pi)
+
+
+@lru_cache
+def lines(size: int, preset: str) -> Lines:
+    """What is drawn of a dash in images of this size.
+
+    The released 64 x 64 and 128 x 128 images have dashes of another length and width than today's libraries draw from
+    the published numbers. `Recipe.released_dash` has what gives the same ink and as many components.
+    """
+    recipe = RECIPES[size]
+    images = []
+    for margin in recipe.margins:
+        for angle in _outward(_radians(_circle(recipe.paddle_length + margin))):
+            if preset == "released" and recipe.released_dash is not None:
+                images.append(_fine_dash(angle, recipe, margin, *recipe.released_dash))
+            else:
+                images.append(_dash(angle, recipe, margin)[0])
+    return Lines(*_offsets(images, _stride(size)))
+
+
+def _border(recipe: Recipe) -> int:
+    """Whatever is drawn from a start in the image stays in the border around it."""
+    return recipe.paddle_length + 4 * max(recipe.margins) + 8
+
+
+def _stride(size: int) -> int:
+    return size + 2 * _border(RECIPES[size])
+
+
 @lru_cache
 def shapes(size: int) -> Shapes:
     """The shapes for images of this size, about a second's work."""
     recipe = RECIPES[size]
-    length, widest = recipe.paddle_length, max(recipe.margins)
-    border = length + 4 * widest + 8  # whatever is drawn from a start in the image stays in the border around it
-    stride = size + 2 * border
+    length = recipe.paddle_length
+    border, stride = _border(recipe), _stride(size)
 
-    lines, taken, near, required, first, per_margin = [], [], [], [], [], []
+    taken, near, required, first, per_margin = [], [], [], [], []
     angles: list[float] = []
     for margin in recipe.margins:
-        radius = length + margin
-        around = np.deg2rad(np.arange(0, 360, 360 / (2 * np.pi * radius)))  # a pixel apart
-        circle = np.unique(np.floor(radius * np.stack((np.sin(around), np.cos(around)), 1)).astype(int), axis=0)
-        radians = np.array([*np.deg2rad(np.arange(360)), *np.arctan2(*circle.T)])
+        circle = _circle(length + margin)
+        radians = _radians(circle)
         first.append(len(angles))
         per_margin.append((margin, circle, radians))
         angles += radians.tolist()
-        for number, angle in enumerate(radians):  # the first ones from their tails, the others from their heads
-            line, wide = _dash(angle if number < 360 else angle + np.pi, recipe, margin)
-            lines.append(line)
+        for angle in _outward(radians):
+            wide = _dash(angle, recipe, margin)[1]
             taken.append(wide)
             near.append(grey_dilation(np.pad(wide, margin), footprint=disk(margin)))
             required.append(_required(wide, length + margin))
@@ -211,13 +275,10 @@ def shapes(size: int) -> Shapes:
     pixels = SUPERSAMPLING * (2 * border + 1)
     y, x = np.mgrid[:pixels, :pixels] - SUPERSAMPLING * border
     marker = (y**2 + x**2 <= (SUPERSAMPLING * recipe.marker_radius) ** 2) * np.uint8(255)
-    line_offsets, line_values = _offsets(lines, stride)
     taken_windows, limits, near_windows, to_window = _windows(taken, near, stride)
     return Shapes(
         stride,
         border,
-        line_offsets,
-        line_values,
         taken_windows,
         limits,
         near_windows,

@@ -1,0 +1,1 @@
+"""Results that are kept, and the page that shows them beside what others published."""
