@@ -69,6 +69,7 @@ def _make_parser() -> ArgumentParser:
     parser = OneLineParser(
         prog=spoken("predict"), description="Label new texts with a finished run.", allow_abbrev=False
     )
+    parser.optional = frozenset({"id_field", "output"})
     parser.add_argument("run", type=str, help="run folder, or its model/")
     parser.add_argument(
         "files", type=str, nargs="+", help="text files, folders of .txt, .jsonl, .csv, .tsv, .parquet; - is stdin"
@@ -77,9 +78,9 @@ def _make_parser() -> ArgumentParser:
     parser.add_argument(
         "--second-field", type=str, default="second", help="key or column of the second text, where a run is on pairs"
     )
-    parser.add_argument("--id-field", type=str | None, default=None, help="key or column of the id; null: file and row")
+    parser.add_argument("--id-field", type=str, default=None, help="key or column of the id; null: file and row")
     parser.add_argument("--format", type=Literal["jsonl", "csv", "table"], default="jsonl", help="what to write")
-    parser.add_argument("--output", type=str | None, default=None, help="file to write; null: stdout")
+    parser.add_argument("--output", type=str, default=None, help="file to write; null: stdout")
     parser.add_argument("--top-k", type=int | None, default=None, help="most probable labels to list; null: all")
     parser.add_argument(
         "--evidence", action="store_true", help="name the passages that carry each label given (not for csv)"

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 DATA_OPTIONS = (
     *("text_field", "label_field", "id_field", "validation", "test", "validation_share", "test_share", "split_seed"),
-    *("task", "label_separator", "unseen_labels"),
+    *("task", "label_separator", "unseen_labels", "label_fields", "file_field", "bad_rows", "join_rows"),
+    *("encoding", "delimiter", "quotes", "columns"),
 )
 
 
@@ -143,7 +144,10 @@ def _in_flags() -> Iterator[None]:
     except UserError:
         raise
     except ValueError as error:
-        names = rf"(?<![\w/.-])({'|'.join(DATA_OPTIONS)})(?![\w/.-])"
+        named = [
+            name for name in DATA_OPTIONS if name not in ("encoding", "delimiter", "quotes", "columns")
+        ]  # words too
+        names = rf"(?<![\w/.-])({'|'.join(named)})(?![\w/.-])"
         raise UserError(re.sub(names, lambda match: f"--{dashed(match[0])}", str(error))) from error
 
 
