@@ -147,7 +147,7 @@ def test_stray_quotes_that_join_rows_are_noted(tmp_path):
     assert not dataset.notes
     poems = [(f"Roses are red,\nviolets, {i}, are blue,\nand so on", label) for i, (_, label) in enumerate(ROWS)]
     content = "text,label\n" + "".join(f'"{text}",{label}\n' for text, label in poems)
-    assert not load(write(tmp_path / "b.csv", content)).notes
+    assert not [note for note in load(write(tmp_path / "b.csv", content)).notes if "quotes" in note]
 
 
 def test_a_broken_row_names_what_helps(tmp_path):

@@ -54,9 +54,13 @@ class Heard:
             if "\n" not in cell and "\r" not in cell:
                 continue
             first, *between, last = [line.split(file.delimiter) for line in re.split("\r\n|\r|\n", cell)]
-            lines = [cells[:place] + first, *between, last + cells[place + 1 :]]
             at = file.fields.index(label)
-            whole = [line for line in lines if len(line) == len(file.fields)]
+            rows = between
+            if at > place:  # this row's label stands after the last line, one that was swallowed after the first
+                rows = [cells[:place] + first, *between]
+            elif at < place:
+                rows = [*between, last + cells[place + 1 :]]
+            whole = [line for line in rows if len(line) == len(file.fields)]
             if any(line[at].strip(' "') in self._known for line in whole):
                 return True
         return False

@@ -48,13 +48,18 @@ def _marked(path: Path) -> str:
 
 
 @contextmanager
-def reading(path: Path, encoding: str | None = None) -> Iterator[None]:
-    """Turn whatever goes wrong while the file is read into a DataError that says where."""
+def reading(path: Path, encoding: str | None = "utf-8") -> Iterator[None]:
+    """Turn whatever goes wrong while the file is read into a DataError that says where.
+
+    Args:
+        encoding: None where another than UTF-8 could have been asked for, and was not.
+    """
     try:
         yield
     except UnicodeError as error:
-        if encoding is None and isinstance(error, UnicodeDecodeError) and error.encoding in ("utf-8", "utf-8-sig"):
-            raise DataError(_where_reading_fails(path)) from None
+        if isinstance(error, UnicodeDecodeError) and error.encoding in ("utf-8", "utf-8-sig"):
+            hint = " or --encoding" if encoding is None else ""
+            raise DataError(_where_reading_fails(path) + hint) from None
         reason = f"{error.reason}" if isinstance(error, UnicodeDecodeError) else str(error)
         known = encoding or "UTF-16 or UTF-32, as its byte-order mark says"
         raise DataError(f"{path}: is not {known} ({reason}), expected text in the encoding of --encoding") from None
@@ -75,7 +80,7 @@ def _where_reading_fails(path: Path) -> str:
                 except UnicodeDecodeError as error:
                     byte = f"0x{line[error.start]:02x} at its byte {error.start + 1}"
                     other = _guess(line, error.start)
-                    return f"{path} line {number}: {byte} is not UTF-8{other}, expected UTF-8 text or --encoding"
+                    return f"{path} line {number}: {byte} is not UTF-8{other}, expected UTF-8 text"
     except GZIP_ERRORS as error:
         return f"{path}: damaged or cut off gzip after line {number} ({error})"
     return f"{path}: changed while it was read"
