@@ -30,8 +30,8 @@ class EqualTexts:
         other = next(row for row in first if self._labels(row) != self._labels(first[0]))
         places = " and ".join(place(self._table.numbers[row]) for row in (first[0], other))
         return [
-            f"{len(different)} texts stand in several places with different labels, which no model can learn (first: "
-            f"{places}); --join-rows makes each one document with all of its labels"
+            f"texts that stand in several places with different labels, which no model can learn: {len(different)} "
+            f"(first: {places}); --join-rows makes each one document with all of its labels"
         ]
 
     def joined(self) -> tuple[dict[int, list[int]], np.ndarray]:
