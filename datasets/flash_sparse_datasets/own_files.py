@@ -109,6 +109,7 @@ def load(
         label_separator=label_separator,
         file=file_field,
         labels=None if label_fields is None else tuple(label_fields),
+        multi_hot=True,
         reader=reader,
     )
     sources = {split: _open(part, fields) for split, part in parts.items()}

@@ -10,12 +10,11 @@ from typing import cast
 from flash_sparse_datasets.shared import label_forms
 from flash_sparse_datasets.shared.document_files import DOCUMENTS, is_document, text_of
 from flash_sparse_datasets.shared.documents import DataError, Document
-from flash_sparse_datasets.shared.nested_fields import Field, find_field, value_at
+from flash_sparse_datasets.shared.nested_fields import Field, value_at
 from flash_sparse_datasets.shared.reading_notes import Heard
 from flash_sparse_datasets.shared.row_files import ReaderOptions, open_rows
+from flash_sparse_datasets.shared.row_texts import RowTexts, encodable, existing, field_list, header_hint, id_of
 from flash_sparse_datasets.shared.text_files import file_stamp, reading, shortened
-
-LONGEST_NAME = 40  # of a column: longer ones look like a text
 
 Tried = Iterator[tuple[int, int, Document | DataError]]
 
@@ -32,6 +31,7 @@ class Fields:
         task: "auto" takes multi-label from the first row: a list, or any labels where there is a separator.
         label_separator: What stands between the labels of one cell; None if a cell is one label, or a list as JSON,
             Python and NumPy write it.
+        multi_hot: Whether lists of zeros and ones alone are taken for one entry for each label.
         reader: How files are read.
     """
 
@@ -42,6 +42,7 @@ class Fields:
     label_separator: str | None = None
     file: str | None = None
     labels: tuple[str, ...] | None = None
+    multi_hot: bool = False
     reader: ReaderOptions = dataclasses.field(default_factory=ReaderOptions)
 
 
@@ -88,13 +89,10 @@ class TableSource(Source):
         self.path = path
         self._file = open_rows(path, fields.reader)
         self.notes = self._file.notes
-        self._reader = fields.reader
         self._label_separator = fields.label_separator
-        texts = (fields.text,) if isinstance(fields.text, str) else fields.text
-        self._texts = [] if fields.file is not None else [self._existing(text, "text_field") for text in texts]
-        self._path = None if fields.file is None else self._existing(fields.file, "file_field")
-        self._id = None if fields.id is None else self._existing(fields.id, "id_field")
-        self._columns = [self._existing(label, "label_fields") for label in fields.labels or ()]
+        self._texts = RowTexts(self._file, fields.text, fields.file)
+        self._id = None if fields.id is None else existing(self._file, fields.id, "id_field")
+        self._columns = [existing(self._file, label, "label_fields") for label in fields.labels or ()]
         self._label = self._columns[0] if self._columns else self._label_field(fields.label)
         self._auto = fields.task == "auto"
         self.task = fields.task
@@ -104,7 +102,7 @@ class TableSource(Source):
             self._first_number, first = self._first_label()
             several = isinstance(first, list) or fields.label_separator is not None
             self.task = "multi-label" if several else "single-label"
-        if not self._columns:
+        if fields.multi_hot and not self._columns:
             self.multi_hot = self._zeros_and_ones()
         if self.multi_hot is not None:
             self.notes += (
@@ -112,39 +110,18 @@ class TableSource(Source):
                 "labels are named by their position from 0",
             )
 
-    def _existing(self, name: str, argument: str) -> Field:
-        found = find_field(name, self._file.fields)
-        if found is None:
-            hint = "" if argument == "id_field" else self._header_hint()
-            raise DataError(f"{self.path}: no field {name!r} ({argument}); its fields are: {self._field_list()}{hint}")
-        return found
-
-    def _header_hint(self) -> str:
-        """What may have been meant where a table's header does not look like one."""
-        header = self._file.fields
-        if self._reader.columns is None and hasattr(self._file, "delimiter"):
-            if len(header) == 1:
-                return "; expected --delimiter where cells are separated otherwise"
-            if any(len(name) > LONGEST_NAME for name in header):
-                return "; expected --columns where the first line is no header"
-        return ""
-
     def _label_field(self, name: str | None) -> Field:
         if name is not None:
-            return self._existing(name, "label_field")
+            return existing(self._file, name, "label_field")
         found = [field for field in ("labels", "label") if field in self._file.fields]
         if not found:
             raise DataError(
                 f"{self.path}: no field 'labels' or 'label' (label_field); its fields are: "
-                f"{self._field_list()}{self._header_hint()}"
+                f"{field_list(self._file)}{header_hint(self._file)}"
             )
         if len(found) == 2:
             raise DataError(f"{self.path}: has both fields 'labels' and 'label', expected label_field to say which")
-        return self._existing(found[0], "label_field")
-
-    def _field_list(self) -> str:
-        shown = [shortened(field) for field in self._file.fields[:20]]
-        return ", ".join(shown) + (", ..." if len(self._file.fields) > 20 else "")
+        return existing(self._file, found[0], "label_field")
 
     def place(self, number: int) -> str:
         return self._file.place(number)
@@ -228,7 +205,7 @@ class TableSource(Source):
         if file_stamp(self.path) != self._file.stamp:
             raise DataError(f"{self.path}: changed since it was first read")
         labels = self._columns or [self._label]
-        fields = [*self._texts, *labels, *(field for field in (self._path, self._id) if field is not None)]
+        fields = [*self._texts.fields, *labels, *([] if self._id is None else [self._id])]
         needed = list(dict.fromkeys(field.column for field in fields))
         for index, number, row in self._file.tried(needed, wanted):
             self._number = number
@@ -239,52 +216,15 @@ class TableSource(Source):
         try:
             id = f"{self.path.name}:{number}"
             if self._id is not None:
-                id = self._id_of(row)
+                id = id_of(row, self._id)
                 place = f"{place}, id {shortened(id)}"
             labels = self._labels(row, heard)
-            text = self._text_of(row) if self._path is None else self._text_behind(row)
+            text = self._texts.text_of(row)
         except DataError as error:
             return DataError(f"{place}: {error}")
         if heard is not None:
             heard.text(self.place, number, text, row, self._file, self._label.column)
         return Document(id, text, labels)
-
-    def _text_of(self, row: dict) -> str:
-        texts = []
-        for field in self._texts:
-            text = value_at(row, field, null=len(self._texts) > 1)
-            if isinstance(text, list):
-                for paragraph in text:
-                    if not isinstance(paragraph, str):
-                        raise DataError(f"{field.name!r} has the paragraph {shortened(paragraph)}, expected strings")
-                text = "\n\n".join(text)
-            if text is None:
-                text = ""  # one of several
-            if not isinstance(text, str):
-                raise DataError(f"{field.name!r} is {shortened(text)}, expected a string or a list of paragraphs")
-            texts.append(encodable(text, field.name))
-        text = texts[0] if len(texts) == 1 else "\n\n".join(text for text in texts if text.strip())
-        if not text.strip():
-            names = " and ".join(repr(field.name) for field in self._texts)
-            raise DataError(f"{names} {'is' if len(texts) == 1 else 'are'} empty, expected a text")
-        return text
-
-    def _text_behind(self, row: dict) -> str:
-        """The text of the file that the row names."""
-        field = cast(Field, self._path)
-        name = value_at(row, field)
-        if not isinstance(name, str) or not name.strip():
-            raise DataError(f"{field.name!r} is {shortened(name)}, expected the path of a file")
-        return encodable(text_of(self.path.parent / name.strip(), self._reader.encoding), "text")
-
-    def _id_of(self, row: dict) -> str:
-        field = cast(Field, self._id)  # asked for where there is one
-        id = value_at(row, field)
-        if isinstance(id, float) and id.is_integer():  # as Excel and pandas have integers
-            id = int(id)
-        if isinstance(id, bool) or not isinstance(id, str | int) or id == "":
-            raise DataError(f"{field.name!r} is {shortened(id)}, expected a string or integer")
-        return encodable(str(id), field.name)
 
 
 class FolderSource(Source):
@@ -350,13 +290,3 @@ def visible(folder: Path) -> list[Path]:
     """What is in a folder, in the order of the names, without hidden entries."""
     with reading(folder):
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-
-
-def encodable(text: str, field: str) -> str:
-    """The text itself, if it can be written as UTF-8: JSON and file names can hold halves of surrogate pairs."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = f"U+{ord(text[error.start]):04X}"
-        raise DataError(f"{field!r} holds half a surrogate pair ({half}), expected valid Unicode") from None
-    return text
