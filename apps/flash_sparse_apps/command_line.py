@@ -15,7 +15,9 @@ import yaml
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from flash_sparse_apps.console import spoken
+from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.settings import MAY_CHANGE, Settings, dashed
+from flash_sparse_datasets import NAMED
 
 LISTS = ("--text-field", "--label-fields", "--columns")  # flags that take any number of names
 
@@ -105,7 +107,7 @@ def _with_lists(arguments: Sequence[str]) -> list[str]:
             values.append(rest.pop(0))
         if not values:
             joined.append(argument)  # for the error that a value is missing
-        elif values == ["null"] or (len(values) == 1 and (flag == "--text-field" or values[0].startswith("["))):
+        elif values == ["null"] or (len(values) == 1 and values[0].startswith("[")):
             joined.append(f"{flag}={values[0]}")
         else:
             joined.append(f"{flag}={json.dumps(values)}")
@@ -194,9 +196,29 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
             name = dashed(extra[0]) if extra else "config"
             raise ValueError(f"--{name} cannot be given with --resume; only {allowed} can")
         changed = {name: given[name] for name in MAY_CHANGE & given.keys()}
-        return dataclasses.replace(load_settings(stored), **changed), run
+        settings = dataclasses.replace(load_settings(stored), **changed)
+        return dataclasses.replace(settings, **_places(settings, changed, run)), run
     except ValueError as error:
         parser.error(str(error))
+
+
+def _places(settings: Settings, changed: Mapping[str, Any], run: Path) -> dict[str, Any]:
+    """Where files are that a resumed run names relative to the folder that it began in, if that is another.
+
+    Raises:
+        ValueError: the documents are neither there nor here.
+    """
+    began = (RunFolder(run).described() or {}).get("folder", ".")
+    places = {}
+    for name in ("dataset", "root", "validation", "test"):
+        path = getattr(settings, name)
+        if path is None or name in changed or (name == "dataset" and path in NAMED) or Path(path).expanduser().exists():
+            continue
+        there = Path(began, path)
+        if not there.exists():
+            raise ValueError(f"--{name} is {path}, which is not here nor in {began}, where that run began; expected it")
+        places[name] = str(there)
+    return places
 
 
 def check_typed(given: dict, runs: Sequence[Settings], chunked: str):

@@ -342,6 +342,8 @@ class Settings:
         Raises:
             ValueError: one line that names the flag, its value and what was expected.
         """
+        if isinstance(self.text_field, list) and len(self.text_field) == 1:
+            object.__setattr__(self, "text_field", self.text_field[0])
         if self.learning_rate is None:
             rate = SCRATCH_RATE if self.pretrained is None else FINE_TUNING_RATE
             object.__setattr__(self, "learning_rate", rate)  # for `config.yaml` and the report to say what was used

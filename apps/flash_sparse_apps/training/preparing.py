@@ -154,6 +154,11 @@ def _in_flags() -> Iterator[None]:
 def _load_data(settings: Settings, cache: Path) -> Dataset:
     defaults = {field.name: field.default for field in fields(Settings)}
     options = {name: getattr(settings, name) for name in DATA_OPTIONS if getattr(settings, name) != defaults[name]}
+    if settings.dataset not in flash_sparse_datasets.NAMED and not os.path.lexists(
+        os.path.expanduser(settings.dataset)
+    ):
+        names = ", ".join(flash_sparse_datasets.NAMED)
+        raise UserError(f"--dataset is {settings.dataset!r}; expected a file, a folder or a dataset's name ({names})")
     return flash_sparse_datasets.load(
         settings.dataset, root=settings.root, cache_dir=cache, **options, **settings.dataset_options or {}
     )
