@@ -421,6 +421,8 @@ class Settings:
     def to_yaml(self) -> str:
         """The settings as YAML, keys with dashes, in the order of `--help`."""
         values = {dashed(field.name): getattr(self, field.name) for field in dataclasses.fields(self)}
+        if isinstance(self.text_field, str) and self.text_field.startswith(("[", "- ")):
+            values["text-field"] = [self.text_field]  # jsonargparse would take the name for a list
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
 
 
