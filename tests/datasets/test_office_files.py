@@ -122,6 +122,8 @@ def test_a_file_without_header(tmp_path):
     assert everything(load(path, columns=["text", "label"])) == EXPECTED
     write(path, "".join(f"{'word ' * 20}{i}\t{label}\n" for i, (_, label) in enumerate(ROWS)))
     assert error_of(path).endswith("; expected --columns where the first line is no header")
+    write(path, lines("\t", header=""))
+    assert error_of(path).endswith("; expected --columns where the first line is no header")
 
 
 def test_empty_rows_and_cells_that_excel_leaves(tmp_path):
@@ -378,6 +380,12 @@ def test_word(tmp_path):
             text_of(write(tmp_path / name, content))
     with pytest.raises(DataError, match=r"d\.docx: has no text"):
         text_of(word(tmp_path / "d.docx", " "))
+
+
+@pytest.mark.parametrize(("name", "newer"), [("a.doc", ".docx"), ("a.RTF", ".docx"), ("a.xls", ".xlsx")])
+def test_older_formats_are_refused(tmp_path, name, newer):
+    with pytest.raises(DataError, match=rf"{name}: {name[1:]} cannot be read, expected it saved as {newer}"):
+        text_of(write(tmp_path / name, "{\\rtf1 hello}"))
 
 
 def test_html(tmp_path):

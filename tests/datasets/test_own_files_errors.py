@@ -189,7 +189,7 @@ def test_wrong_field_names(tmp_path):
     pq.write_table(twice, tmp_path / "c.parquet")
     assert error_of(tmp_path / "c.parquet").startswith("c.parquet: two columns are named 'text'")
     many = ",".join(f"column{i}" for i in range(1000))
-    assert error_of(tmp_path / "d.csv", f"{many}\n{many}\n").endswith("'column19', ...")
+    assert error_of(tmp_path / "d.csv", f"{many}\n{many.replace('column', 'x')}\n").endswith("'column19', ...")
 
 
 def test_bad_ids(tmp_path):

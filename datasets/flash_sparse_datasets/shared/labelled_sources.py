@@ -159,7 +159,7 @@ class TableSource(Source):
         parts = label_forms.without_brackets(value).split(self._label_separator)
         return [label_forms.unquoted(label) for label in parts if label.strip()]
 
-    def _labels(self, row: dict, heard: Heard | None) -> tuple[str, ...]:
+    def _labels(self, row: dict, number: int, heard: Heard | None) -> tuple[str, ...]:
         if self._columns:
             labels = [column.name for column in self._columns if self._said(row, column)]
             if self.task == "single-label" and len(labels) != 1:
@@ -189,7 +189,7 @@ class TableSource(Source):
         if self.task == "single-label" and len(labels) != 1:
             raise DataError(f"{name!r} is {shortened(value)}, expected exactly one label")
         if heard is not None:
-            heard.labels(self.place, self._number, labels)
+            heard.labels(self.place, number, labels)
         return tuple(sorted({encodable(label, name) for label in labels}))
 
     @staticmethod
@@ -208,7 +208,6 @@ class TableSource(Source):
         fields = [*self._texts.fields, *labels, *([] if self._id is None else [self._id])]
         needed = list(dict.fromkeys(field.column for field in fields))
         for index, number, row in self._file.tried(needed, wanted):
-            self._number = number
             yield index, number, row if isinstance(row, DataError) else self._document(row, number, heard)
 
     def _document(self, row: dict, number: int, heard: Heard | None) -> Document | DataError:
@@ -218,7 +217,7 @@ class TableSource(Source):
             if self._id is not None:
                 id = id_of(row, self._id)
                 place = f"{place}, id {shortened(id)}"
-            labels = self._labels(row, heard)
+            labels = self._labels(row, number, heard)
             text = self._texts.text_of(row)
         except DataError as error:
             return DataError(f"{place}: {error}")

@@ -1,6 +1,7 @@
 """The text of a row: one field or several, or the file that a field names."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 from flash_sparse_datasets.shared.document_files import text_of
 from flash_sparse_datasets.shared.documents import DataError
@@ -98,7 +99,9 @@ def header_hint(file: RowFile) -> str:
     if file.options.columns is None and hasattr(file, "delimiter"):
         if len(file.fields) == 1:
             return "; expected --delimiter where cells are separated otherwise"
-        if any(len(name) > LONGEST_NAME for name in file.fields):
+        rows = [row for _, _, row in islice(file.tried(file.fields), 50) if isinstance(row, dict)]
+        repeated = any(name and row.get(name) == name for row in rows for name in file.fields)  # as labels are
+        if repeated or any(len(name) > LONGEST_NAME for name in file.fields):
             return "; expected --columns where the first line is no header"
     return ""
 

@@ -15,6 +15,7 @@ LIBRARIES = {  # ending -> the module here, and what it imports
     ".html": ("html", "bs4"),
     ".htm": ("html", "bs4"),
 }
+OLDER = {".doc": ".docx", ".odt": ".docx", ".rtf": ".docx", ".xls": ".xlsx", ".ods": ".xlsx"}
 DOCUMENTS = (*PLAIN, *LIBRARIES)
 
 
@@ -31,6 +32,8 @@ def text_of(path: Path, encoding: str | None = None) -> str:
         ModuleNotFoundError: the extra [documents] is not installed.
     """
     file_stamp(path)  # says what is no file, and what is empty
+    if newer := OLDER.get(path.suffix.lower()):
+        raise DataError(f"{path}: {path.suffix} cannot be read, expected it saved as {newer}")
     module = LIBRARIES.get(path.suffix.lower(), ("", ""))[0]
     if not module:
         return plain_text(path, encoding)

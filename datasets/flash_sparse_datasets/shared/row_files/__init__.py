@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from flash_sparse_datasets.shared.document_files import OLDER
 from flash_sparse_datasets.shared.documents import DataError
 from flash_sparse_datasets.shared.row_files.delimited import DelimitedFile
 from flash_sparse_datasets.shared.row_files.fasttext import FastTextFile, is_fasttext
@@ -16,7 +17,6 @@ from flash_sparse_datasets.shared.text_files import file_stamp
 
 PACKED = tuple(f"{ending}{gz}" for gz in ("", ".gz") for ending in (".csv", ".tsv", ".jsonl", ".ndjson", ".json"))
 FORMATS = (*PACKED, ".parquet", ".xlsx", ".xlsm")
-OLDER = {".xls": ".xlsx", ".ods": ".xlsx", ".doc": ".docx", ".odt": ".docx", ".rtf": ".docx"}
 
 
 def format_of(path: Path) -> str | None:
