@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,28 @@ import yaml
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from flash_sparse_apps.console import spoken
+from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.settings import MAY_CHANGE, Settings, dashed
+from flash_sparse_datasets import NAMED
+
+LISTS = ("--text-field", "--label-fields", "--columns")  # flags that take any number of names
 
 
 class OneLineParser(ArgumentParser):
-    """jsonargparse's parser, whose errors are one line on stderr and exit code 2."""
+    """jsonargparse's parser, whose errors are one line on stderr and exit code 2, and which takes text as it is typed.
+
+    jsonargparse reads what is typed for `str | None` as YAML, in which # or ~ or Null is nothing. Such flags are added
+    as `str` and named in `optional`, and the word null alone stands for None.
+    """
+
+    optional: frozenset[str] = frozenset()
+
+    def parse_args(self, *given, **named):
+        namespace = super().parse_args(*given, **named)
+        for name in self.optional & vars(namespace).keys():
+            if namespace[name] == "null":
+                namespace[name] = None
+        return namespace
 
     def error(self, message: str, ex: Exception | None = None):
         message = re.sub(r'Parser key "(\w+)"(?: element \d+)?:', lambda match: f"--{dashed(match[1])}:", str(message))
@@ -40,6 +58,9 @@ class _SettingsParser(OneLineParser):
     """Flags of every day in `--help`, all of them in `--help-all`."""
 
     rare: frozenset[str] = frozenset()  # what `--help` leaves out
+
+    def parse_args(self, args=None, *given, **named):
+        return super().parse_args(None if args is None else _with_lists(args), *given, **named)
 
     def dump(self, cfg: Namespace, **unused) -> str:
         """What `--print-config` prints: the settings, and the flags that a command has beside them."""
@@ -71,6 +92,28 @@ class _HelpAll(argparse.Action):
         parser.exit()
 
 
+def _with_lists(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with all names that follow a flag of `LISTS` in one: a list as YAML has it."""
+    joined: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        flag, has_value, value = argument.partition("=")
+        if flag not in LISTS:
+            joined.append(argument)
+            continue
+        values = [value] if has_value else []
+        while rest and not rest[0].startswith("--"):
+            values.append(rest.pop(0))
+        if not values:
+            joined.append(argument)  # for the error that a value is missing
+        elif values == ["null"] or (len(values) == 1 and values[0].startswith("[")):
+            joined.append(f"{flag}={values[0]}")
+        else:
+            joined.append(f"{flag}={json.dumps(values)}")
+    return joined
+
+
 def make_parser(
     command: str = "classify", description: str = "Train, test and report a classifier of long documents."
 ) -> ArgumentParser:
@@ -88,12 +131,13 @@ def make_parser(
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML file of these flags")
     parser.add_argument(
         "--resume",
-        type=str | None,
+        type=str,
         default=None,
         metavar="RUN",
         help="continue the run in this folder with its own config.yaml; beside it only --max-time and where files are",
     )
     types = get_type_hints(Settings)
+    parser.optional = frozenset(name for name, kind in types.items() if kind == str | None) | {"resume"}
     for field in fields:
         if field.metadata["group"] is not None:
             group = parser.add_argument_group(field.metadata["group"])
@@ -104,7 +148,7 @@ def make_parser(
         elif types[field.name] is bool:
             kind = {"action": ActionYesNo(no_prefix="no-")}
         else:
-            kind = {"type": types[field.name]}
+            kind = {"type": str if field.name in parser.optional else types[field.name]}
         group.add_argument(option, default=field.default, help=field.metadata["help"], **kind)
     return parser
 
@@ -152,9 +196,29 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
             name = dashed(extra[0]) if extra else "config"
             raise ValueError(f"--{name} cannot be given with --resume; only {allowed} can")
         changed = {name: given[name] for name in MAY_CHANGE & given.keys()}
-        return dataclasses.replace(load_settings(stored), **changed), run
+        settings = dataclasses.replace(load_settings(stored), **changed)
+        return dataclasses.replace(settings, **_places(settings, changed, run)), run
     except ValueError as error:
         parser.error(str(error))
+
+
+def _places(settings: Settings, changed: Mapping[str, Any], run: Path) -> dict[str, Any]:
+    """Where files are that a resumed run names relative to the folder that it began in, if that is another.
+
+    Raises:
+        ValueError: the documents are neither there nor here.
+    """
+    began = (RunFolder(run).described() or {}).get("folder", ".")
+    places = {}
+    for name in ("dataset", "root", "validation", "test"):
+        path = getattr(settings, name)
+        if path is None or name in changed or (name == "dataset" and path in NAMED) or Path(path).expanduser().exists():
+            continue
+        there = Path(began, path)
+        if not there.exists():
+            raise ValueError(f"--{name} is {path}, which is not here nor in {began}, where that run began; expected it")
+        places[name] = str(there)
+    return places
 
 
 def check_typed(given: dict, runs: Sequence[Settings], chunked: str):

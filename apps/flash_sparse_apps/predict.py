@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from flash_sparse_apps.models.saved_model import SavedModel
+    from flash_sparse_apps.prediction.new_documents import Reading
 
 
 @ending
@@ -53,8 +55,8 @@ def main(arguments: Sequence[str]) -> int:
             what = "pairs of texts" if model.pairs else "images"
             raise UserError(f"--evidence is given, but the run is on {what}; expected one on single texts")
         _write(_predict(given, model), output)
-    except ValueError as error:  # of a damaged run
-        raise UserError(str(error)) from error
+    except ValueError as error:  # of files, which names arguments, or of a damaged run
+        raise UserError(re.sub(r"\((\w+)_field\)", r"(--\1-field)", str(error))) from error
     except (MemoryError, RuntimeError) as error:
         stopped = stop(error, "a lower --tokens-per-batch")
         if stopped is None:
@@ -69,17 +71,34 @@ def _make_parser() -> ArgumentParser:
     parser = OneLineParser(
         prog=spoken("predict"), description="Label new texts with a finished run.", allow_abbrev=False
     )
+    parser.optional = frozenset({"id_field", "output", "file_field", "encoding", "delimiter"})
     parser.add_argument("run", type=str, help="run folder, or its model/")
     parser.add_argument(
-        "files", type=str, nargs="+", help="text files, folders of .txt, .jsonl, .csv, .tsv, .parquet; - is stdin"
+        "files", type=str, nargs="+", help="texts, PDF, Word and HTML, folders of these, tables; - is stdin"
     )
-    parser.add_argument("--text-field", type=str, default="text", help="key or column of the text")
+    parser.add_argument(
+        "--text-field",
+        type=list[str] | str | None,
+        default=None,
+        help="key or column of the text, or a list such as '[title, body]'; null: as in training",
+    )
+    parser.add_argument(
+        "--file-field", type=str, default=None, help="key or column of a document's file; null: as in training"
+    )
     parser.add_argument(
         "--second-field", type=str, default="second", help="key or column of the second text, where a run is on pairs"
     )
-    parser.add_argument("--id-field", type=str | None, default=None, help="key or column of the id; null: file and row")
+    parser.add_argument("--id-field", type=str, default=None, help="key or column of the id; null: file and row")
+    parser.add_argument("--encoding", type=str, default=None, help="of files of text; null: as in training")
+    parser.add_argument("--delimiter", type=str, default=None, help="of CSV and TSV; null: as in training")
+    parser.add_argument(
+        "--columns",
+        type=list[str] | None,
+        default=None,
+        help="names of the columns of a CSV or TSV file without a header, such as '[id, text]'; null: as in training",
+    )
     parser.add_argument("--format", type=Literal["jsonl", "csv", "table"], default="jsonl", help="what to write")
-    parser.add_argument("--output", type=str | None, default=None, help="file to write; null: stdout")
+    parser.add_argument("--output", type=str, default=None, help="file to write; null: stdout")
     parser.add_argument("--top-k", type=int | None, default=None, help="most probable labels to list; null: all")
     parser.add_argument(
         "--evidence", action="store_true", help="name the passages that carry each label given (not for csv)"
@@ -112,18 +131,40 @@ def _predict(given: Namespace, model: SavedModel) -> Iterator[str]:
     from flash_sparse_apps.prediction.new_documents import read_documents
     from flash_sparse_apps.prediction.new_images import read_images
 
-    second_field = given.second_field if model.pairs else None
+    reading = _reading(given, model)
     documents = itertools.chain.from_iterable(
-        read_documents(file, given.text_field, given.id_field, second_field)
-        if model.grid is None
-        else read_images(file, model.grid)
-        for file in given.files
+        read_documents(file, reading) if model.grid is None else read_images(file, model.grid) for file in given.files
     )
 
     device = "cuda" if given.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     predictions = predict_documents(model, documents, given.tokens_per_batch, device, given.evidence)
     bar = tqdm(predictions, "predicting", unit=" documents", leave=False, disable=not sys.stderr.isatty())
     return FORMATS[given.format](_counting(bar, model), model, given.top_k)
+
+
+def _reading(given: Namespace, model: SavedModel) -> Reading:
+    """How files are read: as the flags say, otherwise as those that the run was trained on."""
+    from flash_sparse_apps.models.saved_model import READING
+    from flash_sparse_apps.prediction.new_documents import Reading
+    from flash_sparse_datasets.shared.row_files import ReaderOptions
+
+    known = dict(model.reading)
+    if given.text_field is not None:
+        known["file_field"] = None
+    known |= {name: given[name] for name in READING if name in given and given[name] is not None}
+    try:
+        options = ReaderOptions(
+            **{name: known[name] for name in ("encoding", "delimiter", "quotes", "columns") if name in known}
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return Reading(
+        text=known.get("text_field", "text"),
+        file=known.get("file_field"),
+        id=given.id_field,
+        second=given.second_field if model.pairs else None,
+        options=options,
+    )
 
 
 def _write(lines: Iterable[str], output: Path | None):

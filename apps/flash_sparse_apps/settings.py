@@ -85,7 +85,8 @@ class Settings:
     # data
     dataset: str = _flag(
         "python-stdlib",
-        "name of a dataset, or a CSV, TSV, JSONL or Parquet file, or a folder of text files",
+        "name of a dataset, or a CSV, TSV, JSON, Parquet, Excel or fastText file, or a folder of texts, PDF, Word or "
+        "HTML files",
         group="data",
         daily=True,
     )
@@ -94,9 +95,17 @@ class Settings:
         None,
         "options of a named dataset, such as {level: 9}; `python datasets/prepare.py NAME --help` lists them",
     )
-    text_field: str = _flag("text", "column or key with the text", daily=True)
+    text_field: list[str] | str = _flag(  # noqa: RUF009
+        "text", "column or key with the text, or several: their texts are put after one another", daily=True
+    )
+    file_field: str | None = _flag(
+        None, "column or key with the path of each document's file, in place of --text-field; PDF, Word and HTML too"
+    )
     label_field: str | None = _flag(
         None, "column or key with the labels; null: `labels` or `label`, whichever exists", daily=True
+    )
+    label_fields: list[str] | None = _flag(  # noqa: RUF009
+        None, "columns that are each a label, 1 in the rows that have it, in place of --label-field"
     )
     id_field: str | None = _flag(None, "column or key with a document's id; null: rows are numbered")
     validation: str | None = _flag(None, "file with validation documents; null: --validation-share of --dataset")
@@ -114,6 +123,22 @@ class Settings:
     label_separator: str | None = _flag(None, "what separates several labels in one cell of a table, such as ;")
     unseen_labels: Literal["error", "ignore"] = _flag(
         "error", "what to do about validation and test labels that no training document has"
+    )
+    bad_rows: Literal["error", "skip"] = _flag(
+        "error", "what to do about documents that cannot be read: name the first ten, or leave them out and count them"
+    )
+    join_rows: bool = _flag(
+        False, "make rows, or files, of the same text one document with all of their labels (multi-label)"
+    )
+    encoding: str | None = _flag(
+        None, "of files of text, such as cp1252; null: UTF-8, or UTF-16 where a byte-order mark says so"
+    )
+    delimiter: str | None = _flag(
+        None, "between the cells of CSV and TSV, such as ; or tab; null: what the file says or looks like"
+    )
+    quotes: bool = _flag(True, "in CSV and TSV, quotes around a cell; with --no-quotes they are plain characters")
+    columns: list[str] | None = _flag(  # noqa: RUF009
+        None, "names of the columns of a CSV or TSV file without a header"
     )
 
     # text
@@ -342,6 +367,8 @@ class Settings:
         Raises:
             ValueError: one line that names the flag, its value and what was expected.
         """
+        if isinstance(self.text_field, list) and len(self.text_field) == 1:
+            object.__setattr__(self, "text_field", self.text_field[0])
         if self.learning_rate is None:
             rate = SCRATCH_RATE if self.pretrained is None else FINE_TUNING_RATE
             object.__setattr__(self, "learning_rate", rate)  # for `config.yaml` and the report to say what was used
@@ -358,6 +385,10 @@ class Settings:
 
     def _check_together(self):
         """Raise ValueError for flags that exclude or need each other."""
+        if self.label_field is not None and self.label_fields is not None:
+            raise ValueError(f"--label-field is {self.label_field}; it cannot be used with --label-fields")
+        if self.file_field is not None and self.text_field != "text":
+            raise ValueError(f"--text-field is {self.text_field}; it cannot be used with --file-field")
         if self.mask_share is not None and not self.pretrain:
             raise ValueError(f"--mask-share is {self.mask_share}; it needs --pretrain")
         for name, value in (("pretrained", self.pretrained is not None), ("chunked", self.chunked)):
@@ -422,6 +453,8 @@ class Settings:
     def to_yaml(self) -> str:
         """The settings as YAML, keys with dashes, in the order of `--help`."""
         values = {dashed(field.name): getattr(self, field.name) for field in dataclasses.fields(self)}
+        if isinstance(self.text_field, str) and self.text_field.startswith(("[", "- ")):
+            values["text-field"] = [self.text_field]  # jsonargparse would take the name for a list
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
 
 

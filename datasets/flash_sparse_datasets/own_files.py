@@ -1,15 +1,17 @@
-"""One's own documents: a CSV, TSV, JSONL or Parquet file, or a folder.
+"""One's own documents: a CSV, TSV, JSON, Parquet, Excel or fastText file, or a folder.
 
-    my.jsonl                       {"text": "...", "labels": ["a", "b"]}, one object a line
-    my.csv  my.tsv                 a header; one label a cell, or several with a separator
+    my.jsonl  my.json              {"text": "...", "labels": ["a", "b"]}, one object a line, or a list of them
+    my.csv  my.tsv  my.xlsx        a header; one label a cell, or several with a separator
     my.parquet                     the same fields as columns
+    my.txt                         __label__a __label__b text, as fastText has it
     folder/train.jsonl ...         train, validation (or val, dev) and test, in any of these formats; also as
                                    train-00000-of-00001.parquet
-    folder/CLASS/*.txt             text files; the folder's name is the label
+    folder/CLASS/*.txt             texts, PDF, Word or HTML files; the folder's name is the label
     folder/train/CLASS/*.txt ...   the same, already split
 
-CSV, TSV, JSONL and text files may be gzip (.csv.gz). A text is a string or a list of paragraphs. Text and labels are
-never all in memory: the files are read once for their labels and hashes, and again in each iteration.
+CSV, TSV, JSON and text files may be gzip (.csv.gz). A text is a string or a list of paragraphs; `docs/documents.md`
+shows every form. Text and labels are never all in memory (but for a JSON list): the files are read once for their
+labels and hashes, and again in each iteration.
 
     python datasets/prepare.py my.csv --text-field body --label-field topics --label-separator ";"
 """
@@ -17,7 +19,6 @@ never all in memory: the files are read once for their labels and hashes, and ag
 import hashlib
 import os
 from argparse import ArgumentParser
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import combinations
@@ -25,23 +26,28 @@ from pathlib import Path
 
 import numpy as np
 
+from flash_sparse_datasets.shared.bad_rows import BadRows
 from flash_sparse_datasets.shared.document_table import DocumentTable
 from flash_sparse_datasets.shared.documents import DataError, Dataset, Document, Documents
+from flash_sparse_datasets.shared.joined_rows import EqualTexts
 from flash_sparse_datasets.shared.labelled_sources import Fields, FolderSource, Source, TableSource, visible
-from flash_sparse_datasets.shared.row_files import FORMATS, format_of
+from flash_sparse_datasets.shared.reading_notes import Heard, missing_words, several_in_one
+from flash_sparse_datasets.shared.row_files import FORMATS, ReaderOptions, format_of
+from flash_sparse_datasets.shared.row_files.fasttext import is_fasttext
 from flash_sparse_datasets.shared.seeded_split import TEST, TRAIN, VALIDATION, seeded_split
 from flash_sparse_datasets.shared.statistics_table import print_statistics
 from flash_sparse_datasets.shared.text_files import reading, shortened
 
 SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
-SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "dev": "validation", "test": "test"}
+VALIDATION_NAMES = ("validation", "valid", "val", "dev")
+SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(VALIDATION_NAMES, "validation")
 ONLY_SHARD = "-00000-of-00001"  # how the Hugging Face hub ends the name of a split's one file
-LEFT_OUT = 3  # a single-label document whose label training does not have
+LEFT_OUT = 3  # a single-label document whose label training does not have, or one joined to another
 
 
 def load(
     path: str | os.PathLike,
-    text_field: str = "text",
+    text_field: str | Sequence[str] = "text",
     label_field: str | None = None,
     id_field: str | None = None,
     validation: str | os.PathLike | None = None,
@@ -52,13 +58,22 @@ def load(
     task: str = "auto",
     label_separator: str | None = None,
     unseen_labels: str = "error",
+    label_fields: Sequence[str] | None = None,
+    file_field: str | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    quotes: bool = True,
+    columns: Sequence[str] | None = None,
+    bad_rows: str = "error",
+    join_rows: bool = False,
 ) -> Dataset:
     """Prepare one's own file or folder.
 
     Args:
         path: The file or folder, with the training documents and those of every split that is not given elsewhere.
         text_field, label_field, id_field: Where the rows hold what. Labels are by default in whichever of "labels" and
-            "label" there is; the id is by default the file's name and the line.
+            "label" there is; the id is by default the file's name and the row. Several text fields are put after one
+            another; `doc.text` is the field `text` within the field `doc`.
         validation, test: Files or folders of their own for these splits.
         split_seed, validation_share, test_share: For the splits that have no files of their own, see `seeded_split`:
             equal texts stay together, and every label is in training.
@@ -66,41 +81,79 @@ def load(
         label_separator: What separates several labels in one string.
         unseen_labels: What becomes of a label that training does not have: "error", or "ignore" to drop it from its
             document (single-label: to drop the document), counted in the notes.
+        label_fields: Fields that are each a label, 1 or x in the rows that have it, in place of `label_field`.
+        file_field: The field with the path of each document's file, in place of `text_field`.
+        encoding, delimiter, quotes, columns: How files of text are read, see `ReaderOptions`.
+        bad_rows: What becomes of documents that cannot be read: "error", which names the first ten, or "skip".
+        join_rows: Whether rows of the same text become one document with all of their labels.
 
     Labels are strings, integers or booleans, or lists of these; spaces around them do not count. An empty list is no
-    label.
+    label. Lists of zeros and ones alone are multi-hot.
 
     Raises:
         DataError: for files that cannot be used; one line that names the file and row.
         ValueError: for an argument's value.
     """
-    _check_arguments(validation_share, test_share, task, label_separator, unseen_labels)
+    _check_arguments(validation_share, test_share, task, label_separator, unseen_labels, bad_rows)
+    if label_field is not None and label_fields is not None:
+        raise ValueError(f"label_fields is {list(label_fields)}, expected none beside label_field")
+    reader = ReaderOptions(encoding, delimiter, quotes, None if columns is None else tuple(columns))
     path = Path(path)
     with reading(path):
-        parts = _parts(path, validation, test)
-    fields = Fields(text_field, label_field, id_field, task, label_separator)
+        parts = _parts(path, validation, test, reader)
+    fields = Fields(
+        text=text_field if isinstance(text_field, str) else tuple(text_field),
+        label=label_field,
+        id=id_field,
+        task=task,
+        label_separator=label_separator,
+        file=file_field,
+        labels=None if label_fields is None else tuple(label_fields),
+        multi_hot=True,
+        reader=reader,
+    )
     sources = {split: _open(part, fields) for split, part in parts.items()}
     for split, source in sources.items():
         if source.task != sources["train"].task:
             there = f"{sources['train'].path} is {sources['train'].task}"
             raise DataError(f"{source.path}: {source.task}, but {there}, expected {split} to be like training")
+        if source.multi_hot != sources["train"].multi_hot:
+            here, there = (f"{found.multi_hot or 'no'} zeros and ones" for found in (source, sources["train"]))
+            raise DataError(f"{source.path}: lists of {here} as labels, but {there} in training, expected them alike")
     task = sources["train"].task
 
+    # Read all of it once.
     label_ids: dict[str, int] = {}
-    tables = {
-        split: DocumentTable(((number, document) for _, number, document in source.documents()), label_ids, split_seed)
-        for split, source in sources.items()
-    }
+    tables, bad, heard = {}, {}, {}
+    for split, source in sources.items():
+        bad[split], heard[split] = BadRows(source), Heard()
+        tables[split] = DocumentTable(bad[split].others(heard[split]), label_ids, split_seed)
+        if bad[split].count and (bad_rows == "error" or not len(tables[split].keys)):
+            raise bad[split].error(several_in_one(label_ids) if label_separator is None else None)
     names = list(label_ids)
+
+    # Texts that stand in a file several times.
+    equal = {split: EqualTexts(table) for split, table in tables.items()}
+    joined: dict[str, dict[int, tuple[str, ...]]] = {split: {} for split in sources}
+    others = {split: np.zeros(len(table.keys), bool) for split, table in tables.items()}
+    if join_rows:
+        task = "multi-label"
+        for split in sources:
+            labels_of, others[split] = equal[split].joined()
+            tables[split].replace_labels(labels_of, others[split])
+            joined[split] = {row: tuple(sorted(names[label] for label in of)) for row, of in labels_of.items()}
 
     # Deal out: `assigned` says for each source which split each of its rows belongs to.
     assigned = {split: np.full(len(table.keys), SPLITS[split], np.uint8) for split, table in tables.items()}
     shares = {"validation": validation_share, "test": test_share}
     seeded = {split: 0 if split in sources else share for split, share in shares.items()}
     table = tables["train"]
+    assigned["train"][others["train"]] = LEFT_OUT
     if any(seeded.values()):
-        assigned["train"] = seeded_split(
-            table.keys, table.offsets, table.label_ids, seeded["validation"], seeded["test"]
+        kept = ~others["train"]
+        offsets = table.offsets[np.append(kept, True)]  # of rows that are joined to others, none has a label
+        assigned["train"][kept] = seeded_split(
+            table.keys[kept], offsets, table.label_ids, seeded["validation"], seeded["test"]
         )
         for split in ("train", *(split for split, share in seeded.items() if share)):
             if not (assigned["train"] == SPLITS[split]).any():
@@ -117,21 +170,33 @@ def load(
     _check_classes(parts["train"], task, labels, np.diff(table.offsets)[in_training])
 
     notes = [note for source in sources.values() for note in source.notes]
-    if task == "single-label" and label_separator is None:
-        notes += _several_in_one(labels)
+    for split, source in sources.items():
+        notes += [bad[split].note()] if bad[split].count else []
+        notes += heard[split].notes(source.path)
+        notes += [] if join_rows else equal[split].note(source.place)
+    if label_separator is None and label_fields is None:
+        hint = several_in_one(labels)
+        notes += [] if hint is None else [hint]
+    notes += missing_words({name: int((table.label_ids == label_ids[name]).sum()) for name in labels})
     for split in [split for split in sources if split != "train"]:
+        assigned[split][others[split]] = LEFT_OUT
         notes += _unseen(split, sources[split], tables[split], names, seen, task, unseen_labels, assigned[split])
         notes += _shared(split, sources[split], tables[split], table.keys[in_training])
+
+    notes += _never_tested(labels, label_ids, tables, assigned)
 
     digest = hashlib.sha256(repr((task, labels)).encode())
     for split in sources:
         digest.update(tables[split].digest + assigned[split].tobytes())
+        digest.update(repr(sorted(joined[split].items())).encode() if join_rows else b"")
 
     splits = {}
     for split, number in SPLITS.items():
         part = split if split in sources else "train"
-        wanted = (assigned[part] == number).tobytes()
-        splits[split] = Documents(partial(_read, sources[part], wanted, frozenset(labels)), sum(wanted))
+        wanted = assigned[part] == number
+        all_labels = [joined[part].get(int(row)) for row in np.flatnonzero(wanted)] if join_rows else None
+        read = partial(_read, sources[part], bad[part].among_all(wanted), frozenset(labels), all_labels)
+        splits[split] = Documents(read, int(wanted.sum()))
     sizes = ", ".join(f"{len(documents):,} for {split}" for split, documents in splits.items())
     files = ", ".join(dict.fromkeys(part.name for part in parts.values()))
     drawn = " and ".join(split for split, share in seeded.items() if share)
@@ -151,7 +216,7 @@ def load(
     )
 
 
-def _check_arguments(validation_share, test_share, task, label_separator, unseen_labels) -> None:
+def _check_arguments(validation_share, test_share, task, label_separator, unseen_labels, bad_rows) -> None:
     for name, share in (("validation_share", validation_share), ("test_share", test_share)):
         if not 0 < share < 1:
             raise ValueError(f"{name} is {share!r}, expected a share between 0 and 1")
@@ -165,27 +230,16 @@ def _check_arguments(validation_share, test_share, task, label_separator, unseen
         raise ValueError("label_separator is '', expected at least one character")
     if unseen_labels not in ("error", "ignore"):
         raise ValueError(f"unseen_labels is {unseen_labels!r}, expected 'error' or 'ignore'")
-
-
-def _several_in_one(labels: Sequence[str]) -> list[str]:
-    """A note if most labels seem to be several, which others have too: then they are parts of lists."""
-    for separator in ";|,":
-        lists = [label for label in labels if separator in label]
-        parts = Counter(part.strip() for label in labels for part in label.split(separator))
-        if 2 * len(lists) >= len(labels) and max(parts.values()) > 1:
-            return [
-                f"most labels hold {separator!r}, such as {lists[0]!r}, and count as one each; to part them: "
-                f"--label-separator {separator!r}"
-            ]
-    return []
+    if bad_rows not in ("error", "skip"):
+        raise ValueError(f"bad_rows is {bad_rows!r}, expected 'error' or 'skip'")
 
 
 # Which files and folders there are
 
 
-def _parts(path: Path, validation, test) -> dict[str, Path]:
+def _parts(path: Path, validation, test, reader: ReaderOptions) -> dict[str, Path]:
     """The file or class folder of each split that has one; "train" has."""
-    parts = _split_parts(path) if path.is_dir() else {"train": path}
+    parts = _split_parts(path, reader) if path.is_dir() else {"train": path}
     for split, given in (("validation", validation), ("test", test)):
         if given is None:
             continue
@@ -200,7 +254,7 @@ def _parts(path: Path, validation, test) -> dict[str, Path]:
     return {split: parts[split] for split in SPLITS if split in parts}
 
 
-def _split_parts(folder: Path) -> dict[str, Path]:
+def _split_parts(folder: Path, reader: ReaderOptions) -> dict[str, Path]:
     entries = visible(folder)
     parts: dict[str, Path] = {}
     for entry in entries:
@@ -208,6 +262,8 @@ def _split_parts(folder: Path) -> dict[str, Path]:
             split = SPLIT_NAMES.get(entry.name) if any(inner.is_dir() for inner in visible(entry)) else None
         else:
             ending = format_of(entry)
+            if ending is None and SPLIT_NAMES.get(entry.name.split(".")[0]) and is_fasttext(entry, reader):
+                ending = entry.name.removeprefix(entry.name.split(".")[0])
             split = SPLIT_NAMES.get(entry.name[: -len(ending)].removesuffix(ONLY_SHARD)) if ending else None
         if split in parts:
             raise DataError(f"{folder}: both {parts[split].name} and {entry.name}, expected one file for {split}")
@@ -222,7 +278,7 @@ def _split_parts(folder: Path) -> dict[str, Path]:
     if not classes or set(classes) <= SPLIT_NAMES.keys():
         holds = shortened([entry.name for entry in entries])
         raise DataError(
-            f"{folder}: expected class folders with .txt files, or train, validation and test, each a folder of class "
+            f"{folder}: expected class folders with documents, or train, validation and test, each a folder of class "
             f"folders or a file ({' '.join(FORMATS)}); it holds {holds}"
         )
     return {"train": folder}
@@ -274,11 +330,27 @@ def _shared(split, source, table, training_keys) -> list[str]:
     ]
 
 
+def _never_tested(labels, label_ids, tables, assigned) -> list[str]:
+    """A note if no test document has some of the labels."""
+    part = "test" if "test" in tables else "train"
+    tested = np.repeat(assigned[part] == TEST, np.diff(tables[part].offsets))
+    seen = set(np.unique(tables[part].label_ids[tested]).tolist())
+    missing = [label for label in labels if label_ids[label] not in seen]
+    if not missing:
+        return []
+    return [
+        f"{len(missing)} of {len(labels)} labels have no test document, so that the scores say nothing of them: "
+        f"{shortened(missing)}"
+    ]
+
+
 # Every further reading
 
 
-def _read(source: Source, wanted: bytes, known: frozenset[str]) -> Iterator[Document]:
-    for _, _, document in source.documents(wanted):
+def _read(source: Source, wanted: bytes, known: frozenset[str], all_labels: list | None) -> Iterator[Document]:
+    for count, (_, _, document) in enumerate(source.documents(wanted)):
+        if all_labels is not None and all_labels[count] is not None:
+            document = Document(document.id, document.text, all_labels[count])
         if not known.issuperset(document.labels):
             document = Document(document.id, document.text, tuple(sorted(known.intersection(document.labels))))
         yield document
@@ -287,7 +359,7 @@ def _read(source: Source, wanted: bytes, known: frozenset[str]) -> Iterator[Docu
 def prepare(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     """Check the files and print their statistics; the exit code."""
     parser.add_argument("path", help="file or folder")
-    parser.add_argument("--text-field", default="text", help="field of the text (default: text)")
+    parser.add_argument("--text-field", nargs="+", default=["text"], help="field of the text, or several")
     parser.add_argument("--label-field", help="field of the labels (default: labels or label)")
     parser.add_argument("--id-field", help="field of the id (default: file name and line)")
     parser.add_argument("--validation", help="file or folder of its own for validation")
@@ -298,4 +370,12 @@ def prepare(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     parser.add_argument("--task", default="auto", choices=("auto", "single-label", "multi-label"))
     parser.add_argument("--label-separator", help="what separates several labels in one string")
     parser.add_argument("--unseen-labels", default="error", choices=("error", "ignore"))
+    parser.add_argument("--label-fields", nargs="+", help="fields that are each a label, 1 in the rows that have it")
+    parser.add_argument("--file-field", help="field with the path of each document's file")
+    parser.add_argument("--encoding", help="of files of text, such as cp1252 (default: UTF-8)")
+    parser.add_argument("--delimiter", help="of CSV and TSV, such as ; or tab")
+    parser.add_argument("--no-quotes", dest="quotes", action="store_false", help="quotes are plain characters")
+    parser.add_argument("--columns", nargs="+", help="names of the columns of a CSV or TSV file without a header")
+    parser.add_argument("--bad-rows", default="error", choices=("error", "skip"))
+    parser.add_argument("--join-rows", action="store_true", help="rows of the same text are one document")
     return print_statistics(partial(load, **vars(parser.parse_args(arguments))))

@@ -188,9 +188,14 @@ class TestPredicting:
     @pytest.mark.parametrize(
         ("name", "content", "flags", "said"),
         [
-            ("a.txt", "one text", (), "a single text, but the run is trained on pairs; expected JSONL, CSV, TSV or "),
-            ("a.jsonl", '{"text": "one"}\n', (), "no field 'second'; its fields are: text"),
-            ("a.jsonl", '{"text": "one", "second": ""}\n', (), "'second' is '', expected a text"),
+            (
+                "a.txt",
+                "one text",
+                (),
+                "a single text, but the run is trained on pairs; expected a table with the fields 'text' and 'second'",
+            ),
+            ("a.jsonl", '{"text": "one"}\n', (), "no field 'second' (--second-field); its fields are: 'text'"),
+            ("a.jsonl", '{"text": "one", "second": ""}\n', (), "line 1: 'second' is empty, expected a text"),
             ("a.csv", "text,second\none,two\n", ("--evidence",), "--evidence is given, but the run is on pairs"),
         ],
     )

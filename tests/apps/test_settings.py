@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -247,3 +248,44 @@ def test_an_unknown_flag_is_named_with_the_nearest_one(capsys, typed, near):
 )
 def test_what_may_be_null_is_said_in_few_words(capsys, flag, expected):
     assert one_error_line(capsys, [flag, "foo"]) == f"error: {flag}: expected {expected} or null, got foo\n"
+
+
+@pytest.mark.parametrize("typed", ["#", "~", "Null", "NULL", "12", "true", "a: b", "[a", "- a", "'a'"])
+@pytest.mark.parametrize(
+    "flag", ["--label-separator", "--label-field", "--validation", "--test", "--output", "--text-field"]
+)
+def test_what_is_typed_is_taken_as_typed(tmp_path, flag, typed):
+    name = flag.removeprefix("--").replace("-", "_")
+    for arguments in ([flag, typed], [f"{flag}={typed}"]):
+        settings, _ = parse(arguments)
+        assert getattr(settings, name) == typed
+    (tmp_path / "a.yaml").write_text(settings.to_yaml())
+    assert parse(["--config", str(tmp_path / "a.yaml")])[0] == settings
+
+
+def test_null_is_none_and_overrides_a_file(tmp_path):
+    (tmp_path / "a.yaml").write_text("label-field: topic\ncolumns: [a, b]\n")
+    settings, _ = parse(["--config", str(tmp_path / "a.yaml")])
+    assert (settings.label_field, settings.columns) == ("topic", ["a", "b"])
+    settings, _ = parse(["--config", str(tmp_path / "a.yaml"), "--label-field", "null", "--columns", "null"])
+    assert (settings.label_field, settings.columns) == (None, None)
+
+
+def test_flags_of_several_names():
+    settings, _ = parse(["--text-field", "title", "#body", "--columns", "~", "--label-fields=a", "b", "--seed", "3"])
+    assert (settings.text_field, settings.columns, settings.label_fields) == (["title", "#body"], ["~"], ["a", "b"])
+    assert settings.seed == 3
+
+
+def test_a_relative_dataset_is_found_from_another_folder(tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there" / "run").mkdir(parents=True)
+    (tmp_path / "there" / "my.jsonl").write_text("")
+    (tmp_path / "there" / "run" / "config.yaml").write_text("dataset: my.jsonl\n")
+    (tmp_path / "there" / "run" / "data.json").write_text(json.dumps({"folder": str(tmp_path / "there")}))
+    monkeypatch.chdir(tmp_path / "here")
+    settings, _ = parse(["--resume", str(tmp_path / "there" / "run")])
+    assert settings.dataset == str(tmp_path / "there" / "my.jsonl")
+    (tmp_path / "there" / "my.jsonl").unlink()
+    line = one_error_line(capsys, ["--resume", str(tmp_path / "there" / "run")])
+    assert line.startswith("error: --dataset is my.jsonl, which is not here nor in ")

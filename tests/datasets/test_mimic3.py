@@ -229,19 +229,19 @@ PRIVATE = "patient text that no message may show"
         ),
         (
             lambda root: write(root, procedures=[(100001, "9604.0")]),
-            "PROCEDURES_ICD.csv line 2: ICD9_CODE is '9604.0', expected the code of a procedure (3893, 0066) without",
+            "PROCEDURES_ICD.csv row 2: ICD9_CODE is '9604.0', expected the code of a procedure (3893, 0066) without",
         ),
         (
             lambda root: write(root, diagnoses=[(100001, "4019"), (100001, "I10")]),
-            "DIAGNOSES_ICD.csv line 3: ICD9_CODE is 'I10', expected the code of a diagnosis (4019, V5861, E8790)",
+            "DIAGNOSES_ICD.csv row 3: ICD9_CODE is 'I10', expected the code of a diagnosis (4019, V5861, E8790)",
         ),
         (
             lambda root: write(root, diagnoses=[("", "4019")]),
-            "DIAGNOSES_ICD.csv line 2: HADM_ID is not made of digits alone, expected an integer",
+            "DIAGNOSES_ICD.csv row 2: HADM_ID is not made of digits alone, expected an integer",
         ),
         (
             lambda root: write(root, events=[*EVENTS, (PRIVATE, SUMMARY, "Report", "a")]),
-            "NOTEEVENTS.csv line 16: HADM_ID is not made of digits alone, expected an integer",
+            "NOTEEVENTS.csv row 13 (line 16): HADM_ID is not made of digits alone, expected an integer",
         ),
         (lambda root: write(root, events=[]), "NOTEEVENTS.csv: a header and no rows"),  # as the public demo
         (
@@ -256,13 +256,13 @@ PRIVATE = "patient text that no message may show"
             lambda root: (root / "NOTEEVENTS.csv").write_text(
                 (root / "NOTEEVENTS.csv").read_text() + f'12,17,100001,,,,"Discharge summary",Report,,,"{PRIVATE}'
             ),
-            "NOTEEVENTS.csv line 16: broken row (a quoted cell that is never closed)",
+            "NOTEEVENTS.csv row 13 (line 16): broken row (a quoted cell that is never closed)",
         ),
         (
             lambda root: (root / "NOTEEVENTS.csv").write_text(
                 (root / "NOTEEVENTS.csv").read_text() + f'12,17,100001,"{PRIVATE}"\n'
             ),
-            "NOTEEVENTS.csv line 16: the row has 4 cells, expected 11 as in the header",
+            "NOTEEVENTS.csv row 13 (line 16): the row has 4 cells, expected 11 as in the header",
         ),
         (
             lambda root: (root / "NOTEEVENTS.csv").write_text(

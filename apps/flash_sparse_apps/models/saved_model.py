@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,8 @@ from flash_sparse_apps.scores.linear_model import LinearModel
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.tokenization import Tokenizer, open_saved
 
+READING = ("text_field", "file_field", "encoding", "delimiter", "quotes", "columns")
+
 
 @dataclass(frozen=True)
 class SavedModel:
@@ -39,6 +41,8 @@ class SavedModel:
         chunk_tokens: of a window where documents are read window by window, else None.
         pairs: whether a document is a pair of texts.
         grid: rows and columns of the images that it reads; None if it reads texts.
+        reading: how the run's own files were read, for new ones of the same kind: `text_field` and the other options
+            of `flash_sparse_datasets.own_files.load` by which texts are found; empty for named datasets.
         thresholds: (L,) for multi-label, None for single-label, where the most probable label is given.
     """
 
@@ -55,6 +59,7 @@ class SavedModel:
     chunk_tokens: int | None = None
     pairs: bool = False
     grid: tuple[int, int] | None = None
+    reading: dict = field(default_factory=dict)
 
     def layout(self) -> BlockLayout | None:
         return make_layout(self.seq_len, self.attention)
@@ -82,6 +87,7 @@ class SavedModel:
                 "grid": self.grid,
                 "blend": self._describe_blend(),
                 "dataset": self.dataset,
+                "reading": self.reading,
             }
             write_atomically(temporary / "classifier.json", to_json(description))
             if self.pretrained is not None:
@@ -144,6 +150,7 @@ class SavedModel:
                 thresholds=None if thresholds is None else np.asarray(thresholds, dtype=np.float64),
                 seq_len=described["seq_len"],
                 dataset=described["dataset"],
+                reading=described.get("reading", {}),
             )
             model.layout()
             if model.tokenizer.vocab_size > vocab_size:
@@ -196,6 +203,8 @@ def _check(described: dict):
         raise ValueError(f"seq_len is {described['seq_len']!r}; expected an integer of at least 1")
     if not isinstance(described.get("pairs", False), bool):
         raise ValueError(f"pairs is {described['pairs']!r}; expected true or false")
+    if not set(described.get("reading", {})) <= set(READING):
+        raise ValueError(f"reading is {described['reading']!r}; expected some of {', '.join(READING)}")
     chunk_tokens = described.get("chunk_tokens")
     if chunk_tokens is not None and (not isinstance(chunk_tokens, int) or chunk_tokens < 2):
         raise ValueError(f"chunk_tokens is {chunk_tokens!r}; expected null or an integer of at least 2")

@@ -49,6 +49,8 @@ def predict_documents(
                 "truncated": max(map(len, texts)) > model.seq_len,
                 "unknown": model.tokenizer.first_unknown(texts[0], text),
             }
+            if evidence and document.made:
+                prediction["text"] = text  # to which the passages refer
             if evidence:
                 prediction["evidence"] = _evidence(model, text, indices, layout, tokens_per_batch)
             yield prediction

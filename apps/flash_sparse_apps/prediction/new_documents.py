@@ -1,23 +1,49 @@
-"""Texts to label: plain text files, folders of them, tables, and standard input. No labels are read."""
+"""Texts to label: files of one text, folders of them, tables, and standard input. No labels are read."""
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from flash_sparse_datasets import DataError
-from flash_sparse_datasets.shared.row_files import format_of, open_rows
-from flash_sparse_datasets.shared.text_files import open_text, reading, shortened
+from flash_sparse_datasets.shared.document_files import DOCUMENTS, PLAIN, is_document, text_of
+from flash_sparse_datasets.shared.row_files import ReaderOptions, RowFile, format_of, open_rows
+from flash_sparse_datasets.shared.row_files.json_lines import parse_line
+from flash_sparse_datasets.shared.row_texts import RowTexts, existing, id_of
 
 STDIN = "-"
+STANDARD_INPUT = "standard input"
 
 
 class NewDocument(NamedTuple):
+    """A document to label; `made` says that its text stands so in no file: of a PDF, or put together from fields."""
+
     id: str
     text: str | bytes  # bytes are pixels
     second: str | None = None  # of a pair
+    made: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Where rows hold what, and how files are read.
+
+    Attributes:
+        text: One field, or several whose texts are put after one another.
+        file: The field with the path of each document's file, in place of `text`.
+        id: The field that holds the id; None takes the path and the row.
+        second: Where pairs are expected: the field that holds the second text. Only rows have one.
+    """
+
+    text: str | Sequence[str] = "text"
+    file: str | None = None
+    id: str | None = None
+    second: str | None = None
+    options: ReaderOptions = field(default_factory=ReaderOptions)
 
 
 def check_paths(paths: Sequence[str]):
@@ -29,78 +55,93 @@ def check_paths(paths: Sequence[str]):
             raise DataError(f"{path}: no such file")
 
 
-def read_documents(
-    path: str, text_field: str, id_field: str | None, second_field: str | None = None
-) -> Iterator[NewDocument]:
+def read_documents(path: str, reading: Reading) -> Iterator[NewDocument]:
     """The documents behind one argument of `predict.py`.
 
     Args:
-        path: a CSV, TSV, JSONL (each also .gz) or Parquet file, whose rows are documents; any other file, which is one
-            text; a folder, whose .txt files are read in the order of their names; or - for one text on stdin.
-        text_field: the field of a row that holds the text, or a list of paragraphs.
-        id_field: the field that holds the id; None takes the path and the row.
-        second_field: where pairs are expected: the field that holds the second text. Only rows have one.
+        path: a table, whose rows are documents; any other file, which is one text, PDF, Word and HTML too; a folder,
+            whose documents are read in the order of their names; or - for one text, or JSON lines, on stdin.
 
     Raises:
         DataError: one line with file and row.
     """
     file = Path(path)
-    if second_field is not None and (path == STDIN or file.is_dir() or format_of(file) is None):
-        raise DataError(
-            f"{path}: a single text, but the run is trained on pairs; expected JSONL, CSV, TSV or Parquet, with the "
-            f"fields {text_field!r} and {second_field!r} in each row"
-        )
     if path == STDIN:
-        try:
-            text = sys.stdin.buffer.read().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise DataError(f"standard input: not UTF-8 at byte {error.start + 1}, expected UTF-8 text") from None
-        if not text.strip():
-            raise DataError("standard input: empty, expected a text")
-        yield NewDocument(path, text)
+        yield from _piped(sys.stdin.buffer.read(), STANDARD_INPUT, reading)
+    elif file.exists() and not file.is_file() and not file.is_dir():
+        yield from _piped(file.read_bytes(), path, reading)
+    elif reading.second is not None and (file.is_dir() or format_of(file) is None):
+        raise DataError(
+            f"{path}: a single text, but the run is trained on pairs; expected a table with the fields "
+            f"{reading.text!r} and {reading.second!r} in each row"
+        )
     elif file.is_dir():
-        texts = [entry for entry in file.rglob("*") if entry.name.lower().endswith((".txt", ".txt.gz"))]
-        texts = sorted(entry for entry in texts if not entry.is_dir())
-        if not texts:
-            raise DataError(f"{path}: no .txt files in this folder")
-        for text in texts:
-            if text.exists() and not text.is_file():
-                raise DataError(f"{text}: a pipe or device, expected a regular file")
-            yield _plain(text)
+        documents = sorted(entry for entry in file.rglob("*") if is_document(entry) and not entry.is_dir())
+        if not documents:
+            raise DataError(f"{path}: no documents ({' '.join(DOCUMENTS)}) in this folder")
+        for document in documents:
+            yield _whole(document, reading)
     elif format_of(file) is None:
-        yield _plain(file)
+        yield _whole(file, reading)
     else:
-        rows = open_rows(file)
-        text_fields = [text_field] if second_field is None else [text_field, second_field]
-        needed = text_fields if id_field is None else [*text_fields, id_field]
-        for field in needed:
-            if field not in rows.fields:
-                raise DataError(f"{path}: no field {field!r}; its fields are: {', '.join(map(str, rows.fields[:20]))}")
-        for _, number, row in rows.rows(needed):
-            read = [_text(row.get(field), f"{rows.place(number)}: {field!r}") for field in text_fields]
-            name = f"{path}:{number}" if id_field is None else row.get(id_field)
-            if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
-                raise DataError(
-                    f"{rows.place(number)}: {id_field!r} is {shortened(name)}, expected a string or integer"
-                )
-            yield NewDocument(printable(str(name)), *read)
+        yield from _rows(open_rows(file, reading.options), path, reading)
 
 
-def _text(value, place: str) -> str:
-    """A cell, whose paragraphs may be a list."""
-    if isinstance(value, list) and all(isinstance(paragraph, str) for paragraph in value):
-        value = "\n\n".join(value)
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{place} is {shortened(value)}, expected a text")
-    return value
+def _rows(rows: RowFile, name: str, reading: Reading) -> Iterator[NewDocument]:
+    """The rows of a file that is called by this name."""
+    texts = RowTexts(rows, reading.text, reading.file)
+    seconds = None if reading.second is None else RowTexts(rows, reading.second, argument="second_field")
+    id_field = None if reading.id is None else existing(rows, reading.id, "id_field")
+    needed = [*texts.fields, *([] if seconds is None else seconds.fields), *([] if id_field is None else [id_field])]
+    for _, number, row in rows.rows(list(dict.fromkeys(found.column for found in needed))):
+        try:
+            id = f"{name}:{number}" if id_field is None else id_of(row, id_field)
+            second = None if seconds is None else seconds.text_of(row)
+            yield NewDocument(printable(id), texts.text_of(row), second, made=texts.made)
+        except DataError as error:
+            raise DataError(f"{rows.place(number)}: {error}") from None
 
 
-def _plain(file: Path) -> NewDocument:
-    with reading(file), open_text(file) as opened:
-        text = opened.read()
+def _piped(content: bytes, name: str, reading: Reading) -> Iterator[NewDocument]:
+    """What comes once, from standard input or a pipe: one text, or rows where its first line is a JSON object."""
+    encoding = reading.options.encoding or "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        known = "UTF-8" if encoding == "utf-8-sig" else encoding
+        raise DataError(f"{name}: not {known} at byte {error.start + 1}, expected {known} text") from None
     if not text.strip():
-        raise DataError(f"{file}: empty, expected a text")
-    return NewDocument(printable(str(file)), text)
+        raise DataError(f"{name}: empty, expected a text")
+    rows = _PipedRows(text, name, reading.options)
+    if rows.fields:
+        yield from _rows(rows, name, reading)
+    elif reading.second is not None:
+        raise DataError(f"{name}: a single text, but the run is trained on pairs; expected JSON lines")
+    else:
+        yield NewDocument(STDIN if name == STANDARD_INPUT else name, text)
+
+
+class _PipedRows(RowFile):
+    """JSON lines in memory; no fields where the first line is none."""
+
+    unit = "line"
+
+    def __init__(self, text: str, name: str, options: ReaderOptions):
+        super().__init__(Path(name), (0, 0), options)
+        self._text = text
+        _, _, first = next(self.tried([]))
+        self.fields = [] if isinstance(first, DataError) else list(first)
+
+    def tried(self, fields, wanted=None):
+        lines = ((number, line) for number, line in enumerate(io.StringIO(self._text), 1) if not line.isspace())
+        for index, (number, line) in enumerate(lines):
+            yield index, number, parse_line(line.rstrip("\n"), self.place(number))
+
+
+def _whole(file: Path, reading: Reading) -> NewDocument:
+    name = file.name.lower()
+    made = is_document(file) and not name.endswith(PLAIN)
+    return NewDocument(printable(str(file)), text_of(file, reading.options.encoding), made=made)
 
 
 def printable(name: str) -> str:

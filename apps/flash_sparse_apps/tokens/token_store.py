@@ -29,6 +29,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from tqdm import tqdm
 
+from flash_sparse_apps.files import naming
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.tokenization import Tokenizer
 from flash_sparse_datasets import Document
@@ -125,7 +126,7 @@ class TokenStore:
         except (FileNotFoundError, ValueError):
             pass
         _remove_leftovers(folder)
-        with _replacing(path) as file:
+        with naming(path), _replacing(path) as file:
             _write_store(file, documents, tokenizer, labels, progress)
         return cls(path)
 

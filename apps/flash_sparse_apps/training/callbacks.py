@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from safetensors.torch import save
 from tqdm import tqdm
 
-from flash_sparse_apps.files import write_atomically
+from flash_sparse_apps.files import naming, write_atomically
 from flash_sparse_apps.models.lightning_module import MONITOR
 from flash_sparse_apps.run_folder import RunFolder
 
@@ -187,7 +187,8 @@ def save_state(trainer: L.Trainer, path: Path):
     """Write Lightning's checkpoint, which is either complete or not there."""
     # Lightning writes by way of the system's folder for temporary files, which may be on another disk
     temporary = path.with_name(f"{path.name}.part")
-    trainer.save_checkpoint(temporary)
+    with naming(path):
+        trainer.save_checkpoint(temporary)
     if trainer.is_global_zero:
         os.replace(temporary, path)
 

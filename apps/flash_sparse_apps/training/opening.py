@@ -26,6 +26,7 @@ def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> Ru
     described = fingerprint | {
         "tokenizer": prepared.tokenizer.fingerprint,
         "settings": yaml.safe_load(settings.to_yaml()),
+        "folder": os.getcwd(),  # to which the paths among them are relative
     }
     if resumed is not None:
         run = RunFolder(resumed)

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 DATA_OPTIONS = (
     *("text_field", "label_field", "id_field", "validation", "test", "validation_share", "test_share", "split_seed"),
-    *("task", "label_separator", "unseen_labels"),
+    *("task", "label_separator", "unseen_labels", "label_fields", "file_field", "bad_rows", "join_rows"),
+    *("encoding", "delimiter", "quotes", "columns"),
 )
 
 
@@ -144,13 +145,21 @@ def _in_flags() -> Iterator[None]:
     except UserError:
         raise
     except ValueError as error:
-        names = rf"(?<![\w/.-])({'|'.join(DATA_OPTIONS)})(?![\w/.-])"
+        named = [
+            name for name in DATA_OPTIONS if name not in ("encoding", "delimiter", "quotes", "columns")
+        ]  # words too
+        names = rf"(?<![\w/.-])({'|'.join(named)})(?![\w/.-])"
         raise UserError(re.sub(names, lambda match: f"--{dashed(match[0])}", str(error))) from error
 
 
 def _load_data(settings: Settings, cache: Path) -> Dataset:
     defaults = {field.name: field.default for field in fields(Settings)}
     options = {name: getattr(settings, name) for name in DATA_OPTIONS if getattr(settings, name) != defaults[name]}
+    if settings.dataset not in flash_sparse_datasets.NAMED and not os.path.lexists(
+        os.path.expanduser(settings.dataset)
+    ):
+        names = ", ".join(flash_sparse_datasets.NAMED)
+        raise UserError(f"--dataset is {settings.dataset!r}; expected a file, a folder or a dataset's name ({names})")
     return flash_sparse_datasets.load(
         settings.dataset, root=settings.root, cache_dir=cache, **options, **settings.dataset_options or {}
     )

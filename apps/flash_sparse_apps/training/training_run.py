@@ -19,7 +19,7 @@ from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.metrics import Pretraining
 from flash_sparse_apps.models import layouts
 from flash_sparse_apps.models.lightning_module import MONITOR, Classifier
-from flash_sparse_apps.models.saved_model import SavedModel, load_weights
+from flash_sparse_apps.models.saved_model import READING, SavedModel, load_weights
 from flash_sparse_apps.models.token_vectors import begin_with_vectors
 from flash_sparse_apps.reports import figures, report
 from flash_sparse_apps.reports.examples import Example, ExampleImage
@@ -45,6 +45,7 @@ from flash_sparse_apps.training.testing import (
     score,
     time_attention,
 )
+from flash_sparse_datasets import NAMED
 from flash_sparse_datasets.shared.exit_codes import UserError
 
 
@@ -249,6 +250,7 @@ def _saved_model(settings: Settings, prepared: Prepared, module: Classifier, ans
         thresholds=answers.thresholds,
         seq_len=settings.seq_len,
         dataset=prepared.dataset.name,
+        reading={} if settings.dataset in NAMED else {name: getattr(settings, name) for name in READING},
     )
 
 

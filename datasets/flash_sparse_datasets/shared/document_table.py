@@ -3,6 +3,7 @@
 import hashlib
 from array import array
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -40,3 +41,16 @@ class DocumentTable:
         self.offsets = np.frombuffer(offsets, np.int64)  # (rows + 1,)
         self.label_ids = np.frombuffer(labels, np.intc)  # (labels of all rows,)
         self.digest = digest.digest()
+
+    def replace_labels(self, labels_of: dict[int, list[int]], without: np.ndarray):
+        """Give rows other labels.
+
+        Args:
+            labels_of: row -> its labels.
+            without: (rows,) whether a row has none.
+        """
+        rows = []
+        for row, (begin, end) in enumerate(pairwise(self.offsets)):
+            rows.append([] if without[row] else labels_of.get(row, self.label_ids[begin:end]))
+        self.offsets = np.cumsum([0, *map(len, rows)])
+        self.label_ids = np.array([label for labels in rows for label in labels], np.intc)

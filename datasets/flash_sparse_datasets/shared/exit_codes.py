@@ -13,6 +13,8 @@ from typing import Protocol
 
 from flash_sparse_datasets.shared.documents import DataError
 
+DOCUMENT_LIBRARIES = ("bs4", "docx", "openpyxl", "pypdfium2")  # of the extra [documents]
+
 
 class Command(Protocol):
     """What a door calls: the arguments are those of the process where none are given."""
@@ -69,7 +71,8 @@ def stop(error: BaseException, less: str = "lower sizes") -> Stopped | None:
     if isinstance(error, SystemExit) and error.code == 143:
         return Stopped("terminated", 143)
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("flash_sparse"):
-        return Stopped(f"error: {error.name} is not installed; expected pip install 'flash-sparse[apps]'", 2)
+        extra = "documents" if error.name in DOCUMENT_LIBRARIES else "apps"
+        return Stopped(f"error: {error.name} is not installed; expected pip install 'flash-sparse[{extra}]'", 2)
     if is_too_little_memory(error):
         return Stopped(f"error: too little memory ({reason[-90:]}); expected {less}", 2)
     if isinstance(error, UserError | DataError | FloatingPointError | OSError):

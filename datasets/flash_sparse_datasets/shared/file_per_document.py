@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from flash_sparse_datasets.shared.documents import DataError, Document
-from flash_sparse_datasets.shared.labelled_sources import encodable, visible
+from flash_sparse_datasets.shared.labelled_sources import visible
+from flash_sparse_datasets.shared.row_texts import encodable
 from flash_sparse_datasets.shared.text_files import file_stamp, open_text, reading, shortened
 
 

@@ -1,17 +1,22 @@
-"""Documents out of one's own files: the rows of a table, or the text files of class folders."""
+"""Documents out of one's own files: the rows of a table, or the files of class folders."""
 
-import ast
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from flash_sparse_datasets.shared import label_forms
+from flash_sparse_datasets.shared.document_files import DOCUMENTS, is_document, text_of
 from flash_sparse_datasets.shared.documents import DataError, Document
-from flash_sparse_datasets.shared.row_files import DelimitedFile, open_rows
-from flash_sparse_datasets.shared.text_files import file_stamp, open_text, reading, shortened
+from flash_sparse_datasets.shared.nested_fields import Field, value_at
+from flash_sparse_datasets.shared.reading_notes import Heard
+from flash_sparse_datasets.shared.row_files import ReaderOptions, open_rows
+from flash_sparse_datasets.shared.row_texts import RowTexts, encodable, existing, field_list, header_hint, id_of
+from flash_sparse_datasets.shared.text_files import file_stamp, reading, shortened
 
-TEXT_FILES = (".txt", ".txt.gz")
+Tried = Iterator[tuple[int, int, Document | DataError]]
 
 
 @dataclass(frozen=True)
@@ -19,17 +24,26 @@ class Fields:
     """Which fields of a row hold what, and how labels are written.
 
     Attributes:
+        text: One field, or several whose texts are put after one another.
+        file: The field with the path of each document's file, in place of `text`; relative to the table's folder.
         label: None is whichever of "labels" and "label" there is.
+        labels: Fields that are each a label, 1 in the rows that have it, in place of `label`.
         task: "auto" takes multi-label from the first row: a list, or any labels where there is a separator.
-        label_separator: What stands between the labels of one cell; None if a cell is one label, or a list as JSON and
-            Python write it.
+        label_separator: What stands between the labels of one cell; None if a cell is one label, or a list as JSON,
+            Python and NumPy write it.
+        multi_hot: Whether lists of zeros and ones alone are taken for one entry for each label.
+        reader: How files are read.
     """
 
-    text: str = "text"
+    text: str | tuple[str, ...] = "text"
     label: str | None = None
     id: str | None = None
     task: str = "auto"
     label_separator: str | None = None
+    file: str | None = None
+    labels: tuple[str, ...] | None = None
+    multi_hot: bool = False
+    reader: ReaderOptions = dataclasses.field(default_factory=ReaderOptions)
 
 
 class Source(ABC):
@@ -39,15 +53,29 @@ class Source(ABC):
         path: The file or folder.
         task: "single-label" or "multi-label".
         notes: What the user should hear about.
+        multi_hot: How many zeros and ones each list of labels holds; None where labels are written otherwise.
     """
 
     path: Path
     task: str
     notes: tuple[str, ...] = ()
+    multi_hot: int | None = None
+
+    def documents(self, wanted: bytes | None = None) -> Iterator[tuple[int, int, Document]]:
+        """Like `tried`, but raise the error of the first document that has one."""
+        for index, number, document in self.tried(wanted):
+            if isinstance(document, DataError):
+                raise document
+            yield index, number, document
 
     @abstractmethod
-    def documents(self, wanted: bytes | None = None) -> Iterator[tuple[int, int, Document]]:
-        """Yield index from 0, number for `place`, and document; `wanted` holds a byte for each index, 0 to skip it."""
+    def tried(self, wanted: bytes | None = None, heard: Heard | None = None) -> Tried:
+        """Yield index from 0, number for `place`, and the document or what is wrong with it.
+
+        Args:
+            wanted: A byte for each index, 0 to skip it.
+            heard: Counts what is odd.
+        """
 
     @abstractmethod
     def place(self, number: int) -> str:
@@ -55,129 +83,158 @@ class Source(ABC):
 
 
 class TableSource(Source):
-    """A CSV, TSV, JSONL or Parquet file whose rows are documents."""
+    """A file whose rows are documents."""
 
     def __init__(self, path: Path, fields: Fields):
         self.path = path
-        self._file = open_rows(path)
+        self._file = open_rows(path, fields.reader)
+        self.notes = self._file.notes
         self._label_separator = fields.label_separator
-        self._text = self._existing(fields.text, "text_field")
-        self._id = None if fields.id is None else self._existing(fields.id, "id_field")
-        self._label = self._label_field() if fields.label is None else self._existing(fields.label, "label_field")
+        self._texts = RowTexts(self._file, fields.text, fields.file)
+        self._id = None if fields.id is None else existing(self._file, fields.id, "id_field")
+        self._columns = [existing(self._file, label, "label_fields") for label in fields.labels or ()]
+        self._label = self._columns[0] if self._columns else self._label_field(fields.label)
         self._auto = fields.task == "auto"
         self.task = fields.task
-        if self._auto:
-            _, self._first_number, row = next(self._file.rows(self._needed))
-            several = isinstance(self._written(row.get(self._label)), list) or fields.label_separator is not None
+        if self._columns:
+            self.task = "multi-label" if self._auto else fields.task
+        elif self._auto:
+            self._first_number, first = self._first_label()
+            several = isinstance(first, list) or fields.label_separator is not None
             self.task = "multi-label" if several else "single-label"
+        if fields.multi_hot and not self._columns:
+            self.multi_hot = self._zeros_and_ones()
+        if self.multi_hot is not None:
+            self.notes += (
+                f"{path}: {self._label.name!r} holds lists of {self.multi_hot} zeros and ones, read as multi-hot: the "
+                "labels are named by their position from 0",
+            )
 
-    @property
-    def _needed(self) -> list[str]:
-        return [field for field in dict.fromkeys((self._text, self._label, self._id)) if field is not None]
-
-    def _existing(self, field: str, argument: str) -> str:
-        if field not in self._file.fields:
-            raise DataError(f"{self.path}: no field {field!r} ({argument}); its fields are: {self._field_list()}")
-        return field
-
-    def _label_field(self) -> str:
+    def _label_field(self, name: str | None) -> Field:
+        if name is not None:
+            return existing(self._file, name, "label_field")
         found = [field for field in ("labels", "label") if field in self._file.fields]
         if not found:
-            fields = self._field_list()
-            raise DataError(f"{self.path}: no field 'labels' or 'label' (label_field); its fields are: {fields}")
+            raise DataError(
+                f"{self.path}: no field 'labels' or 'label' (label_field); its fields are: "
+                f"{field_list(self._file)}{header_hint(self._file)}"
+            )
         if len(found) == 2:
             raise DataError(f"{self.path}: has both fields 'labels' and 'label', expected label_field to say which")
-        return found[0]
-
-    def _field_list(self) -> str:
-        shown = [shortened(field) for field in self._file.fields[:20]]
-        return ", ".join(shown) + (", ..." if len(self._file.fields) > 20 else "")
+        return existing(self._file, found[0], "label_field")
 
     def place(self, number: int) -> str:
         return self._file.place(number)
 
-    def documents(self, wanted=None):
-        if file_stamp(self.path) != self._file.stamp:
-            raise DataError(f"{self.path}: changed since it was first read")
-        for index, number, row in self._file.rows(self._needed, wanted):
-            try:
-                labels = self._labels(row)
-                text = self._text_of(row)
-                id = f"{self.path.name}:{number}" if self._id is None else self._id_of(row)
-            except DataError as error:
-                raise DataError(f"{self.place(number)}: {error}") from None
-            yield index, number, Document(id, text, labels)
+    # Labels
 
-    def _text_of(self, row: dict) -> str:
-        text = _value(row, self._text)
-        if isinstance(text, list):
-            for paragraph in text:
-                if not isinstance(paragraph, str):
-                    raise DataError(f"{self._text!r} has the paragraph {shortened(paragraph)}, expected strings")
-            text = "\n\n".join(text)
-        if not isinstance(text, str):
-            raise DataError(f"{self._text!r} is {shortened(text)}, expected a string or a list of paragraphs")
-        if not text.strip():
-            raise DataError(f"{self._text!r} is empty, expected a text")
-        return encodable(text, self._text)
+    def _label_values(self) -> Iterator[tuple[int, object]]:
+        """The labels of every row that can be read, with its number."""
+        for _, number, row in self._file.tried([self._label.column]):
+            if isinstance(row, DataError):
+                continue
+            try:
+                yield number, self._written(value_at(row, self._label))
+            except DataError:
+                continue
+
+    def _first_label(self) -> tuple[int, object]:
+        return next(self._label_values(), (1, None))
+
+    def _zeros_and_ones(self) -> int | None:
+        """The length of the first list, if all are lists of zeros and ones alone; one other row ends the search."""
+        first = None
+        for _, value in self._label_values():
+            if not label_forms.is_multi_hot(value):
+                return None
+            first = first or len(cast(list, value))
+        return first
 
     def _written(self, value: object) -> object:
-        """A label cell's list of labels, where the file has text alone and this text is one; else the value."""
-        if isinstance(self._file, DelimitedFile) and self._label_separator is None and isinstance(value, str):
-            cell = value.strip()
-            if cell.startswith("[") and cell.endswith("]"):
-                try:
-                    return ast.literal_eval(cell)
-                except (ValueError, SyntaxError, MemoryError, RecursionError):
-                    return value
-        return value
+        """A cell's list of labels, where it is text and the text is a list; else the value."""
+        if not isinstance(value, str):
+            return value
+        if self._label_separator is None:
+            return label_forms.written(value)
+        parts = label_forms.without_brackets(value).split(self._label_separator)
+        return [label_forms.unquoted(label) for label in parts if label.strip()]
 
-    def _labels(self, row: dict) -> tuple[str, ...]:
-        value = self._written(_value(row, self._label))
-        several = isinstance(value, list)
-        if isinstance(value, str) and self._label_separator is not None:
-            value = [label for label in value.split(self._label_separator) if label.strip()]
-        elif isinstance(value, str) and not value.strip() and self.task == "multi-label" and not self._auto:
-            value = []  # an empty cell where each document may have one label or none
-
-        if self._auto and self._label_separator is None and several != (self.task == "multi-label"):
-            here, there = ("a list", "a single label") if several else ("a single label", "a list")
-            raise DataError(
-                f"{self._label!r} is {here}, but {there} in {self._file.unit} {self._first_number}, "
-                "expected them alike (or task to say which is meant)"
-            )
-        labels = [self._one_label(label) for label in (value if isinstance(value, list) else [value])]
+    def _labels(self, row: dict, number: int, heard: Heard | None) -> tuple[str, ...]:
+        if self._columns:
+            labels = [column.name for column in self._columns if self._said(row, column)]
+            if self.task == "single-label" and len(labels) != 1:
+                raise DataError(f"label_fields has {len(labels)} labels {shortened(labels)}, expected exactly one")
+            return tuple(sorted(labels))
+        name = self._label.name
+        value = value_at(row, self._label)
+        try:
+            value = self._written(value)
+            several = isinstance(value, list)
+            if isinstance(value, str) and not value.strip() and self.task == "multi-label" and not self._auto:
+                value = []  # an empty cell where each document may have one label or none
+            if self._auto and self._label_separator is None and several != (self.task == "multi-label"):
+                here, there = ("a list", "a single label") if several else ("a single label", "a list")
+                before = f"{self._file.unit} {self._first_number}"
+                raise DataError(
+                    f"is {here}, but {there} in {before}, expected them alike (or task to say which is meant)"
+                )
+            values = cast(list, value if isinstance(value, list) else [value])
+            if self.multi_hot is not None:
+                if len(values) != self.multi_hot:
+                    raise DataError(f"holds {len(values)} zeros and ones, expected {self.multi_hot} as in other rows")
+                values = label_forms.from_multi_hot(values)
+            labels = [label_forms.name_of(label) for label in values]
+        except DataError as error:
+            raise DataError(f"{name!r} {error}") from None
         if self.task == "single-label" and len(labels) != 1:
-            raise DataError(f"{self._label!r} is {shortened(value)}, expected exactly one label")
-        return tuple(sorted(set(labels)))
+            raise DataError(f"{name!r} is {shortened(value)}, expected exactly one label")
+        if heard is not None:
+            heard.labels(self.place, number, labels)
+        return tuple(sorted({encodable(label, name) for label in labels}))
 
-    def _one_label(self, label: object) -> str:
-        if isinstance(label, bool):
-            return str(label).lower()
-        if isinstance(label, int):
-            return str(label)
-        if not isinstance(label, str):
-            raise DataError(f"{self._label!r} has {shortened(label)}, expected a string, integer or boolean")
-        if not label.strip():
-            raise DataError(f"{self._label!r} has an empty label, expected a string, integer or boolean")
-        return encodable(label.strip(), self._label)
+    @staticmethod
+    def _said(row: dict, column: Field) -> bool:
+        try:
+            return label_forms.is_yes(value_at(row, column, null=True))
+        except DataError as error:
+            raise DataError(f"{column.name!r} {error}") from None
 
-    def _id_of(self, row: dict) -> str:
-        field = cast(str, self._id)  # asked for where there is one
-        id = _value(row, field)
-        if isinstance(id, bool) or not isinstance(id, str | int) or id == "":
-            raise DataError(f"{field!r} is {shortened(id)}, expected a string or integer")
-        return encodable(str(id), field)
+    # Documents
+
+    def tried(self, wanted=None, heard=None):
+        if file_stamp(self.path) != self._file.stamp:
+            raise DataError(f"{self.path}: changed since it was first read")
+        labels = self._columns or [self._label]
+        fields = [*self._texts.fields, *labels, *([] if self._id is None else [self._id])]
+        needed = list(dict.fromkeys(field.column for field in fields))
+        for index, number, row in self._file.tried(needed, wanted):
+            yield index, number, row if isinstance(row, DataError) else self._document(row, number, heard)
+
+    def _document(self, row: dict, number: int, heard: Heard | None) -> Document | DataError:
+        place = self.place(number)
+        try:
+            id = f"{self.path.name}:{number}"
+            if self._id is not None:
+                id = id_of(row, self._id)
+                place = f"{place}, id {shortened(id)}"
+            labels = self._labels(row, number, heard)
+            text = self._texts.text_of(row)
+        except DataError as error:
+            return DataError(f"{place}: {error}")
+        if heard is not None:
+            heard.text(self.place, number, text, row, self._file, self._label.column)
+        return Document(id, text, labels)
 
 
 class FolderSource(Source):
-    """A folder of class folders with text files: a folder's name is the label of the files in it."""
+    """A folder of class folders with documents: a folder's name is the label of the files in it."""
 
     def __init__(self, path: Path, fields: Fields):
         if fields.task == "multi-label":
             raise DataError(f"{path}: class folders give each file one label, expected task auto or single-label")
         self.path = path
         self.task = "single-label"
+        self._encoding = fields.reader.encoding
         self._files: list[tuple[Path, str]] = []
         ignored = []
         for entry in visible(path):
@@ -186,57 +243,49 @@ class FolderSource(Source):
                 continue
             for file in visible(entry):
                 if file.is_dir():
-                    raise DataError(f"{file}: a folder in the class folder {entry.name!r}, expected .txt files")
-                if file.name.lower().endswith(TEXT_FILES):
+                    raise DataError(f"{file}: a folder in the class folder {entry.name!r}, expected documents")
+                if is_document(file):
                     self._files.append((file, entry.name))
                 else:
                     ignored.append(file)
         if not self._files:
-            raise DataError(f"{path}: no .txt files in its class folders")
+            raise DataError(f"{path}: no documents ({' '.join(DOCUMENTS)}) in its class folders")
         if ignored:
-            self.notes = (f"{path}: files that are not .txt in a class folder: {len(ignored)} (first: {ignored[0]})",)
-        with reading(path):
-            self._stamps = [file_stamp(file) for file, _ in self._files]
+            self.notes = (f"{path}: files that are not read: {len(ignored)} (first: {ignored[0]})",)
+        self._stamps = [_stamp(file) for file, _ in self._files]
 
     def place(self, number: int) -> str:
         return str(self._files[number - 1][0])
 
-    def documents(self, wanted=None):
+    def tried(self, wanted=None, heard=None):
         for index, (file, label) in enumerate(self._files):
-            if wanted is not None and not wanted[index]:
-                continue
-            if file_stamp(file) != self._stamps[index]:
-                raise DataError(f"{file}: changed since it was first read")
-            with reading(file), open_text(file) as opened:
-                text = opened.read()
-            if not text.strip():
-                raise DataError(f"{file}: the text is empty, expected a text")
-            try:
-                id = encodable(file.relative_to(self.path).as_posix(), "file name")
-            except DataError as error:
-                raise DataError(f"{str(file)!a}: {error}") from None
-            yield index, index + 1, Document(id, text, (label,))
+            if wanted is None or wanted[index]:
+                yield index, index + 1, self._document(file, label, self._stamps[index])
+
+    def _document(self, file: Path, label: str, stamp: tuple[int, int] | None) -> Document | DataError:
+        if stamp is not None and file_stamp(file) != stamp:
+            raise DataError(f"{file}: changed since it was first read")
+        try:
+            text = text_of(file, self._encoding)
+        except DataError as error:
+            return error
+        try:
+            id = encodable(file.relative_to(self.path).as_posix(), "file name")
+            text = encodable(text, "text")
+        except DataError as error:
+            return DataError(f"{str(file)!a}: {error}")
+        return Document(id, text, (label,))
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """The file's stamp; None for one that cannot be read, which reading says."""
+    try:
+        return file_stamp(file)
+    except DataError:
+        return None
 
 
 def visible(folder: Path) -> list[Path]:
     """What is in a folder, in the order of the names, without hidden entries."""
     with reading(folder):
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-
-
-def _value(row: dict, field: str) -> object:
-    if field not in row:
-        raise DataError(f"has no field {field!r}; its fields are: {shortened(list(row))}")
-    if row[field] is None:
-        raise DataError(f"{field!r} is null, expected a value")
-    return row[field]
-
-
-def encodable(text: str, field: str) -> str:
-    """The text itself, if it can be written as UTF-8: JSON and file names can hold halves of surrogate pairs."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = f"U+{ord(text[error.start]):04X}"
-        raise DataError(f"{field!r} holds half a surrogate pair ({half}), expected valid Unicode") from None
-    return text

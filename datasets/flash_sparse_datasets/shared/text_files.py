@@ -1,5 +1,6 @@
 """Opening text files, gzip or not, and saying in one line where one of them cannot be read."""
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Iterator
@@ -16,19 +17,53 @@ def is_gzip(path: Path) -> bool:
     return path.name.lower().endswith(".gz")
 
 
-def open_text(path: Path) -> IO[str]:
-    """Open a UTF-8 file, with or without byte-order mark and gzip, whose lines may end in LF, CR LF or CR."""
+def open_text(path: Path, encoding: str | None = None) -> IO[str]:
+    """Open a text file, gzip or not, whose lines may end in LF, CR LF or CR.
+
+    Args:
+        encoding: as Python names it; None is what a byte-order mark says, and UTF-8 without one.
+
+    Raises:
+        DataError: it looks like UTF-16 without a byte-order mark, which would be read as UTF-8 with a NUL in each pair.
+    """
+    encoding = encoding or _marked(path)
     if is_gzip(path):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return open(path, encoding="utf-8-sig", newline="")
+        return gzip.open(path, "rt", encoding=encoding, newline="")
+    return open(path, encoding=encoding, newline="")
+
+
+def _marked(path: Path) -> str:
+    """The encoding that a file's first bytes say."""
+    with (gzip.open if is_gzip(path) else open)(path, "rb") as file:
+        begin = file.read(1000)
+    if begin.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    for odd, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        high, low = begin[odd::2], begin[1 - odd :: 2]
+        if len(begin) >= 8 and high.count(0) > 0.8 * len(high) and low.count(0) < 0.2 * len(low):
+            raise DataError(f"{path}: looks like UTF-16, expected UTF-8 text or --encoding {name}")
+    return "utf-8-sig"
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while the file is read into a DataError that says where."""
+def reading(path: Path, encoding: str | None = "utf-8") -> Iterator[None]:
+    """Turn whatever goes wrong while the file is read into a DataError that says where.
+
+    Args:
+        encoding: None where another than UTF-8 could have been asked for, and was not.
+    """
     try:
         yield
-    except (UnicodeDecodeError, *GZIP_ERRORS):
+    except UnicodeError as error:
+        if isinstance(error, UnicodeDecodeError) and error.encoding in ("utf-8", "utf-8-sig"):
+            hint = " or --encoding" if encoding is None else ""
+            raise DataError(_where_reading_fails(path) + hint) from None
+        reason = f"{error.reason}" if isinstance(error, UnicodeDecodeError) else str(error)
+        known = encoding or "UTF-16 or UTF-32, as its byte-order mark says"
+        raise DataError(f"{path}: is not {known} ({reason}), expected text in the encoding of --encoding") from None
+    except GZIP_ERRORS:
         raise DataError(_where_reading_fails(path)) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or shortened(str(error))})") from None
@@ -44,10 +79,22 @@ def _where_reading_fails(path: Path) -> str:
                     line.decode()
                 except UnicodeDecodeError as error:
                     byte = f"0x{line[error.start]:02x} at its byte {error.start + 1}"
-                    return f"{path} line {number}: {byte} is not UTF-8, expected UTF-8 text"
+                    other = _guess(line, error.start)
+                    return f"{path} line {number}: {byte} is not UTF-8{other}, expected UTF-8 text"
     except GZIP_ERRORS as error:
         return f"{path}: damaged or cut off gzip after line {number} ({error})"
     return f"{path}: changed while it was read"
+
+
+def _guess(line: bytes, at: int) -> str:
+    """The word around a byte as the most frequent encoding of Western offices has it, for the reader to judge."""
+    begin = max(line.rfind(b" ", 0, at) + 1, at - 15)
+    end = line.find(b" ", at)
+    word = line[begin : min(end if end > 0 else len(line), at + 15)].strip()
+    try:
+        return f" (as cp1252 it reads {word.decode('cp1252')!r})"
+    except UnicodeDecodeError:
+        return ""
 
 
 def file_stamp(path: Path) -> tuple[int, int]:

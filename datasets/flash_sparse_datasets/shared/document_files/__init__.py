@@ -1,0 +1,44 @@
+"""The text of a file that is one document: plain text, PDF, Word or HTML; a module for each format."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+from flash_sparse_datasets.shared.document_files.plain import plain_text
+from flash_sparse_datasets.shared.documents import DataError
+from flash_sparse_datasets.shared.text_files import file_stamp
+
+PLAIN = (".txt", ".txt.gz")
+LIBRARIES = {  # ending -> the module here, and what it imports
+    ".pdf": ("pdf", "pypdfium2"),
+    ".docx": ("word", "docx"),
+    ".html": ("html", "bs4"),
+    ".htm": ("html", "bs4"),
+}
+OLDER = {".doc": ".docx", ".odt": ".docx", ".rtf": ".docx", ".xls": ".xlsx", ".ods": ".xlsx"}
+DOCUMENTS = (*PLAIN, *LIBRARIES)
+
+
+def is_document(path: Path) -> bool:
+    """Whether the name ends as that of a document."""
+    return path.name.lower().endswith(DOCUMENTS)
+
+
+def text_of(path: Path, encoding: str | None = None) -> str:
+    """The text of one document; a file of any other ending is plain text.
+
+    Raises:
+        DataError: one line with the file: it cannot be read, is damaged, has a password or no text.
+        ModuleNotFoundError: the extra [documents] is not installed.
+    """
+    file_stamp(path)  # says what is no file, and what is empty
+    if newer := OLDER.get(path.suffix.lower()):
+        raise DataError(f"{path}: {path.suffix} cannot be read, expected it saved as {newer}")
+    module = LIBRARIES.get(path.suffix.lower(), ("", ""))[0]
+    if not module:
+        return plain_text(path, encoding)
+    read: Callable[[Path], str] = importlib.import_module(f"{__name__}.{module}").text_of
+    text = read(path)
+    if not text.strip():
+        raise DataError(f"{path}: has no text, expected some (of a scan, text recognition makes it)")
+    return text

@@ -1,0 +1,23 @@
+"""Plain text, gzip or not."""
+
+from pathlib import Path
+
+from flash_sparse_datasets.shared.documents import DataError
+from flash_sparse_datasets.shared.text_files import open_text, reading
+
+MOST_CHARACTERS = 2**29
+
+
+def plain_text(path: Path, encoding: str | None = None) -> str:
+    """All of the file.
+
+    Raises:
+        DataError: it cannot be read, is not in this encoding, has more than half a billion characters, or no text.
+    """
+    with reading(path, encoding), open_text(path, encoding) as file:
+        text = file.read(MOST_CHARACTERS + 1)
+    if len(text) > MOST_CHARACTERS:
+        raise DataError(f"{path}: has more than {MOST_CHARACTERS:,} characters, expected one document")
+    if not text.strip():
+        raise DataError(f"{path}: the text is empty, expected a text")
+    return text
