@@ -144,7 +144,8 @@ def _resampled(
             if targets.ndim == 1:  # only the labels that are present or predicted
                 both = np.unique(np.stack([predictions, targets]), return_inverse=True)[1].reshape(2, -1)
                 given, wanted = np.eye(both.max() + 1, dtype=np.uint8)[both]
-            right, wrong, missed = (draws @ kind.astype(np.float32) for kind in _outcomes(given, wanted))  # (samples, L)
+            outcomes = _outcomes(given, wanted)
+            right, wrong, missed = (draws @ kind.astype(np.float32) for kind in outcomes)  # (samples, L)
             drawn = (right + wrong + missed > 0).sum(1)  # (samples,) labels that a resampled set says something of
             counted = (given | wanted).any(0).mean()  # share of labels that the whole test says something of
             scores.append(counted * _f1(right, wrong, missed).sum(1) / np.maximum(drawn, 1))
