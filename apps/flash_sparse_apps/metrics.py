@@ -7,6 +7,7 @@ not. Shares and scores are from 0 to 1, times in seconds, memory in bytes; None 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -191,6 +192,12 @@ class Metrics(TypedDict):
     finished: str
     machine: dict[str, Any]
     versions: dict[str, str]
+
+
+def best_epoch(history: Sequence[dict]) -> dict:
+    """The entry of a training's history with the best validation score; of several, that with the lowest validation
+    loss, which still tells epochs apart where a few documents give the same score."""
+    return max(history, key=lambda entry: (entry["validation_micro_f1"], -entry["validation_loss"]))
 
 
 def read_metrics(path: Path) -> Metrics:

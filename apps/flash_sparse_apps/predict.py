@@ -18,6 +18,7 @@ Exit codes: 0 done, 2 something the user can mend (one line on stderr), 130 afte
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import os
 import re
@@ -126,7 +127,7 @@ def _predict(given: Namespace, model: SavedModel) -> Iterator[str]:
     import torch
     from tqdm import tqdm
 
-    from flash_sparse_apps.prediction.formats import FORMATS
+    from flash_sparse_apps.prediction.formats import FORMATS, in_ascii
     from flash_sparse_apps.prediction.labelling import predict_documents
     from flash_sparse_apps.prediction.new_documents import read_documents
     from flash_sparse_apps.prediction.new_images import read_images
@@ -139,7 +140,10 @@ def _predict(given: Namespace, model: SavedModel) -> Iterator[str]:
     device = "cuda" if given.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     predictions = predict_documents(model, documents, given.tokens_per_batch, device, given.evidence)
     bar = tqdm(predictions, "predicting", unit=" documents", leave=False, disable=not sys.stderr.isatty())
-    return FORMATS[given.format](_counting(bar, model), model, given.top_k)
+    lines = FORMATS[given.format](_counting(bar, model), model, given.top_k)
+    if given.format == "jsonl" and given.output is None and codecs.lookup(sys.stdout.encoding).name != "utf-8":
+        return map(in_ascii, lines)
+    return lines
 
 
 def _reading(given: Namespace, model: SavedModel) -> Reading:
@@ -177,9 +181,9 @@ def _write(lines: Iterable[str], output: Path | None):
                 sys.stdout.write(line)
                 sys.stdout.flush()
     elif output.exists() and not output.is_file():  # a pipe or device: not to be replaced
-        output.write_bytes("".join(lines).encode())
+        output.write_bytes("".join(lines).encode(errors="backslashreplace"))
     else:
-        write_atomically(output, "".join(lines).encode())
+        write_atomically(output, "".join(lines).encode(errors="backslashreplace"))
 
 
 def _check_output(output: str, files: Sequence[str]) -> Path:

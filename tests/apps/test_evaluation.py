@@ -115,16 +115,25 @@ def test_a_probability_at_its_threshold_counts():
 def test_intervals_are_those_of_a_plain_bootstrap(metric, task):
     probabilities, targets = (multi_label if task == "multi-label" else single_label)()
     predictions = predict_labels(probabilities, None, task)
+    if task == "single-label":  # one column for each label, to choose those that a sample has
+        wanted, given = np.eye(6, dtype=int)[targets], np.eye(6, dtype=int)[predictions]
+    else:
+        wanted, given = targets, predictions
+    counted = (wanted | given).any(0)
+
+    def macro(rows):
+        some = (wanted[rows] | given[rows]).any(0)
+        share = counted.mean() if task == "multi-label" else 1
+        return share * f1_score(wanted[rows][:, some], given[rows][:, some], average="macro")
+
     score = {
-        "accuracy": accuracy_score,
-        "micro_f1": lambda t, p: f1_score(t, p, average="micro"),
-        "macro_f1": lambda t, p: f1_score(
-            t, p, average="macro", zero_division=0, labels=range(12 if task == "multi-label" else 6)
-        ),
+        "accuracy": lambda rows: accuracy_score(targets[rows], predictions[rows]),
+        "micro_f1": lambda rows: f1_score(targets[rows], predictions[rows], average="micro"),
+        "macro_f1": macro,
     }[metric]
     draws = np.random.default_rng(5).multinomial(150, np.full(150, 1 / 150), size=60)
     samples = [np.repeat(np.arange(150), counts) for counts in draws]
-    scores = [score(targets[rows], predictions[rows]) for rows in samples]
+    scores = [score(rows) for rows in samples]
     found = bootstrap_interval(predictions, targets, metric, samples=60, seed=5)
     np.testing.assert_allclose(found, np.quantile(scores, [0.025, 0.975]), rtol=1e-6)
 
@@ -136,6 +145,26 @@ def test_intervals_hold_the_score_and_repeat():
     assert low < micro_f1(predictions, targets) < high
     assert bootstrap_interval(predictions, targets) == (low, high)
     assert bootstrap_interval(predictions, targets, seed=1) != (low, high)
+
+
+@pytest.mark.parametrize("labels", [50, 240])
+@pytest.mark.parametrize("task", ["single-label", "multi-label"])
+def test_rare_labels_do_not_pull_the_interval_of_macro_f1_below_its_value(labels, task):
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, labels, 100)
+    right = np.eye(labels)[targets]
+    wanted = targets if task == "single-label" else right.astype(np.uint8)
+
+    # a perfect classifier has no doubt, whatever is drawn
+    value = evaluate(right, wanted, None, task)["macro_f1"]
+    perfect = predict_labels(right, None, task)
+    assert bootstrap_interval(perfect, wanted, "macro_f1") == pytest.approx((value, value))
+
+    # others have some, on either side
+    guessed = np.where((rng.random(100) < 0.3)[:, None], np.eye(labels)[rng.integers(0, labels, 100)], right)
+    value = evaluate(guessed, wanted, None, task)["macro_f1"]
+    low, high = bootstrap_interval(predict_labels(guessed, None, task), wanted, "macro_f1")
+    assert low < value < high
 
 
 def test_pairs_share_their_documents():

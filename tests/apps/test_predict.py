@@ -149,6 +149,18 @@ def test_a_text_on_standard_input(multi_label_run):
     assert row["tokens"] > 1
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_is_json_in_every_encoding_of_stdout(multi_label_run, tmp_path, encoding):
+    (tmp_path / "café 😀.txt").write_text("word1 keyword3")
+    command = [sys.executable, str(SCRIPT), str(multi_label_run), str(tmp_path), "--accelerator", "cpu"]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding})
+    assert done.returncode == 0, done.stderr
+    (row,) = objects(done.stdout.decode("utf-8"))
+    assert row["id"].endswith("café 😀.txt")
+    assert "日本" in row["probabilities"]
+    assert ("café" in done.stdout.decode("utf-8")) == (encoding == "utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

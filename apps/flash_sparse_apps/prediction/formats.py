@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 
@@ -23,6 +24,11 @@ def _jsonl(predictions: Iterable[dict], model: SavedModel, top_k: int | None) ->
             json.dumps(prediction | {"probabilities": dict(_ranked(prediction, model, top_k))}, ensure_ascii=False)
             + "\n"
         )
+
+
+def in_ascii(line: str) -> str:
+    """A line of JSON with what is beyond ASCII escaped as JSON does it: for a stdout that is not UTF-8, as JSON is."""
+    return re.sub(r"[^\x00-\x7f]", lambda character: json.dumps(character[0])[1:-1], line)
 
 
 def _csv(predictions: Iterable[dict], model: SavedModel, top_k: int | None) -> Iterator[str]:

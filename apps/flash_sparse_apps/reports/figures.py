@@ -22,6 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from flash_sparse import BlockLayout
 from flash_sparse_apps.files import write_atomically
+from flash_sparse_apps.metrics import best_epoch
 from flash_sparse_apps.reports.examples import ExampleImage
 
 BLUE, ORANGE, GREY, GREEN, VIOLET, GOLD = "#2463a8", "#c4571b", "#6b7280", "#2f7d4f", "#7c4d9e", "#a8860b"
@@ -99,7 +100,7 @@ def score_curve(epochs: Sequence[dict]) -> str:
     with _figure("validation micro-F1", 4.6, 3.1) as (figure, svg):
         axes = figure.subplots()
         _dotted(axes, epochs, "validation_micro_f1", ORANGE, "validation")
-        best = max(epochs, key=lambda epoch: epoch["validation_micro_f1"])
+        best = best_epoch(epochs)
         marker: dict[str, Any] = {
             "markersize": 10,
             "markerfacecolor": "none",

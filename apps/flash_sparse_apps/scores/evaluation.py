@@ -92,7 +92,9 @@ def bootstrap_interval(
     """95% percentile interval of a metric over test sets drawn anew from the same documents (Efron 1979).
 
     Args:
-        metric: one of `METRICS`, as in `evaluate`: macro-F1 is over the same labels in each resampled set.
+        metric: one of `METRICS`, as in `evaluate`. Macro-F1 of a resampled set is over the labels that are present or
+            predicted in it: a rare label that is not drawn says nothing, where a 0 would pull the interval below the
+            value. Those that are neither in the whole test keep their share of zeros (multi-label).
         samples: resampled test sets.
         seed: of the draws; the same seed gives the same interval.
     """
@@ -143,7 +145,10 @@ def _resampled(
                 both = np.unique(np.stack([predictions, targets]), return_inverse=True)[1].reshape(2, -1)
                 given, wanted = np.eye(both.max() + 1, dtype=np.uint8)[both]
             outcomes = _outcomes(given, wanted)
-            scores.append(_f1(*(draws @ kind.astype(np.float32) for kind in outcomes)).mean(1))
+            right, wrong, missed = (draws @ kind.astype(np.float32) for kind in outcomes)  # (samples, L)
+            drawn = (right + wrong + missed > 0).sum(1)  # (samples,) labels that a resampled set says something of
+            counted = (given | wanted).any(0).mean()  # share of labels that the whole test says something of
+            scores.append(counted * _f1(right, wrong, missed).sum(1) / np.maximum(drawn, 1))
     return scores
 
 

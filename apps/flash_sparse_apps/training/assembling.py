@@ -67,7 +67,7 @@ def _speed(history: History, read: float) -> metrics.Speed:
 
 
 def _training(settings: Settings, history: History) -> metrics.Training:
-    best = max(history.epochs, key=lambda entry: entry["validation_micro_f1"])
+    best = metrics.best_epoch(history.epochs)
     return {
         "steps": history.epochs[-1]["step"],
         "epochs": history.epochs[-1]["epoch"],

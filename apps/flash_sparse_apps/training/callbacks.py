@@ -18,6 +18,7 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from flash_sparse_apps.files import naming, write_atomically
+from flash_sparse_apps.metrics import best_epoch
 from flash_sparse_apps.models.lightning_module import MONITOR
 from flash_sparse_apps.run_folder import RunFolder
 
@@ -148,13 +149,6 @@ class Checkpoints(Checkpoint):
         self.every = every
         self.history = history
         self.stopping = stopping
-        self.best_score = -1.0
-
-    def state_dict(self) -> dict:
-        return {"best_score": self.best_score}
-
-    def load_state_dict(self, state: dict):
-        self.best_score = state["best_score"]
 
     def on_train_start(self, trainer, module):
         # a run killed between its last validation and its report has nothing left to train
@@ -169,12 +163,9 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer, module):
         if trainer.sanity_checking:
             return
-        score = float(trainer.callback_metrics[MONITOR])
-        if score > self.best_score:
-            self.best_score = score
-            if trainer.is_global_zero:
-                weights = {name: value.detach().cpu() for name, value in module.encoder.state_dict().items()}
-                write_atomically(self.run.best_weights, save(weights))
+        if best_epoch(self.history.epochs) is self.history.epochs[-1] and trainer.is_global_zero:
+            weights = {name: value.detach().cpu() for name, value in module.encoder.state_dict().items()}
+            write_atomically(self.run.best_weights, save(weights))
         if trainer.is_global_zero:
             self.history.write_csv(self.run.history)
         self._save(trainer)
