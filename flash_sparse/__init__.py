@@ -2,7 +2,7 @@
 
 import importlib
 
-from flash_sparse import nn, patterns
+from flash_sparse import flops, nn, patterns  # noqa: F401 (the first says what attention costs to PyTorch's counter)
 from flash_sparse.functional import attention, attention_varlen
 from flash_sparse.layout import BlockLayout
 from flash_sparse.padding import pad, unpad

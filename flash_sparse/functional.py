@@ -14,9 +14,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
-from flash_sparse import dispatch
+from flash_sparse import dispatch, transforms
 from flash_sparse.backends import reference
 from flash_sparse.layout import BlockLayout
 
@@ -199,7 +200,7 @@ def _pick(backend: Backend, device: torch.device) -> Callable[..., tuple[Tensor,
         return None
     kinds = {"cpu": "cpu", "triton": "cuda"}
     if backend == "triton" and device.type == "cpu" and dispatch.INTERPRETED:
-        return dispatch.interpreted_forward
+        return transforms.transformable(dispatch.interpreted_forward)
     if backend == "auto":
         if device.type not in kinds.values():
             raise ValueError(f"query is on {device}; expected one of {', '.join(kinds.values())}")
@@ -207,7 +208,7 @@ def _pick(backend: Backend, device: torch.device) -> Callable[..., tuple[Tensor,
         raise ValueError(f"backend is {backend!r}; expected one of 'auto', 'triton', 'cpu', 'reference'")
     elif device.type != kinds[backend]:
         raise ValueError(f"backend is {backend!r}, which runs on {kinds[backend]}; query is on {device}")
-    return dispatch.forward
+    return transforms.transformable(dispatch.forward)
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -360,8 +361,10 @@ def _plain(number: float) -> float:
 
 
 def _values_known(tensor: Tensor) -> bool:
-    """Whether reading the tensor's values is free: not on another device, not while a graph is traced."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether the tensor has values and reading them is free: not on another device, not while a graph is traced."""
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+        return False
+    return not isinstance(tensor, FakeTensor) and not torch._C._functorch.is_batchedtensor(tensor)
 
 
 def _shorten(values: list[int]) -> str:
