@@ -10,14 +10,17 @@ query blocks, nnz blocks kept.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import sys
 
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
-from torch.utils.flop_counter import register_flop_formula
 
 from flash_sparse import dispatch
+
+COUNTER = "torch.utils.flop_counter"
 
 
 def forward_flops(query: Tensor, key: Tensor, value: Tensor, *common, out_val=None) -> int:
@@ -84,7 +87,37 @@ def _pairs_in_blocks(
     return pairs * (heads // own_heads)
 
 
-for _forward in filter(None, (dispatch.forward, dispatch.interpreted_forward)):
-    _backward = getattr(torch.ops.flash_sparse, _forward.__name__.replace("forward", "backward"))
-    register_flop_formula(_forward, get_raw=True)(forward_flops)
-    register_flop_formula(_backward, get_raw=True)(backward_flops)
+def _register() -> None:
+    from torch.utils.flop_counter import register_flop_formula
+
+    for forward in filter(None, (dispatch.forward, dispatch.interpreted_forward)):
+        backward = getattr(torch.ops.flash_sparse, forward.__name__.replace("forward", "backward"))
+        register_flop_formula(forward, get_raw=True)(forward_flops)
+        register_flop_formula(backward, get_raw=True)(backward_flops)
+
+
+class _WhenImported:
+    """An import hook that registers the formulas as soon as PyTorch's counter is imported.
+
+    To import it here would add half a second to the import of this package: it imports Triton.
+    """
+
+    def find_spec(self, name: str, path, target=None):
+        if name != COUNTER:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        run = spec.loader.exec_module
+
+        def run_and_register(module):
+            run(module)
+            _register()
+
+        spec.loader.exec_module = run_and_register
+        return spec
+
+
+if COUNTER in sys.modules:
+    _register()
+else:
+    sys.meta_path.insert(0, _WhenImported())

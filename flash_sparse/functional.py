@@ -111,7 +111,7 @@ def attention(
     else:
         _refuse_tangents(query, key, value)
         output, logsumexp = operation(
-            query, key, value, *_layout_arguments(layout), None, 0, key_lengths, left, right,
+            query, key, value, *_layout_arguments(layout, query), None, 0, key_lengths, left, right,
             dropout_p, _draw_seed(dropout_p, query.device), scale,
         )  # fmt: skip
     return (output, logsumexp) if return_lse else output
@@ -187,7 +187,7 @@ def attention_varlen(
         _refuse_tangents(query, key, value)
         packed = [tensor.transpose(0, 1)[None] for tensor in (query, key, value)]  # (1, H | Hkv, total, D)
         output, logsumexp = operation(
-            *packed, *_layout_arguments(layout), cu_seqlens, max_seqlen, None, left, right,
+            *packed, *_layout_arguments(layout, query), cu_seqlens, max_seqlen, None, left, right,
             dropout_p, _draw_seed(dropout_p, query.device), scale,
         )  # fmt: skip
         output, logsumexp = output[0].transpose(0, 1), logsumexp[0]  # (total, H, D), (H, total)
@@ -371,12 +371,14 @@ def _shorten(values: list[int]) -> str:
     return str(values) if len(values) <= 8 else f"[{', '.join(map(str, values[:4]))}, ..., {values[-1]}]"
 
 
-def _layout_arguments(layout: BlockLayout | None) -> tuple[Tensor | int | None, ...]:
+def _layout_arguments(layout: BlockLayout | None, query: Tensor | None = None) -> tuple[Tensor | int | None, ...]:
     if layout is None:
         return None, None, None, None, None, None, 0
     rows = layout.row_offsets, layout.row_blocks, layout.row_order
-    columns = layout.column_offsets, layout.column_blocks, layout.column_order
-    return *rows, *columns, layout.block_size
+    tensors = *rows, layout.column_offsets, layout.column_blocks, layout.column_order
+    if not torch.compiler.is_compiling() and isinstance(query, FakeTensor):  # which meet none that have values
+        tensors = map(query.fake_mode.from_tensor, tensors)
+    return *tensors, layout.block_size
 
 
 def _draw_seed(dropout_p: float, device: torch.device) -> Tensor | None:
