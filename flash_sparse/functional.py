@@ -148,7 +148,8 @@ def attention_varlen(
         (total, H, D) in the inputs' dtype; with `return_lse` also (H, total).
 
     Raises:
-        TypeError, ValueError: an argument of the wrong type, shape, dtype, device or range.
+        TypeError, ValueError: an argument of the wrong type, shape, dtype, device or range. What `cu_seqlens` holds is
+            checked at the call on a CPU; on a GPU, by an assertion that stops the device.
     """
     _refuse_unknown(unknown)
     _refuse_tracing(backend)
@@ -169,6 +170,8 @@ def attention_varlen(
     max_seqlen = _check_longest(max_seqlen)
     if _values_known(cu_seqlens):
         _check_bounds(cu_seqlens, query.shape[0], max_seqlen)
+    elif cu_seqlens.device.type == "cuda":
+        _assert_bounds(cu_seqlens, query.shape[0], max_seqlen)
     if layout is not None:
         _check_layout(layout, query, batch=cu_seqlens.shape[0] - 1)
         if layout.query_length < max_seqlen or layout.key_length < max_seqlen:
@@ -314,6 +317,17 @@ def _check_bounds(cu_seqlens: Tensor, total: int, max_seqlen: int) -> None:
     longest = max((stop - start for start, stop in itertools.pairwise(bounds)), default=0)
     if longest > max_seqlen:
         raise ValueError(f"max_seqlen is {max_seqlen}; expected at least {longest}, the longest sequence in cu_seqlens")
+
+
+def _assert_bounds(cu_seqlens: Tensor, total: int, max_seqlen: int) -> None:
+    """`_check_bounds` on the device, which nothing waits for: else rows that no sequence has would keep what their
+    memory held before."""
+    lengths = cu_seqlens.diff()  # (sequences,)
+    ends = (cu_seqlens.select(0, 0) == 0) & (cu_seqlens.select(0, -1) == total)  # ()
+    torch._assert_async(
+        ends & (lengths == lengths.clamp(0, max_seqlen)).all(),
+        "cu_seqlens does not rise from 0 to the query's tokens, or a sequence in it is longer than max_seqlen",
+    )
 
 
 def _check_longest(max_seqlen: int) -> int:
