@@ -2,14 +2,26 @@
 
 import importlib
 
-from flash_sparse import nn, patterns
+from flash_sparse import flops, nn, patterns  # noqa: F401 (the first says what attention costs to PyTorch's counter)
 from flash_sparse.functional import attention, attention_varlen
 from flash_sparse.layout import BlockLayout
 from flash_sparse.padding import pad, unpad
+from flash_sparse.weights import attention_weights, block_mass
 
 __version__ = "0.1.0"
 
-__all__ = ["BlockLayout", "attention", "attention_varlen", "huggingface", "nn", "pad", "patterns", "unpad"]
+__all__ = [
+    "BlockLayout",
+    "attention",
+    "attention_varlen",
+    "attention_weights",
+    "block_mass",
+    "huggingface",
+    "nn",
+    "pad",
+    "patterns",
+    "unpad",
+]
 
 
 def __getattr__(name: str):

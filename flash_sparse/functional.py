@@ -14,9 +14,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
-from flash_sparse import dispatch
+from flash_sparse import dispatch, transforms
 from flash_sparse.backends import reference
 from flash_sparse.layout import BlockLayout
 
@@ -110,7 +111,7 @@ def attention(
     else:
         _refuse_tangents(query, key, value)
         output, logsumexp = operation(
-            query, key, value, *_layout_arguments(layout), None, 0, key_lengths, left, right,
+            query, key, value, *_layout_arguments(layout, query), None, 0, key_lengths, left, right,
             dropout_p, _draw_seed(dropout_p, query.device), scale,
         )  # fmt: skip
     return (output, logsumexp) if return_lse else output
@@ -147,7 +148,8 @@ def attention_varlen(
         (total, H, D) in the inputs' dtype; with `return_lse` also (H, total).
 
     Raises:
-        TypeError, ValueError: an argument of the wrong type, shape, dtype, device or range.
+        TypeError, ValueError: an argument of the wrong type, shape, dtype, device or range. What `cu_seqlens` holds is
+            checked at the call on a CPU; on a GPU, by an assertion that stops the device.
     """
     _refuse_unknown(unknown)
     _refuse_tracing(backend)
@@ -168,6 +170,8 @@ def attention_varlen(
     max_seqlen = _check_longest(max_seqlen)
     if _values_known(cu_seqlens):
         _check_bounds(cu_seqlens, query.shape[0], max_seqlen)
+    elif cu_seqlens.device.type == "cuda":
+        _assert_bounds(cu_seqlens, query.shape[0], max_seqlen)
     if layout is not None:
         _check_layout(layout, query, batch=cu_seqlens.shape[0] - 1)
         if layout.query_length < max_seqlen or layout.key_length < max_seqlen:
@@ -186,7 +190,7 @@ def attention_varlen(
         _refuse_tangents(query, key, value)
         packed = [tensor.transpose(0, 1)[None] for tensor in (query, key, value)]  # (1, H | Hkv, total, D)
         output, logsumexp = operation(
-            *packed, *_layout_arguments(layout), cu_seqlens, max_seqlen, None, left, right,
+            *packed, *_layout_arguments(layout, query), cu_seqlens, max_seqlen, None, left, right,
             dropout_p, _draw_seed(dropout_p, query.device), scale,
         )  # fmt: skip
         output, logsumexp = output[0].transpose(0, 1), logsumexp[0]  # (total, H, D), (H, total)
@@ -199,7 +203,7 @@ def _pick(backend: Backend, device: torch.device) -> Callable[..., tuple[Tensor,
         return None
     kinds = {"cpu": "cpu", "triton": "cuda"}
     if backend == "triton" and device.type == "cpu" and dispatch.INTERPRETED:
-        return dispatch.interpreted_forward
+        return transforms.transformable(dispatch.interpreted_forward)
     if backend == "auto":
         if device.type not in kinds.values():
             raise ValueError(f"query is on {device}; expected one of {', '.join(kinds.values())}")
@@ -207,7 +211,7 @@ def _pick(backend: Backend, device: torch.device) -> Callable[..., tuple[Tensor,
         raise ValueError(f"backend is {backend!r}; expected one of 'auto', 'triton', 'cpu', 'reference'")
     elif device.type != kinds[backend]:
         raise ValueError(f"backend is {backend!r}, which runs on {kinds[backend]}; query is on {device}")
-    return dispatch.forward
+    return transforms.transformable(dispatch.forward)
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -315,6 +319,17 @@ def _check_bounds(cu_seqlens: Tensor, total: int, max_seqlen: int) -> None:
         raise ValueError(f"max_seqlen is {max_seqlen}; expected at least {longest}, the longest sequence in cu_seqlens")
 
 
+def _assert_bounds(cu_seqlens: Tensor, total: int, max_seqlen: int) -> None:
+    """`_check_bounds` on the device, which nothing waits for: else rows that no sequence has would keep what their
+    memory held before."""
+    lengths = cu_seqlens.diff()  # (sequences,)
+    ends = (cu_seqlens.select(0, 0) == 0) & (cu_seqlens.select(0, -1) == total)  # ()
+    torch._assert_async(
+        ends & (lengths == lengths.clamp(0, max_seqlen)).all(),
+        "cu_seqlens does not rise from 0 to the query's tokens, or a sequence in it is longer than max_seqlen",
+    )
+
+
 def _check_longest(max_seqlen: int) -> int:
     """`max_seqlen` as an integer of Python's, or the symbol of one."""
     if isinstance(max_seqlen, bool) or not isinstance(max_seqlen, (numbers.Integral, torch.SymInt)):
@@ -360,20 +375,24 @@ def _plain(number: float) -> float:
 
 
 def _values_known(tensor: Tensor) -> bool:
-    """Whether reading the tensor's values is free: not on another device, not while a graph is traced."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether the tensor has values and reading them is free: not on another device, not while a graph is traced."""
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+        return False
+    return not isinstance(tensor, FakeTensor) and not torch._C._functorch.is_batchedtensor(tensor)
 
 
 def _shorten(values: list[int]) -> str:
     return str(values) if len(values) <= 8 else f"[{', '.join(map(str, values[:4]))}, ..., {values[-1]}]"
 
 
-def _layout_arguments(layout: BlockLayout | None) -> tuple[Tensor | int | None, ...]:
+def _layout_arguments(layout: BlockLayout | None, query: Tensor | None = None) -> tuple[Tensor | int | None, ...]:
     if layout is None:
         return None, None, None, None, None, None, 0
     rows = layout.row_offsets, layout.row_blocks, layout.row_order
-    columns = layout.column_offsets, layout.column_blocks, layout.column_order
-    return *rows, *columns, layout.block_size
+    tensors = *rows, layout.column_offsets, layout.column_blocks, layout.column_order
+    if not torch.compiler.is_compiling() and isinstance(query, FakeTensor):  # which meet none that have values
+        tensors = map(query.fake_mode.from_tensor, tensors)
+    return *tensors, layout.block_size
 
 
 def _draw_seed(dropout_p: float, device: torch.device) -> Tensor | None:

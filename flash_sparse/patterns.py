@@ -5,7 +5,8 @@ block with at least one of its pairs of tokens, so it can be cut to the very tok
 `local(n, 128, window=256)` with `window=(256, 256)` there is the exact sliding window. No pattern is causal by itself:
 give `is_causal=True` to `attention`. Combine patterns with `|` and `&`.
 
-A layout is on PyTorch's default device; made for "meta", where it could hold no numbers, it is on the CPU.
+A layout is on PyTorch's default device; made for "meta", where it could hold no numbers, it is on the CPU. It holds
+numbers under a FakeTensorMode too.
 
 All are built from lists of kept blocks, never from a picture of the whole matrix, so they cost time and memory in the
 number of kept blocks.
@@ -21,6 +22,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from flash_sparse.layout import BlockLayout, check_integer, count_blocks
 
@@ -31,9 +33,9 @@ def _pattern(make: Callable[..., BlockLayout]) -> Callable[..., BlockLayout]:
     @functools.wraps(make)
     def made(*arguments, **options) -> BlockLayout:
         device = torch.get_default_device()
-        with torch.device("cpu"):
+        with torch.device("cpu"), unset_fake_temporarily():
             layout = make(*arguments, **options)
-        return layout if device.type == "meta" else layout.to(device)
+            return layout if device.type == "meta" else layout.to(device)
 
     return made
 

@@ -10,8 +10,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 
-from flash_sparse.functional import Window, attention_varlen
+from flash_sparse.functional import Window, _values_known, attention_varlen
 from flash_sparse.layout import BlockLayout
 from flash_sparse.nn.packing import positions, segments
 from flash_sparse.nn.rotary import AxialRotary, Rotary, rotate
@@ -186,8 +187,7 @@ def _bounds(x: Tensor, key_lengths: Tensor | None) -> Tensor:
         return starts
     if key_lengths.shape != (batch,) or key_lengths.is_floating_point():
         raise ValueError(f"key_lengths is {key_lengths.dtype} {tuple(key_lengths.shape)}; expected ({batch},) integers")
-    known = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    if known and bool(((key_lengths < 0) | (key_lengths > length)).any()):
+    if _values_known(key_lengths) and bool(((key_lengths < 0) | (key_lengths > length)).any()):
         raise ValueError(f"key_lengths is {key_lengths.tolist()}; expected 0 to {length}, the tokens of a sequence")
     ends = starts[:-1] + key_lengths.int()  # (B,)
     return torch.cat([torch.stack([starts[:-1], ends], dim=1).flatten(), starts[-1:]])  # (2 B + 1,)
@@ -200,6 +200,7 @@ def _lengths(key_padding_mask: Tensor, x: Tensor) -> Tensor:
             f"key_padding_mask is {key_padding_mask.dtype} {tuple(key_padding_mask.shape)}; expected torch.bool "
             f"{tuple(x.shape[:2])}"
         )
-    if not torch.compiler.is_compiling() and bool((key_padding_mask[:, :-1] & ~key_padding_mask[:, 1:]).any()):
+    unknown = torch.compiler.is_compiling() or isinstance(key_padding_mask, FakeTensor)
+    if not unknown and bool((key_padding_mask[:, :-1] & ~key_padding_mask[:, 1:]).any()):
         raise ValueError("key_padding_mask has padding before a token; expected all padding at the end")
     return (~key_padding_mask).sum(dim=1)  # (B,)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from flash_sparse.functional import _values_known
 from flash_sparse.layout import BlockLayout, check_integer
 from flash_sparse.nn import pooling as pool
 from flash_sparse.nn.attention import Attention, make_rotary
@@ -219,7 +220,7 @@ class Encoder(nn.Module):
                 f"tokens has shape {tuple(tokens.shape)}; expected (total,) with cu_seqlens and max_seqlen, or (B, N) "
                 "alone or with lengths"
             )
-        if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
+        if _values_known(tokens):
             if bool((cu_seqlens.diff() < 1).any()):
                 raise ValueError(f"cu_seqlens has an empty sequence at {int((cu_seqlens.diff() < 1).nonzero()[0])}")
             known = self.embedding.num_embeddings
@@ -284,7 +285,7 @@ def _pack(tokens: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, int]:
         return tokens.flatten(), starts, length
     if lengths.shape != (batch,) or lengths.is_floating_point():
         raise ValueError(f"lengths is {lengths.dtype} {tuple(lengths.shape)}; expected ({batch},) integers")
-    if tokens.device.type == "cpu" and bool(((lengths < 1) | (lengths > length)).any()):
+    if _values_known(lengths) and bool(((lengths < 1) | (lengths > length)).any()):
         raise ValueError(f"lengths is {lengths.tolist()}; expected 1 to {length}, the tokens of a sequence")
     mask = torch.arange(length, device=tokens.device) < lengths[:, None]  # (B, N)
     return unpad(tokens, mask)[:3]

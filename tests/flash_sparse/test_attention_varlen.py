@@ -6,9 +6,10 @@ import random
 import pytest
 import torch
 from attention_cases import check_errors, error, generator, run, run_exactly, run_torch
+from torch._subclasses import FakeTensorMode
 
 import flash_sparse
-from flash_sparse import BlockLayout
+from flash_sparse import BlockLayout, functional
 from flash_sparse.backends import reference
 
 LENGTHS = (0, 0, 1, 2, 16, 31, 64, 113, 203, 300)
@@ -134,3 +135,46 @@ def test_nothing_at_all(backend, device, bounds):
     assert logsumexp.shape == (2, 0)
     for gradient in torch.autograd.grad(output.sum(), rows, allow_unused=True):
         assert gradient is None or gradient.numel() == 0
+
+
+BOUNDS = {  # of 10 tokens, in sequences of 6 at most
+    "right": ([0, 6, 10], True),
+    "empty sequences": ([0, 0, 4, 4, 10], True),
+    "end before the last token": ([0, 6, 9], False),
+    "end after it": ([0, 6, 11], False),
+    "begin after the first": ([1, 6, 10], False),
+    "fall": ([0, 6, 5, 10], False),
+    "longer than max_seqlen": ([0, 3, 10], False),
+}
+
+
+@pytest.mark.parametrize(("bounds", "right"), BOUNDS.values(), ids=BOUNDS)
+def test_the_assertion_of_a_device(bounds, right):
+    """On a CPU, where it raises at once; it must refuse what the check by values refuses."""
+    cu_seqlens = torch.tensor(bounds, dtype=torch.int32)
+    for check in (functional._assert_bounds, functional._check_bounds):
+        if right:
+            check(cu_seqlens, 10, 6)
+        else:
+            with pytest.raises((RuntimeError, ValueError), match=r"cu_seqlens|max_seqlen"):
+                check(cu_seqlens, 10, 6)
+
+
+def test_packs_on_a_gpu_are_asserted_before_anything_runs_and_not_read(monkeypatch):
+    """With tensors that have a GPU's device and no values, so that reading one would raise."""
+
+    class Asserted(Exception):
+        pass
+
+    assert_bounds = functional._assert_bounds
+
+    def assert_and_stop(*arguments):
+        assert_bounds(*arguments)
+        raise Asserted
+
+    monkeypatch.setattr(functional, "_assert_bounds", assert_and_stop)
+    with FakeTensorMode():
+        rows = [torch.empty(10, 2, 8, device="cuda") for _ in range(3)]
+        cu_seqlens = torch.empty(3, dtype=torch.int32, device="cuda")
+        with pytest.raises(Asserted):
+            flash_sparse.attention_varlen(*rows, cu_seqlens, 6)

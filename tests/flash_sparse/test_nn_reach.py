@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
-from flash_sparse import patterns
+from flash_sparse import nn, patterns
 from flash_sparse.nn import Encoder
 
 LENGTH, BLOCK = 16384, 128
@@ -42,3 +43,21 @@ def test_the_far_end_reaches_the_answer(name: str):
     assert gradient_at_the_far_end(layout, depth).any()
     if depth > 1:
         assert not gradient_at_the_far_end(layout, depth - 1).any()
+
+
+def test_fake_tensors_give_shapes_where_a_layout_has_numbers():
+    layout = patterns.local(64, 16, window=16)
+    outside = nn.Encoder(100, 16, 1, 2, num_outputs=3)
+    with FakeTensorMode() as mode:
+        module = nn.Attention(16, 2, rotary="1d", layout=patterns.local(64, 16, window=16))
+        x = torch.randn(2, 40, 16)
+        padding = torch.zeros(2, 40, dtype=torch.bool)
+        module(x).sum().backward()
+        assert module.qkv.weight.grad.shape == (48, 16)
+        assert module(x, key_lengths=torch.tensor([3, 4])).shape == (2, 40, 16)
+        assert module(x, key_padding_mask=padding).shape == (2, 40, 16)
+
+        parameters = {name: mode.from_tensor(part) for name, part in outside.named_parameters()}
+        pack = torch.zeros(40, dtype=torch.int64), torch.zeros(3, dtype=torch.int32), 30, layout
+        assert torch.func.functional_call(outside, parameters, pack).shape == (2, 3)
+    assert module.layout == layout

@@ -1,5 +1,8 @@
 """The Triton kernels on a GPU: what the interpreter cannot show, and all that it shows once more."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import triton_checks as checks
@@ -193,3 +196,21 @@ def test_cuda_graph():
     output.zero_()
     graph.replay()
     assert torch.equal(output, expected)
+
+
+@pytest.mark.parametrize("arguments", ["[0, 9], 10", "[0, 3, 10], 6"])
+def test_packs_that_do_not_fit_stop_the_device(arguments):
+    """In a process of its own, whose device is lost."""
+    code = f"""
+import torch, flash_sparse
+def call(bounds, longest):
+    rows = torch.randn(10, 2, 16, device="cuda")
+    return flash_sparse.attention_varlen(rows, rows, rows, torch.tensor(bounds, device="cuda").int(), longest)
+call([0, 4, 10], 6).sum().item()
+print("right", flush=True)
+call({arguments}).sum().item()
+print("wrong")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["right"]
+    assert "max_seqlen" in done.stderr
