@@ -100,13 +100,17 @@ def _check_installed():
 def _serve(given: Namespace, model, device: str, token: str | None):
     import logging
 
+    import torch
     import uvicorn
 
+    from flash_sparse_apps.models.logits import compute_logits
     from flash_sparse_apps.serving.api import make_app
     from flash_sparse_apps.serving.connections import bounded
     from flash_sparse_apps.serving.limits import Limits
 
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what strangers send is no news
+    text = torch.zeros(1, dtype=torch.int64)  # read once, so that kernels are compiled before somebody waits
+    compute_logits(model.encoder.to(device), [[text] * (1 + model.pairs)], None, 1)
     limits = Limits(
         body_bytes=given.max_megabytes << 20, seconds=given.max_seconds, connections=_most_connections(Limits())
     )
@@ -132,8 +136,13 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(2048)
+        except OSError:
+            listening.close()
+            raise
     except OSError as error:
         raise UserError(f"--host is {host}, --port is {port}: {error.strerror}; expected an address to serve") from None
     return listening

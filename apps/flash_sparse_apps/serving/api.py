@@ -117,6 +117,10 @@ def make_app(
     async def other(_: Request, error: HTTPException) -> Response:
         return Refused(str(error.detail), status=error.status_code).response()
 
+    @app.exception_handler(Exception)
+    async def failed(request: Request, _: Exception) -> Response:
+        return await refused(request, Refused("an error of the server", "Backend", 500))  # `Guard` logs it
+
     return Guard(WholeBodies(app, limits), token)
 
 
@@ -166,9 +170,12 @@ async def _read_form(request: Request, model: SavedModel, limits: Limits) -> tup
     for key, value in flags.items():
         if value not in ("true", "false"):
             raise Refused(f"{key} is {value[:20]!r}; expected true or false", status=422)
-    documents = [
-        await asyncio.to_thread(read_file, file.filename or "file", await file.read(), model) for file in files
-    ]
+    try:
+        documents = [
+            await asyncio.to_thread(read_file, file.filename or "file", await file.read(), model) for file in files
+        ]
+    finally:
+        await form.close()
     return documents, flags["truncate"] == "true", flags["evidence"] == "true"
 
 

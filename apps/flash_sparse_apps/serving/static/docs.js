@@ -15,18 +15,22 @@ function kind(schema) {
   return schema.type || "anything";
 }
 
+function plain(markdown) {
+  return markdown.replaceAll("`", "");
+}
+
 function table(schema) {
   const rows = Object.entries(schema.properties || {}).map(([name, property]) => element("tr", {},
     element("td", {}, element("code", { textContent: name })),
     element("td", { textContent: kind(property) }),
     element("td", { textContent: "default" in property ? JSON.stringify(property.default) : "" }),
-    element("td", { textContent: property.description || "" })));
+    element("td", { textContent: plain(property.description || "") })));
   const head = element("tr", {}, ...["", "type", "default", ""].map((textContent) => element("th", { textContent })));
   return element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows));
 }
 
 function route(path, method, about, schemas) {
-  const parts = [element("h2", {}, element("code", { textContent: `${method.toUpperCase()} ${path}` })), element("p", { textContent: about.description || about.summary })];
+  const parts = [element("h2", {}, element("code", { textContent: `${method.toUpperCase()} ${path}` })), element("p", { textContent: plain(about.description || about.summary) })];
   for (const body of Object.values((about.requestBody || {}).content || {})) {
     parts.push(table(body.schema.$ref ? schemas[kind(body.schema)] : body.schema));
   }

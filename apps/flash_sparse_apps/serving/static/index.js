@@ -129,8 +129,8 @@ function drawList() {
   const finished = documents.filter((entry) => entry.state === "done" || entry.state === "wrong");
   const wrong = documents.filter((entry) => entry.state === "wrong").length;
   const review = finished.filter((entry) => entry.result && entry.result.review.length).length;
-  let status = documents.length ? `${finished.length} of ${documents.length} labelled` : "No documents yet.";
-  if (wrong) status += `, ${wrong} of them could not be`;
+  let status = documents.length ? `${finished.length - wrong} of ${documents.length} labelled` : "No documents yet.";
+  if (wrong) status += `, ${wrong} refused`;
   if (review) status += `, ${review} to review`;
   at("status").textContent = status;
   at("progress").hidden = !documents.length || finished.length === documents.length;
@@ -144,7 +144,10 @@ function drawList() {
   documents.forEach((entry, index) => {
     if (!list.children[index]) list.append(element("li", {}, element("button", { type: "button" })));
     const button = list.children[index].firstChild;
-    button.onclick = () => show(entry);
+    button.onclick = () => {
+      show(entry);
+      if (matchMedia("(max-width: 52rem)").matches) at("document").scrollIntoView();
+    };
     button.setAttribute("aria-current", entry === shown);
     const what = { waiting: "waiting", reading: "reading …", wrong: entry.error }[entry.state] || entry.result.labels.join(", ") || "no label";
     const key = `${entry.id}\n${what}`;
@@ -223,7 +226,7 @@ function labelLine(entry, name, share, given) {
     const line = element("div", { className: "threshold" });
     line.style.left = `calc(${100 * threshold}% - 1px)`;
     bar.append(line);
-    number.append(` of ${threshold.toFixed(3)}`);
+    number.append(` ${given ? "≥" : "<"} ${threshold.toFixed(3)}`);
     number.title = "probability, and the threshold from which the label is given";
   }
   const label = element("span", { className: "label", textContent: name });
@@ -251,7 +254,8 @@ function jump(passage) {
   const inside = marks.filter((mark) => mark.dataset.start >= passage.start && mark.dataset.end <= passage.end);
   marks.forEach((mark) => mark.classList.toggle("current", inside.includes(mark)));
   if (!inside.length) return;
-  inside[0].scrollIntoView({ block: "center" });
+  at("content").scrollTop = inside[0].offsetTop - at("content").clientHeight / 3;
+  at("content").scrollIntoView({ block: "nearest" });
   inside[0].focus({ preventScroll: true });
 }
 
