@@ -12,6 +12,7 @@ from flash_sparse_datasets.shared.exit_codes import ending
 COMMANDS = {
     "classify": "train, test and report a classifier of long documents",
     "predict": "label new documents with a finished run",
+    "serve": "serve a finished run: a page and a JSON API",
     "sweep": "train and test over sequence lengths, or run Long Range Arena",
     "curriculum": "train in stages, each beginning with the weights of the one before",
     "benchmark": "measure the attention operator beside PyTorch's",

@@ -10,6 +10,7 @@ Letters: B sequences, total tokens of all, W width, L labels.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -71,16 +72,19 @@ class LabelAttention(nn.Module):
 
     @staticmethod
     def _logits(hidden: Tensor, query: Tensor, weight: Tensor, segment: Tensor, member: Tensor) -> Tensor:
-        scores = hidden @ query.T  # (total, L)
+        scores = F.linear(hidden, query)  # (total, L)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         highest = maximum(scores.detach(), segment, member.shape[0])  # (B, L)
         exponentials = (scores - highest[segment]).exp()  # (total, L)
-        weighted = exponentials * (hidden @ weight.T)  # (total, L)
+        weighted = exponentials * F.linear(hidden, weight)  # (total, L)
         return _product(member, weighted) / _product(member, exponentials)  # (B, L)
 
 
 def _product(member: Tensor, values: Tensor) -> Tensor:
     """Sums over each sequence, (B, total) and (total, n) to (B, n), at least in float32, also under autocast."""
     values = values.to(torch.promote_types(values.dtype, torch.float32))
+    if values.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        # each sequence by itself, so that its bits do not depend on what it is packed with
+        return torch.stack([part.sum(0) for part in values.split(member.sum(1).tolist())])
     with torch.autocast(member.device.type, enabled=False):
         return member.to(values.dtype) @ values

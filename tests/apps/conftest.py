@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 
 import pytest
 
 from flash_sparse_apps import classify
+
+sys.path.append(str(Path(__file__).parent))  # for the helper modules: pytest's importlib mode leaves it out
 
 # labels that would break a page, a formula or a terminal if they were not treated as text
 LABELS = ("apple", "<script>alert(1)</script>", "$x_1^2$ & co", "日本")

@@ -38,6 +38,13 @@ class Passage(NamedTuple):
     drop: float
 
 
+def cut(tokens: Sequence, seq_len: int, first: int, side: str = "right") -> Sequence:
+    """What the model reads of more tokens than `seq_len`: those of the other side, and always the `first` ones."""
+    if side == "right" or len(tokens) <= seq_len:
+        return tokens[:seq_len]
+    return [*tokens[:first], *tokens[len(tokens) - seq_len + first :]]
+
+
 def find_passages(
     encoder: nn.Module,
     tokenizer: Tokenizer | ByteTokenizer,
@@ -47,11 +54,14 @@ def find_passages(
     task: str,
     seq_len: int,
     tokens_per_batch: int,
+    side: str = "right",
 ) -> dict[int, list[Passage]]:
-    """For each label the passages that carry it, in characters of the text; arguments as of `find_evidence`."""
+    """For each label the passages that carry it, in characters of the text; arguments as of `find_evidence` and
+    `cut`."""
     tokens, spans = tokenizer.encode_with_spans(text)
-    read = torch.tensor(tokens[:seq_len], dtype=torch.int64)  # (N,)
     first = 0 if tokenizer.cls_id is None else 1
+    read = torch.tensor(cut(tokens, seq_len, first, side), dtype=torch.int64)  # (N,)
+    spans = cut(spans, seq_len, first, side)
     # a character that several tokens make up is not cut in two
     borders = [first, *(at for at in range(first + 1, len(read)) if spans[at][0] >= spans[at - 1][1]), len(read)]
     found = find_evidence(encoder, read, labels, layout, task, tokens_per_batch, borders)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from flash_sparse import BlockLayout
 from flash_sparse_apps.models.lightning_module import to_probabilities
 from flash_sparse_apps.models.logits import compute_logits
 from flash_sparse_apps.models.saved_model import SavedModel
-from flash_sparse_apps.prediction.evidence import find_passages
+from flash_sparse_apps.prediction.evidence import cut, find_passages
 from flash_sparse_apps.prediction.new_documents import NewDocument
 from flash_sparse_apps.scores.evaluation import predict_labels
 
@@ -30,39 +31,61 @@ def predict_documents(
     layout = layout.to(device) if layout is not None else None
     documents = iter(documents)
     while chunk := list(itertools.islice(documents, TOGETHER)):
-        columns: list[list] = [[document.text for document in chunk]]
-        columns += [[document.second for document in chunk]] if model.pairs else []
-        # the one text of each document, or its two
-        encoded = list(zip(*(model.tokenizer.encode_batch(column) for column in columns), strict=True))
-        read = [[torch.tensor(tokens[: model.seq_len], dtype=torch.int64) for tokens in texts] for texts in encoded]
-        logits = compute_logits(encoder, read, layout, tokens_per_batch)
-        probabilities = to_probabilities(logits, model.task).numpy()  # (chunk, L)
-        given = predict_labels(probabilities, model.thresholds, model.task)
-        for document, texts, shares, predicted in zip(chunk, encoded, probabilities, given, strict=True):
-            indices = [int(predicted)] if model.task == "single-label" else np.flatnonzero(predicted).tolist()
-            text = cast(str, document.text)  # only pixels are bytes, and of those neither words nor passages are read
-            prediction = {
-                "id": document.id,
-                "labels": [model.labels[index] for index in indices],
-                "probabilities": [float(share) for share in shares],
-                "tokens": sum(map(len, texts)),
-                "truncated": max(map(len, texts)) > model.seq_len,
-                "unknown": model.tokenizer.first_unknown(texts[0], text),
-            }
+        encoded = encode(model, chunk)
+        logits = compute_logits(encoder, [read(model, texts) for texts in encoded], layout, tokens_per_batch)
+        for document, texts, values in zip(chunk, encoded, logits, strict=True):
+            prediction = decide(model, document, texts, values)
             if evidence and document.made:
-                prediction["text"] = text  # to which the passages refer
+                prediction["text"] = document.text  # to which the passages refer
             if evidence:
-                prediction["evidence"] = _evidence(model, text, indices, layout, tokens_per_batch)
+                prediction["evidence"] = find(model, document, prediction["labels"], encoder, layout, tokens_per_batch)
             yield prediction
 
 
-def _evidence(
-    model: SavedModel, text: str, labels: list[int], layout: BlockLayout | None, tokens_per_batch: int
+def encode(model: SavedModel, documents: Sequence[NewDocument]) -> list[tuple]:
+    """All tokens of each document: of its one text or, for a model of pairs, its two."""
+    columns: list[list] = [[document.text for document in documents]]
+    columns += [[document.second for document in documents]] if model.pairs else []
+    return list(zip(*(model.tokenizer.encode_batch(column) for column in columns), strict=True))
+
+
+def read(model: SavedModel, texts: tuple, side: str = "right") -> list[Tensor]:
+    """What the model reads of a document's tokens; where they are too many, they are cut at a `side`."""
+    first = 0 if model.tokenizer.cls_id is None else 1
+    return [torch.tensor(cut(tokens, model.seq_len, first, side), dtype=torch.int64) for tokens in texts]
+
+
+def decide(model: SavedModel, document: NewDocument, texts: tuple, logits: Tensor) -> dict:
+    """What `predict_documents` gives for a document, without evidence, from its tokens and its logits (L,)."""
+    # alone: in a batch, the last digits would depend on the other rows
+    probabilities = to_probabilities(logits[None], model.task).numpy()  # (1, L)
+    (predicted,) = predict_labels(probabilities, model.thresholds, model.task)
+    indices = [int(predicted)] if model.task == "single-label" else np.flatnonzero(predicted).tolist()
+    text = cast(str, document.text)  # only pixels are bytes, and of those no words are read
+    return {
+        "id": document.id,
+        "labels": [model.labels[index] for index in indices],
+        "probabilities": [float(share) for share in probabilities[0]],
+        "tokens": sum(map(len, texts)),
+        "truncated": max(map(len, texts)) > model.seq_len,
+        "unknown": model.tokenizer.first_unknown(texts[0], text),
+    }
+
+
+def find(
+    model: SavedModel,
+    document: NewDocument,
+    labels: Sequence[str],
+    encoder: nn.Module,
+    layout: BlockLayout | None,
+    tokens_per_batch: int,
+    side: str = "right",
 ) -> dict[str, list[dict]]:
     """For each label its passages as characters `start` to `end`, `drop`, and their `text`."""
-    found = find_passages(
-        model.encoder, model.tokenizer, text, labels, layout, model.task, model.seq_len, tokens_per_batch
-    )
+    text = cast(str, document.text)
+    indices = [model.labels.index(label) for label in labels]
+    arguments = (text, indices, layout, model.task, model.seq_len, tokens_per_batch, side)
+    found = find_passages(encoder, model.tokenizer, *arguments)
     return {
         model.labels[label]: [
             {"start": start, "end": stop, "drop": drop, "text": text[start:stop]} for start, stop, drop in passages

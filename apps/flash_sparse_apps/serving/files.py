@@ -1,0 +1,67 @@
+"""From an uploaded file to a document. This is the one place where a file becomes text."""
+
+from __future__ import annotations
+
+import io
+from pathlib import PurePath
+
+import numpy as np
+from PIL import Image
+
+from flash_sparse_apps.models.saved_model import SavedModel
+from flash_sparse_apps.prediction.new_documents import NewDocument, printable
+from flash_sparse_apps.serving.errors import Refused
+
+IMAGES = (".png", ".bmp", ".gif", ".jpg", ".jpeg", ".pgm", ".tif", ".tiff", ".webp")
+OTHERS = {  # what is no plain text, by suffix; without this a file that happens to be UTF-8 would be read as it stands
+    "a document, whose text cannot be taken out yet": (".pdf", ".docx", ".doc", ".odt", ".rtf", ".htm", ".html"),
+    "a table; predict.py reads its rows": (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".xls", ".ods"),
+    "an archive": (".gz", ".zip", ".tar", ".7z", ".rar"),
+    "an image, but this run reads texts": IMAGES,
+}
+
+
+def read_file(name: str, content: bytes, model: SavedModel) -> NewDocument:
+    """The document in a file.
+
+    Args:
+        name: as the client gave it; the document's id.
+
+    Raises:
+        Refused: one line with the name, what it is and what is expected.
+    """
+    name = printable(name)
+    suffix = PurePath(name).suffix.lower()
+    if model.grid is not None:
+        return NewDocument(name, _pixels(name, content, model.grid))
+    if model.pairs:
+        raise _wrong(f"{name}: a file, but this run compares two texts; expected both as text")
+    for what, suffixes in OTHERS.items():
+        if suffix in suffixes:
+            raise _wrong(f"{name}: {what}; expected plain text in UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _wrong(f"{name}: not UTF-8 at byte {error.start + 1}, expected plain text in UTF-8") from None
+    if "\0" in text:
+        raise _wrong(f"{name}: not a text, expected plain text in UTF-8")
+    if not text.strip():
+        raise Refused(f"{name}: empty, expected a text", "Empty")
+    return NewDocument(name, text)
+
+
+def _pixels(name: str, content: bytes, grid: tuple[int, int]) -> bytes:
+    size = f"{grid[0]} x {grid[1]} pixels"
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if (image.height, image.width) != grid:  # before it is unpacked
+                raise _wrong(f"{name}: {image.height} x {image.width} pixels, expected {size}")
+            return np.asarray(image.convert("L")).tobytes()
+    except Refused:
+        raise
+    except Exception:  # damaged images raise many kinds
+        raise _wrong(f"{name}: no image that can be read, expected a PNG image of {size}") from None
+
+
+def _wrong(message: str) -> Refused:
+    return Refused(message, status=422)
