@@ -12,12 +12,18 @@ from flash_sparse.nn import Encoder
 from flash_sparse_apps.command_line import load_settings, parse
 from flash_sparse_apps.models import layouts
 from flash_sparse_apps.settings import Settings
+from flash_sparse_apps.sweeping.stages import read_stages
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [  # other commands have files of their own form
     path
     for path in sorted((ROOT / "configs").rglob("*.yaml"))
     if "apps/classify.py" in path.read_text(encoding="utf-8")
+]
+CURRICULA = [
+    path
+    for path in sorted((ROOT / "configs").rglob("*.yaml"))
+    if "apps/curriculum.py" in path.read_text(encoding="utf-8")
 ]
 LRA = [path for path in CONFIGS if path.parent.name == "lra"]
 NAMED_BY_TITLE = {"text-2cores": "imdb", "image-2cores": "cifar10"}  # as Long Range Arena calls the task
@@ -54,6 +60,23 @@ def test_its_head_says_how_to_run_it(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert max(map(len, lines)) <= 120
     assert all("#" in line for line in lines if line and not line[0].isspace())
+
+
+@pytest.mark.parametrize("path", CURRICULA, ids=lambda path: path.stem)
+def test_a_curriculum_ends_with_the_task_that_it_is_named_after(path, tmp_path):
+    head = path.read_text(encoding="utf-8").split("\n\n")[0]
+    assert f"python apps/curriculum.py --config {path.relative_to(ROOT).as_posix()}" in head
+    stages = read_stages(path, {}, tmp_path)
+    task = re.sub("-(curriculum|2cores)$", "", path.stem)
+    assert (stages[-1].name, stages[-1].settings.dataset) == (task, task)
+    sizes = {"train_size", "validation_size", "test_size", "workers", "level"}
+    assert set(stages[-1].settings.dataset_options or {}) <= sizes
+    assert (stages[-1].settings.dataset_options or {}).get("level", 14) == 14
+
+
+def test_two_cores_have_their_recipes():
+    names = {path.stem for path in (*CURRICULA, *LRA)}
+    assert {f"{name}-2cores" for name in ("listops", "text", "image", "pathfinder32")} <= names
 
 
 @pytest.mark.parametrize("path", LRA, ids=lambda path: path.stem)

@@ -123,7 +123,9 @@ def test_dark_pixels_count_as_black(tmp_path, cifar10, capsys):  # noqa: F811
     assert code == 0
     metrics = json.loads((output / "metrics.json").read_text())
     assert 0.05 < metrics["model"]["pixels_read"] < 0.95
-    assert "pixels of values up to 100 are left out" in (output / "report.html").read_text()
+    page = (output / "report.html").read_text()
+    assert "pixels of values up to 100 are left out" in page
+    assert "all layers are applied 2 times" in page
     encoder = SavedModel.load(output).encoder
     assert (encoder.skip_token, encoder.skip_through, encoder.iterations) == (0, 100, 2)
 

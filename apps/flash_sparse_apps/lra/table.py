@@ -9,7 +9,8 @@ from flash_sparse_apps.lra.tasks import KINDS, TASKS
 from flash_sparse_apps.settings import IMAGE_PATTERNS
 from flash_sparse_apps.sweeping.table import cell_metrics, collect
 
-SAME_TASK = {"workers", "seed"}  # options that leave a generated task what it is
+# Options that leave a generated task what it is.
+SAME_TASK = {"workers", "seed", "preset", "train_size", "validation_size", "test_size"}
 
 
 def collect_suite(suite: Suite) -> dict:

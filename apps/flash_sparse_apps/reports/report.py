@@ -32,6 +32,8 @@ MAX_LABELS = 200  # rows of the table of labels; metrics.json has all
 def attention_line(metrics: Metrics) -> str:
     attention = metrics["model"]["attention"]
     images = "; positions in two dimensions" if metrics["model"]["encoder"].get("rotary") == ROTARY["2d"] else ""
+    if (times := metrics["model"]["encoder"].get("iterations") or 1) > 1:
+        images += f"; all layers are applied {times} times"
     if metrics["model"]["encoder"].get("skip_token") is not None:
         black = metrics["model"]["encoder"].get("skip_through")
         which = f"pixels of values up to {black}" if black else "black pixels"
