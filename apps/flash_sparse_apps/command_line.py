@@ -208,7 +208,10 @@ def _places(settings: Settings, changed: Mapping[str, Any], run: Path) -> dict[s
     Raises:
         ValueError: the documents are neither there nor here.
     """
-    began = (RunFolder(run).described() or {}).get("folder", ".")
+    try:
+        began = (RunFolder(run).described() or {}).get("folder", ".")
+    except ValueError:
+        return {}  # data.json is damaged, which opening the run says
     places = {}
     for name in ("dataset", "root", "validation", "test"):
         path = getattr(settings, name)

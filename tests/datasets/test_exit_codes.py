@@ -78,3 +78,11 @@ def test_a_reader_that_has_enough_is_no_error():
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize(("module", "extra"), [("docx", "documents"), ("openpyxl", "documents"), ("lightning", "apps")])
+def test_a_library_that_is_missing_is_named_with_its_extra(module, extra):
+    stopped = stop(ModuleNotFoundError(f"No module named {module!r}", name=module))
+    assert stopped is not None
+    assert stopped.line == f"error: {module} is not installed; expected pip install 'flash-sparse[{extra}]'"
+    assert stopped.code == 2

@@ -138,7 +138,7 @@ def remove_folder(folder):
         (lambda root: (root / "train/pos/3_8.txt").write_text(" \n"), "train/pos/3_8.txt: the text is empty, expected"),
         (
             lambda root: (root / "test/neg/3_3.txt").write_bytes(b"one\ntw\xff"),
-            "test/neg/3_3.txt line 2: 0xff at its byte 3 is not UTF-8, expected UTF-8 text",
+            "test/neg/3_3.txt line 2: 0xff at its byte 3 is not UTF-8 (as cp1252 it reads 'twÿ'), expected UTF-8 text",
         ),
         (lambda root: remove_folder(root / "test" / "pos"), "test/pos: cannot be read (No such file or directory)"),
         (
