@@ -43,8 +43,10 @@ def main(arguments: Sequence[str]) -> int:
     given = _make_parser().parse_args(arguments)
     with plain_interrupt():  # it takes seconds, which --help need not pay
         from flash_sparse_apps.models.saved_model import SavedModel, model_folder
+        from flash_sparse_apps.prediction.formats import format_for
         from flash_sparse_apps.prediction.new_documents import check_paths
     try:
+        given.format = format_for(given.output, given.format)
         _check(given)
         model_folder(given.run)
         check_paths(given.files)
@@ -79,9 +81,16 @@ def _make_parser() -> ArgumentParser:
         "--second-field", type=str, default="second", help="key or column of the second text, where a run is on pairs"
     )
     parser.add_argument("--id-field", type=str | None, default=None, help="key or column of the id; null: file and row")
-    parser.add_argument("--format", type=Literal["jsonl", "csv", "table"], default="jsonl", help="what to write")
+    parser.add_argument(
+        "--format",
+        type=Literal["jsonl", "csv", "table"] | None,
+        default=None,
+        help="what to write; null: what the name of --output promises, else jsonl",
+    )
     parser.add_argument("--output", type=str | None, default=None, help="file to write; null: stdout")
-    parser.add_argument("--top-k", type=int | None, default=None, help="most probable labels to list; null: all")
+    parser.add_argument(
+        "--top-k", type=int | None, default=None, help="most probable labels to list, beside those given; null: all"
+    )
     parser.add_argument(
         "--evidence", action="store_true", help="name the passages that carry each label given (not for csv)"
     )
@@ -98,7 +107,7 @@ def _check(given: Namespace):
         if given[name] is not None and given[name] < 1:
             raise UserError(f"--{name.replace('_', '-')} is {given[name]}; expected at least 1")
     if given.evidence and given.format == "csv":
-        raise UserError("--evidence is given with --format csv; expected jsonl or table, which have room for it")
+        raise UserError("--evidence is given, but the format is csv; expected jsonl or table, which have room for it")
     if given.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
 

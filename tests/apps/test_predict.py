@@ -116,14 +116,41 @@ def test_csv_and_table_say_the_same_as_jsonl(label, multi_label_run, planted_fil
             assert (f"{name} {row['probabilities'][name]:.3f}" in line) == (name in row["labels"])
 
 
-def test_top_k_lists_the_most_probable(label, multi_label_run, planted_files):
+def test_the_table_shows_the_thresholds_that_labels_have_reached(label, multi_label_run, planted_files):
+    data = planted_files["multi-label"]
+    described = json.loads((multi_label_run / "model" / "classifier.json").read_text())
+    thresholds = dict(zip(described["labels"], described["thresholds"], strict=True))
+    rows = objects(label(multi_label_run, data)[1])
+    lines = label(multi_label_run, data, "--format", "table")[1].splitlines()[1:]
+    assert any(row["labels"] for row in rows)
+    for row, line in zip(rows, lines, strict=True):
+        for name in row["labels"]:
+            assert f"{name} {row['probabilities'][name]:.3f} (from {thresholds[name]:.3f})" in line
+
+
+def test_the_table_of_a_single_label_run_has_no_thresholds(label, single_label_run, planted_files):
+    assert "(from" not in label(single_label_run, planted_files["single-label"], "--format", "table")[1]
+
+
+def test_top_k_lists_the_most_probable_and_whatever_is_given(label, multi_label_run, planted_files):
     everything = objects(label(multi_label_run, planted_files["multi-label"])[1])
-    for row, whole in zip(
-        objects(label(multi_label_run, planted_files["multi-label"], "--top-k", "2")[1]), everything, strict=True
-    ):
-        ranked = sorted(whole["probabilities"].items(), key=lambda item: -item[1])
-        assert list(row["probabilities"].items()) == ranked[:2]
+    listed = objects(label(multi_label_run, planted_files["multi-label"], "--top-k", "1")[1])
+    assert any(len(row["labels"]) > 1 for row in listed)
+    for row, whole in zip(listed, everything, strict=True):
         assert row["labels"] == whole["labels"]
+        assert next(iter(row["probabilities"])) == max(whole["probabilities"], key=whole["probabilities"].__getitem__)
+        assert row["probabilities"].keys() - row["labels"] <= {next(iter(row["probabilities"]))}
+        assert set(row["labels"]) <= row["probabilities"].keys()
+        assert row["probabilities"].items() <= whole["probabilities"].items()
+
+
+@pytest.mark.parametrize("name", ["out.csv", "OUT.CSV", "out.jsonl", "out"])
+def test_the_name_of_the_output_says_its_format(label, multi_label_run, tmp_path, name):
+    (tmp_path / "a.txt").write_text("word1")
+    assert label(multi_label_run, tmp_path / "a.txt", "--output", tmp_path / name) == (0, "", "")
+    kind = "csv" if name.lower().endswith("csv") else "jsonl"
+    expected = label(multi_label_run, tmp_path / "a.txt", "--format", kind)[1]
+    assert (tmp_path / name).read_bytes() == expected.encode()
 
 
 def test_output_file_is_whole_or_not_there(label, multi_label_run, tmp_path):
@@ -174,6 +201,9 @@ def test_json_is_json_in_every_encoding_of_stdout(multi_label_run, tmp_path, enc
         (["RUN", "FILE", "--output", ""], "--output is ''; expected a file"),
         (["RUN", "FILE", "--output", "EMPTY_FOLDER"], "expected a file"),
         (["RUN", "FILE", "--output", "FILE"], "which is to be read"),
+        (["RUN", "FILE", "--output", "out.xlsx"], "--output is out.xlsx; expected a name that ends in .jsonl or .csv"),
+        (["RUN", "FILE", "--output", "out.csv", "--format", "jsonl"], "a name that suits --format jsonl"),
+        (["RUN", "FILE", "--output", "out.csv", "--evidence"], "--evidence is given, but the format is csv"),
         (["RUN", "LATIN"], "UTF-8"),
         (["RUN", "BLANK"], "blank.txt: empty, expected a text"),
         (["RUN", "ROWS", "--text-field", "body"], "no field 'body'"),

@@ -8,14 +8,16 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from flash_sparse_apps.models.saved_model import SavedModel
 
 
 def _ranked(prediction: dict, model: SavedModel, top_k: int | None) -> list[tuple[str, float]]:
-    """Labels and probabilities, the most probable first."""
-    order = sorted(range(len(model.labels)), key=lambda index: -prediction["probabilities"][index])[:top_k]
-    return [(model.labels[index], prediction["probabilities"][index]) for index in order]
+    """Labels and probabilities, the most probable first: all, or `top_k` of them and whatever else is given."""
+    ranked = sorted(zip(model.labels, prediction["probabilities"], strict=True), key=lambda pair: -pair[1])
+    top = len(ranked) if top_k is None else top_k
+    return [pair for rank, pair in enumerate(ranked) if rank < top or pair[0] in prediction["labels"]]
 
 
 def _jsonl(predictions: Iterable[dict], model: SavedModel, top_k: int | None) -> Iterator[str]:
@@ -47,7 +49,9 @@ def _csv_line(values: list) -> str:
 
 
 def _table(predictions: Iterable[dict], model: SavedModel, top_k: int | None) -> Iterator[str]:
-    """Aligned columns: the labels given and their probabilities; with --top-k the most probable, those given marked."""
+    """Aligned columns: the labels given, their probabilities and, where there are any, the thresholds that these have
+    reached; with --top-k the most probable too, and those given are marked."""
+    thresholds = {} if model.thresholds is None else dict(zip(model.labels, model.thresholds, strict=True))
     rows = [("document", "labels", "tokens")]
     below: list[list[str]] = [[]]
     for prediction in predictions:
@@ -56,6 +60,7 @@ def _table(predictions: Iterable[dict], model: SavedModel, top_k: int | None) ->
             ranked = [(label, share) for label, share in ranked if label in prediction["labels"]]
         marks = [
             f"{label} {share:.3f}{'' if top_k is None or label not in prediction['labels'] else '*'}"
+            + (f" (from {thresholds[label]:.3f})" if label in thresholds else "")
             for label, share in ranked
         ]
         tokens = f"{prediction['tokens']:,}{' (cut)' if prediction['truncated'] else ''}"
@@ -81,3 +86,21 @@ FORMATS: dict[str, Callable[[Iterable[dict], SavedModel, int | None], Iterator[s
     "csv": _csv,
     "table": _table,
 }
+
+ENDINGS = {".jsonl": "jsonl", ".csv": "csv"}  # of a file to write, and the format that they promise
+OTHER_ENDINGS = (".json", ".ods", ".parquet", ".tsv", ".xls", ".xlsx")  # that promise what is not written
+
+
+def format_for(output: str | None, asked: str | None) -> str:
+    """The format that was asked for or, without, the one that the file's name promises.
+
+    Raises:
+        ValueError: the name promises another one.
+    """
+    ending = "" if output is None else Path(output).suffix.lower()
+    promised = ENDINGS.get(ending)
+    if ending in OTHER_ENDINGS:
+        raise ValueError(f"--output is {output}; expected a name that ends in {' or '.join(ENDINGS)}")
+    if asked is not None and promised not in (None, asked):
+        raise ValueError(f"--output is {output}; expected a name that suits --format {asked}")
+    return asked or promised or "jsonl"
