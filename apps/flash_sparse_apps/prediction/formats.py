@@ -1,4 +1,7 @@
-"""Predictions as text, a piece at a time: JSON lines, CSV, and a table to read."""
+"""Predictions as text, a piece at a time: JSON lines, CSV, and a table to read.
+
+What could not be read has an `error` in place of labels.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,9 @@ def _ranked(prediction: dict, model: SavedModel, top_k: int | None) -> list[tupl
 
 def _jsonl(predictions: Iterable[dict], model: SavedModel, top_k: int | None) -> Iterator[str]:
     for prediction in predictions:
-        yield (
-            json.dumps(prediction | {"probabilities": dict(_ranked(prediction, model, top_k))}, ensure_ascii=False)
-            + "\n"
-        )
+        if "error" not in prediction:
+            prediction = prediction | {"probabilities": dict(_ranked(prediction, model, top_k))}
+        yield json.dumps(prediction, ensure_ascii=False) + "\n"
 
 
 def in_ascii(line: str) -> str:
@@ -35,11 +37,14 @@ def in_ascii(line: str) -> str:
 
 def _csv(predictions: Iterable[dict], model: SavedModel, top_k: int | None) -> Iterator[str]:
     """One line for each document and listed label: the shape that spreadsheets and data frames filter well."""
-    yield _csv_line(["id", "label", "probability", "predicted", "tokens", "truncated"])
+    yield _csv_line(["id", "label", "probability", "predicted", "tokens", "truncated", "error"])
     for prediction in predictions:
+        if "error" in prediction:
+            yield _csv_line([prediction["id"], "", "", "", "", "", prediction["error"]])
+            continue
         for label, share in _ranked(prediction, model, top_k):
             given = label in prediction["labels"]
-            yield _csv_line([prediction["id"], label, share, given, prediction["tokens"], prediction["truncated"]])
+            yield _csv_line([prediction["id"], label, share, given, prediction["tokens"], prediction["truncated"], ""])
 
 
 def _csv_line(values: list) -> str:
@@ -55,6 +60,10 @@ def _table(predictions: Iterable[dict], model: SavedModel, top_k: int | None) ->
     rows = [("document", "labels", "tokens")]
     below: list[list[str]] = [[]]
     for prediction in predictions:
+        if "error" in prediction:
+            rows.append((_one_line(prediction["id"]), "not read", ""))
+            below.append([f"    {_one_line(prediction['error'])}\n"])
+            continue
         ranked = _ranked(prediction, model, top_k)
         if top_k is None:
             ranked = [(label, share) for label, share in ranked if label in prediction["labels"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +16,9 @@ STDIN = "-"
 
 class NewDocument(NamedTuple):
     id: str
-    text: str | bytes  # bytes are pixels
+    text: str | bytes = ""  # bytes are pixels
     second: str | None = None  # of a pair
+    error: str | None = None  # why it cannot be read; then it has no text
 
 
 def check_paths(paths: Sequence[str]):
@@ -27,6 +28,39 @@ def check_paths(paths: Sequence[str]):
             raise DataError("the name of a file is empty, expected a file, a folder or -")
         if path != STDIN and not Path(path).exists():
             raise DataError(f"{path}: no such file")
+
+
+def read_all(paths: Sequence[str], read: Callable[[str], Iterable[NewDocument]]) -> Iterator[NewDocument]:
+    """The documents behind all arguments; what cannot be read is a document with an `error`, and the rest goes on.
+
+    Args:
+        read: gives those behind one argument.
+
+    Raises:
+        DataError: the first error, where nothing at all can be read.
+    """
+    documents = _one_after_the_other(paths, read)
+    begun: list[NewDocument] = []  # up to the first that can be read
+    for document in documents:
+        begun.append(document)
+        if document.error is None:
+            break
+    if begun and begun[-1].error is not None:
+        raise DataError(begun[0].error)
+    yield from begun
+    yield from documents
+
+
+def _one_after_the_other(paths: Sequence[str], read: Callable[[str], Iterable[NewDocument]]) -> Iterator[NewDocument]:
+    for path in paths:
+        begun = False
+        try:
+            for document in read(path):
+                begun = True
+                yield document
+        except DataError as error:
+            rest = "; nothing that follows in this file was read" if begun else ""
+            yield NewDocument(printable(path), error=f"{error}{rest}")
 
 
 def read_documents(
@@ -41,8 +75,10 @@ def read_documents(
         id_field: the field that holds the id; None takes the path and the row.
         second_field: where pairs are expected: the field that holds the second text. Only rows have one.
 
+    A row or file without a text that can be read is a document with an `error`.
+
     Raises:
-        DataError: one line with file and row.
+        DataError: one line with file and row, after which nothing of `path` can be read.
     """
     file = Path(path)
     if second_field is not None and (path == STDIN or file.is_dir() or format_of(file) is None):
@@ -63,10 +99,7 @@ def read_documents(
         texts = sorted(entry for entry in texts if not entry.is_dir())
         if not texts:
             raise DataError(f"{path}: no .txt files in this folder")
-        for text in texts:
-            if text.exists() and not text.is_file():
-                raise DataError(f"{text}: a pipe or device, expected a regular file")
-            yield _plain(text)
+        yield from map(_of_folder, texts)
     elif format_of(file) is None:
         yield _plain(file)
     else:
@@ -77,13 +110,20 @@ def read_documents(
             if field not in rows.fields:
                 raise DataError(f"{path}: no field {field!r}; its fields are: {', '.join(map(str, rows.fields[:20]))}")
         for _, number, row in rows.rows(needed):
-            read = [_text(row.get(field), f"{rows.place(number)}: {field!r}") for field in text_fields]
-            name = f"{path}:{number}" if id_field is None else row.get(id_field)
-            if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
-                raise DataError(
-                    f"{rows.place(number)}: {id_field!r} is {shortened(name)}, expected a string or integer"
-                )
-            yield NewDocument(printable(str(name)), *read)
+            yield _of_row(row, f"{path}:{number}", rows.place(number), text_fields, id_field)
+
+
+def _of_row(row: dict, name: str, place: str, text_fields: Sequence[str], id_field: str | None) -> NewDocument:
+    """The document of a row; `name` is its id where there is no field with one."""
+    found = name if id_field is None else row.get(id_field)
+    if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
+        error = f"{place}: {id_field!r} is {shortened(found)}, expected a string or integer"
+        return NewDocument(printable(name), error=error)
+    try:
+        texts = [_text(row.get(field), f"{place}: {field!r}") for field in text_fields]
+    except DataError as error:
+        return NewDocument(printable(str(found)), error=str(error))
+    return NewDocument(printable(str(found)), *texts)
 
 
 def _text(value, place: str) -> str:
@@ -95,12 +135,21 @@ def _text(value, place: str) -> str:
     return value
 
 
+def _of_folder(file: Path) -> NewDocument:
+    if file.exists() and not file.is_file():  # reading it could wait for ever
+        name = printable(str(file))
+        return NewDocument(name, error=f"{name}: a pipe or device, expected a regular file")
+    return _plain(file)
+
+
 def _plain(file: Path) -> NewDocument:
-    with reading(file), open_text(file) as opened:
-        text = opened.read()
-    if not text.strip():
-        raise DataError(f"{file}: empty, expected a text")
-    return NewDocument(printable(str(file)), text)
+    name = printable(str(file))
+    try:
+        with reading(file), open_text(file) as opened:
+            text = opened.read()
+    except DataError as error:
+        return NewDocument(name, error=str(error))
+    return NewDocument(name, text) if text.strip() else NewDocument(name, error=f"{name}: empty, expected a text")
 
 
 def printable(name: str) -> str:
