@@ -138,9 +138,8 @@ def _predict(given: Namespace, model: SavedModel, unread: list[str]) -> Iterator
     predictions = predict_documents(model, documents, given.tokens_per_batch, device, given.evidence)
     bar = tqdm(predictions, "predicting", unit=" documents", leave=False, disable=not sys.stderr.isatty())
     lines = FORMATS[given.format](_counting(bar, model, unread), model, given.top_k)
-    if given.format == "jsonl" and given.output is None and codecs.lookup(sys.stdout.encoding).name != "utf-8":
-        return map(in_ascii, lines)
-    return lines
+    utf8 = given.output is not None or codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    return lines if utf8 or given.format != "jsonl" else map(in_ascii, lines)
 
 
 def _write(lines: Iterable[str], output: Path | None):
