@@ -13,13 +13,15 @@ for each label given also the passages that carry it: characters `start` to `end
 it is not counted; paragraphs of a list are two line breaks apart), and `drop`, how far the label's probability falls
 without them. The training data is not needed, and the run folder may be anywhere.
 
-Exit codes: 0 done, 2 something the user can mend (one line on stderr), 130 after Ctrl-C.
+A document that cannot be read has an `error` in place of labels, and the others go on.
+
+Exit codes: 0 done, 1 done but for documents that could not be read, 2 something the user can mend (one line on stderr),
+130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import codecs
-import itertools
 import os
 import re
 import sys
@@ -45,8 +47,10 @@ def main(arguments: Sequence[str]) -> int:
     given = _make_parser().parse_args(arguments)
     with plain_interrupt():  # it takes seconds, which --help need not pay
         from flash_sparse_apps.models.saved_model import SavedModel, model_folder
+        from flash_sparse_apps.prediction.formats import format_for
         from flash_sparse_apps.prediction.new_documents import check_paths
     try:
+        given.format = format_for(given.output, given.format)
         _check(given)
         model_folder(given.run)
         check_paths(given.files)
@@ -55,7 +59,8 @@ def main(arguments: Sequence[str]) -> int:
         if given.evidence and (model.pairs or model.grid is not None):
             what = "pairs of texts" if model.pairs else "images"
             raise UserError(f"--evidence is given, but the run is on {what}; expected one on single texts")
-        _write(_predict(given, model), output)
+        unread: list[str] = []
+        _write(_predict(given, model, unread), output)
     except ValueError as error:  # of files, which names arguments, or of a damaged run
         raise UserError(re.sub(r"\((\w+)_field\)", r"(--\1-field)", str(error))) from error
     except (MemoryError, RuntimeError) as error:
@@ -63,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
         if stopped is None:
             raise
         raise stopped from error
-    return 0
+    return 1 if unread else 0
 
 
 def _make_parser() -> ArgumentParser:
@@ -98,9 +103,16 @@ def _make_parser() -> ArgumentParser:
         default=None,
         help="names of the columns of a CSV or TSV file without a header, such as '[id, text]'; null: as in training",
     )
-    parser.add_argument("--format", type=Literal["jsonl", "csv", "table"], default="jsonl", help="what to write")
+    parser.add_argument(
+        "--format",
+        type=Literal["jsonl", "csv", "table"] | None,
+        default=None,
+        help="what to write; null: what the name of --output promises, else jsonl",
+    )
     parser.add_argument("--output", type=str, default=None, help="file to write; null: stdout")
-    parser.add_argument("--top-k", type=int | None, default=None, help="most probable labels to list; null: all")
+    parser.add_argument(
+        "--top-k", type=int | None, default=None, help="most probable labels to list, beside those given; null: all"
+    )
     parser.add_argument(
         "--evidence", action="store_true", help="name the passages that carry each label given (not for csv)"
     )
@@ -117,33 +129,36 @@ def _check(given: Namespace):
         if given[name] is not None and given[name] < 1:
             raise UserError(f"--{name.replace('_', '-')} is {given[name]}; expected at least 1")
     if given.evidence and given.format == "csv":
-        raise UserError("--evidence is given with --format csv; expected jsonl or table, which have room for it")
+        raise UserError("--evidence is given, but the format is csv; expected jsonl or table, which have room for it")
     if given.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
 
 
-def _predict(given: Namespace, model: SavedModel) -> Iterator[str]:
-    """The predictions of all documents in the format that was asked for, a piece at a time."""
+def _predict(given: Namespace, model: SavedModel, unread: list[str]) -> Iterator[str]:
+    """The predictions of all documents in the format that was asked for, a piece at a time; why some could not be read
+    is added to `unread`."""
     import torch
     from tqdm import tqdm
 
     from flash_sparse_apps.prediction.formats import FORMATS, in_ascii
     from flash_sparse_apps.prediction.labelling import predict_documents
-    from flash_sparse_apps.prediction.new_documents import read_documents
+    from flash_sparse_apps.prediction.new_documents import NewDocument, read_all, read_documents
     from flash_sparse_apps.prediction.new_images import read_images
 
     reading = _reading(given, model)
-    documents = itertools.chain.from_iterable(
-        read_documents(file, reading) if model.grid is None else read_images(file, model.grid) for file in given.files
-    )
 
+    def read(file: str) -> Iterator[NewDocument]:
+        if model.grid is not None:
+            return read_images(file, model.grid)
+        return read_documents(file, reading)
+
+    documents = read_all(given.files, read)
     device = "cuda" if given.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     predictions = predict_documents(model, documents, given.tokens_per_batch, device, given.evidence)
     bar = tqdm(predictions, "predicting", unit=" documents", leave=False, disable=not sys.stderr.isatty())
-    lines = FORMATS[given.format](_counting(bar, model), model, given.top_k)
-    if given.format == "jsonl" and given.output is None and codecs.lookup(sys.stdout.encoding).name != "utf-8":
-        return map(in_ascii, lines)
-    return lines
+    lines = FORMATS[given.format](_counting(bar, model, unread), model, given.top_k)
+    utf8 = given.output is not None or codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    return lines if utf8 or given.format != "jsonl" else map(in_ascii, lines)
 
 
 def _reading(given: Namespace, model: SavedModel) -> Reading:
@@ -196,12 +211,17 @@ def _check_output(output: str, files: Sequence[str]) -> Path:
     return path
 
 
-def _counting(predictions: Iterable[dict], model: SavedModel) -> Iterator[dict]:
-    """Pass the predictions on and say at the end how many documents were cut, or have words that nobody knows."""
+def _counting(predictions: Iterable[dict], model: SavedModel, unread: list[str]) -> Iterator[dict]:
+    """Pass the predictions on and say at the end how many documents were cut, have words that nobody knows, or could
+    not be read, which adds to `unread`."""
     count = cut = 0
     unknown = []
     for prediction in predictions:
         count += 1
+        if "error" in prediction:
+            unread.append(prediction["error"])
+            yield prediction
+            continue
         cut += prediction["truncated"]
         if (word := prediction.pop("unknown")) is not None:
             unknown.append(f"{word!r} in {prediction['id']}")
@@ -216,3 +236,5 @@ def _counting(predictions: Iterable[dict], model: SavedModel) -> Iterator[dict]:
         print(
             f"note: {cut} of {count} documents are longer than {model.seq_len:,} tokens and were cut", file=sys.stderr
         )
+    if unread:
+        print(f"{len(unread)} of {count} documents could not be read, such as: {unread[0]}", file=sys.stderr)

@@ -169,4 +169,4 @@ def test_spans_of_bytes_are_characters():
 def test_evidence_has_no_place_in_csv(multi_label_run, tmp_path, capsys):
     (tmp_path / "a.txt").write_text("word1")
     assert predict.main([str(multi_label_run), str(tmp_path / "a.txt"), "--evidence", "--format", "csv"]) == 2
-    assert "--evidence is given with --format csv" in capsys.readouterr().err
+    assert "--evidence is given, but the format is csv" in capsys.readouterr().err

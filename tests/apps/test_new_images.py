@@ -82,6 +82,15 @@ def test_what_cannot_be_read_is_one_line(trained, images, tmp_path, capsys):
     assert "--evidence is given, but the run is on images" in said(tmp_path / "cut.png", "--evidence")
 
 
+def test_an_image_of_another_size_does_not_stop_the_rest(trained, images, tmp_path, capsys):
+    Image.fromarray(images[0][:20]).save(tmp_path / "a.png")
+    Image.fromarray(images[1]).save(tmp_path / "b.png")
+    assert predict.main([str(trained), str(tmp_path)]) == 1
+    cut, whole = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert cut == {"id": str(tmp_path / "a.png"), "error": f"{tmp_path / 'a.png'}: 20 x 32 pixels, expected 32 x 32"}
+    assert len(whole["labels"]) == 1
+
+
 def test_the_report_and_the_model_card_say_what_to_give(trained):
     assert "IMAGE.png ..." in (trained / "report.html").read_text()
     assert "IMAGE.png ..." in (trained / "model" / "README.md").read_text()

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flash_sparse_apps import predict
+from flash_sparse_apps.prediction.new_documents import NewDocument, read_all, read_documents
 
 SCRIPT = Path(__file__).parents[2] / "apps" / "predict.py"
 
@@ -116,27 +117,54 @@ def test_csv_and_table_say_the_same_as_jsonl(label, multi_label_run, planted_fil
             assert (f"{name} {row['probabilities'][name]:.3f}" in line) == (name in row["labels"])
 
 
-def test_top_k_lists_the_most_probable(label, multi_label_run, planted_files):
+def test_the_table_shows_the_thresholds_that_labels_have_reached(label, multi_label_run, planted_files):
+    data = planted_files["multi-label"]
+    described = json.loads((multi_label_run / "model" / "classifier.json").read_text())
+    thresholds = dict(zip(described["labels"], described["thresholds"], strict=True))
+    rows = objects(label(multi_label_run, data)[1])
+    lines = label(multi_label_run, data, "--format", "table")[1].splitlines()[1:]
+    assert any(row["labels"] for row in rows)
+    for row, line in zip(rows, lines, strict=True):
+        for name in row["labels"]:
+            assert f"{name} {row['probabilities'][name]:.3f} (from {thresholds[name]:.3f})" in line
+
+
+def test_the_table_of_a_single_label_run_has_no_thresholds(label, single_label_run, planted_files):
+    assert "(from" not in label(single_label_run, planted_files["single-label"], "--format", "table")[1]
+
+
+def test_top_k_lists_the_most_probable_and_whatever_is_given(label, multi_label_run, planted_files):
     everything = objects(label(multi_label_run, planted_files["multi-label"])[1])
-    for row, whole in zip(
-        objects(label(multi_label_run, planted_files["multi-label"], "--top-k", "2")[1]), everything, strict=True
-    ):
-        ranked = sorted(whole["probabilities"].items(), key=lambda item: -item[1])
-        assert list(row["probabilities"].items()) == ranked[:2]
+    listed = objects(label(multi_label_run, planted_files["multi-label"], "--top-k", "1")[1])
+    assert any(len(row["labels"]) > 1 for row in listed)
+    for row, whole in zip(listed, everything, strict=True):
         assert row["labels"] == whole["labels"]
+        assert next(iter(row["probabilities"])) == max(whole["probabilities"], key=whole["probabilities"].__getitem__)
+        assert row["probabilities"].keys() - row["labels"] <= {next(iter(row["probabilities"]))}
+        assert set(row["labels"]) <= row["probabilities"].keys()
+        assert row["probabilities"].items() <= whole["probabilities"].items()
+
+
+@pytest.mark.parametrize("name", ["out.csv", "OUT.CSV", "out.jsonl", "out"])
+def test_the_name_of_the_output_says_its_format(label, multi_label_run, tmp_path, name):
+    (tmp_path / "a.txt").write_text("word1")
+    assert label(multi_label_run, tmp_path / "a.txt", "--output", tmp_path / name) == (0, "", "")
+    kind = "csv" if name.lower().endswith("csv") else "jsonl"
+    expected = label(multi_label_run, tmp_path / "a.txt", "--format", kind)[1]
+    assert (tmp_path / name).read_bytes() == expected.encode()
 
 
 def test_output_file_is_whole_or_not_there(label, multi_label_run, tmp_path):
     (tmp_path / "good.jsonl").write_text('{"text": "word1"}\n')
-    (tmp_path / "bad.jsonl").write_text('{"text": "word1"}\n{"text":\n')
     target = tmp_path / "out.jsonl"
     code, out, _ = label(multi_label_run, tmp_path / "good.jsonl", "--output", target)
     assert (code, out) == (0, "")
     assert len(objects(target.read_text())) == 1
+    (tmp_path / "bad.jsonl").write_text('{"text":\n')
     before = set(tmp_path.iterdir())
     code, _, err = label(multi_label_run, tmp_path / "bad.jsonl", "--output", tmp_path / "other.jsonl")
     assert code == 2
-    assert "line 2" in err
+    assert "line 1" in err
     assert set(tmp_path.iterdir()) == before
 
 
@@ -170,10 +198,12 @@ def test_json_is_json_in_every_encoding_of_stdout(multi_label_run, tmp_path, enc
         (["RUN", ""], "the name of a file is empty"),
         (["RUN", "EMPTY_FOLDER"], "no documents (.txt .txt.gz .pdf .docx .html .htm) in this folder"),
         (["RUN", "PIPES"], "a pipe or device"),
-        (["RUN", "ROWS", "--id-field", "id"], "line 2: has no field 'id'; its fields are: ['text']"),
         (["RUN", "FILE", "--output", ""], "--output is ''; expected a file"),
         (["RUN", "FILE", "--output", "EMPTY_FOLDER"], "expected a file"),
         (["RUN", "FILE", "--output", "FILE"], "which is to be read"),
+        (["RUN", "FILE", "--output", "out.xlsx"], "--output is out.xlsx; expected a name that ends in .jsonl or .csv"),
+        (["RUN", "FILE", "--output", "out.csv", "--format", "jsonl"], "a name that suits --format jsonl"),
+        (["RUN", "FILE", "--output", "out.csv", "--evidence"], "--evidence is given, but the format is csv"),
         (["RUN", "LATIN"], "UTF-8"),
         (["RUN", "BLANK"], "blank.txt: the text is empty, expected a text"),
         (["RUN", "ROWS", "--text-field", "body"], "no field 'body' (--text-field)"),
@@ -203,6 +233,74 @@ def test_mistakes_are_one_line(label, multi_label_run, tmp_path, arguments, said
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: ")
     assert said in err
+
+
+@pytest.fixture
+def some_unreadable(tmp_path) -> list[Path]:
+    """Two files, five documents of which cannot be read and three can."""
+    rows = [{"text": ""}, {"text": "word1 keyword0"}, {"text": None}, {"text": " "}, {"text": "word2", "id": 5}]
+    lines = [json.dumps({"id": number} | row) for number, row in enumerate(rows, 1)]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*lines, '{"text": ']))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "texts" / "b.txt").write_text("word3")
+    return [tmp_path / "rows.jsonl", tmp_path / "texts"]
+
+
+def test_what_cannot_be_read_does_not_stop_the_rest(label, multi_label_run, some_unreadable, tmp_path):
+    code, out, err = label(multi_label_run, *some_unreadable)
+    assert code == 1
+    found = objects(out)
+    ids = [f"{some_unreadable[0]}:{number}" for number in range(1, 6)]
+    assert [row["id"] for row in found] == [
+        *ids, str(some_unreadable[0]), *(str(some_unreadable[1] / name) for name in ("a.txt", "b.txt"))
+    ]  # fmt: skip
+    errors = ["'text' is ''", None, "'text' is None", "'text' is ' '", None, "nothing that follows", "not UTF-8", None]
+    for row, said in zip(found, errors, strict=True):
+        assert (row.keys() == {"id", "error"}) == (said is not None)
+        assert said is None or said in row["error"]
+    assert err == f"5 of 8 documents could not be read, such as: {found[0]['error']}\n"
+
+    # what can be read gets what it gets alone
+    good = tmp_path / "good.jsonl"
+    good.write_text('{"text": "word1 keyword0"}\n{"text": "word2"}\n{"text": "word3"}\n')
+    alone = [row["probabilities"] for row in objects(label(multi_label_run, good)[1])]
+    for row, expected in zip([row for row in found if "error" not in row], alone, strict=True):
+        assert row["probabilities"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_every_format_says_what_could_not_be_read(label, multi_label_run, some_unreadable, tmp_path):
+    errors = {row["id"]: row["error"] for row in objects(label(multi_label_run, *some_unreadable)[1]) if "error" in row}
+    assert label(multi_label_run, *some_unreadable, "--output", tmp_path / "out.csv")[0] == 1
+    with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["id"]: row["error"] for row in rows if row["error"]} == errors
+    assert len(rows) == 3 * 4 + 5
+    code, table, _ = label(multi_label_run, *some_unreadable, "--format", "table")
+    assert code == 1
+    assert table.count("not read") == 5
+    assert all(f"    {error}\n" in table for error in errors.values())
+
+
+def test_a_row_without_an_id_goes_by_its_place(label, multi_label_run, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "word1", "id": 1}\n{"text": "word1"}\n')
+    code, out, _ = label(multi_label_run, tmp_path / "rows.jsonl", "--id-field", "id")
+    good, bad = objects(out)
+    assert (code, good["id"], bad["id"]) == (1, "1", f"{tmp_path / 'rows.jsonl'}:2")
+    assert "line 2: 'id' is None, expected a string or integer" in bad["error"]
+
+
+def test_a_pipe_that_is_named_is_read(tmp_path):
+    """As `predict.py RUN <(command)` gives one."""
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text("word1"), daemon=True)
+    writer.start()
+    (document,) = read_all([str(tmp_path / "pipe")], lambda path: read_documents(path, "text", None))
+    assert document == NewDocument(str(tmp_path / "pipe"), "word1")
+
+
+def test_nothing_to_read_is_no_error():
+    assert list(read_all(["images.npz"], lambda path: [])) == []
 
 
 def test_output_through_a_link_and_into_a_pipe(label, multi_label_run, tmp_path):

@@ -1,4 +1,7 @@
-"""Predictions as text, a piece at a time: JSON lines, CSV, and a table to read."""
+"""Predictions as text, a piece at a time: JSON lines, CSV, and a table to read.
+
+What could not be read has an `error` in place of labels.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,23 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from flash_sparse_apps.models.saved_model import SavedModel
 
 
 def _ranked(prediction: dict, model: SavedModel, top_k: int | None) -> list[tuple[str, float]]:
-    """Labels and probabilities, the most probable first."""
-    order = sorted(range(len(model.labels)), key=lambda index: -prediction["probabilities"][index])[:top_k]
-    return [(model.labels[index], prediction["probabilities"][index]) for index in order]
+    """Labels and probabilities, the most probable first: all, or `top_k` of them and whatever else is given."""
+    ranked = sorted(zip(model.labels, prediction["probabilities"], strict=True), key=lambda pair: -pair[1])
+    top = len(ranked) if top_k is None else top_k
+    return [pair for rank, pair in enumerate(ranked) if rank < top or pair[0] in prediction["labels"]]
 
 
 def _jsonl(predictions: Iterable[dict], model: SavedModel, top_k: int | None) -> Iterator[str]:
     for prediction in predictions:
-        yield (
-            json.dumps(prediction | {"probabilities": dict(_ranked(prediction, model, top_k))}, ensure_ascii=False)
-            + "\n"
-        )
+        if "error" not in prediction:
+            prediction = prediction | {"probabilities": dict(_ranked(prediction, model, top_k))}
+        yield json.dumps(prediction, ensure_ascii=False) + "\n"
 
 
 def in_ascii(line: str) -> str:
@@ -33,11 +37,14 @@ def in_ascii(line: str) -> str:
 
 def _csv(predictions: Iterable[dict], model: SavedModel, top_k: int | None) -> Iterator[str]:
     """One line for each document and listed label: the shape that spreadsheets and data frames filter well."""
-    yield _csv_line(["id", "label", "probability", "predicted", "tokens", "truncated"])
+    yield _csv_line(["id", "label", "probability", "predicted", "tokens", "truncated", "error"])
     for prediction in predictions:
+        if "error" in prediction:
+            yield _csv_line([prediction["id"], "", "", "", "", "", prediction["error"]])
+            continue
         for label, share in _ranked(prediction, model, top_k):
             given = label in prediction["labels"]
-            yield _csv_line([prediction["id"], label, share, given, prediction["tokens"], prediction["truncated"]])
+            yield _csv_line([prediction["id"], label, share, given, prediction["tokens"], prediction["truncated"], ""])
 
 
 def _csv_line(values: list) -> str:
@@ -47,15 +54,22 @@ def _csv_line(values: list) -> str:
 
 
 def _table(predictions: Iterable[dict], model: SavedModel, top_k: int | None) -> Iterator[str]:
-    """Aligned columns: the labels given and their probabilities; with --top-k the most probable, those given marked."""
+    """Aligned columns: the labels given, their probabilities and, where there are any, the thresholds that these have
+    reached; with --top-k the most probable too, and those given are marked."""
+    thresholds = {} if model.thresholds is None else dict(zip(model.labels, model.thresholds, strict=True))
     rows = [("document", "labels", "tokens")]
     below: list[list[str]] = [[]]
     for prediction in predictions:
+        if "error" in prediction:
+            rows.append((_one_line(prediction["id"]), "not read", ""))
+            below.append([f"    {_one_line(prediction['error'])}\n"])
+            continue
         ranked = _ranked(prediction, model, top_k)
         if top_k is None:
             ranked = [(label, share) for label, share in ranked if label in prediction["labels"]]
         marks = [
             f"{label} {share:.3f}{'' if top_k is None or label not in prediction['labels'] else '*'}"
+            + (f" (from {thresholds[label]:.3f})" if label in thresholds else "")
             for label, share in ranked
         ]
         tokens = f"{prediction['tokens']:,}{' (cut)' if prediction['truncated'] else ''}"
@@ -81,3 +95,21 @@ FORMATS: dict[str, Callable[[Iterable[dict], SavedModel, int | None], Iterator[s
     "csv": _csv,
     "table": _table,
 }
+
+ENDINGS = {".jsonl": "jsonl", ".csv": "csv"}  # of a file to write, and the format that they promise
+OTHER_ENDINGS = (".json", ".ods", ".parquet", ".tsv", ".xls", ".xlsx")  # that promise what is not written
+
+
+def format_for(output: str | None, asked: str | None) -> str:
+    """The format that was asked for or, without, the one that the file's name promises.
+
+    Raises:
+        ValueError: the name promises another one.
+    """
+    ending = "" if output is None else Path(output).suffix.lower()
+    promised = ENDINGS.get(ending)
+    if ending in OTHER_ENDINGS:
+        raise ValueError(f"--output is {output}; expected a name that ends in {' or '.join(ENDINGS)}")
+    if asked is not None and promised not in (None, asked):
+        raise ValueError(f"--output is {output}; expected a name that suits --format {asked}")
+    return asked or promised or "jsonl"

@@ -25,21 +25,36 @@ def predict_documents(
     model: SavedModel, documents: Iterable[NewDocument], tokens_per_batch: int, device: str, evidence: bool = False
 ) -> Iterator[dict]:
     """For each document, in order: id, labels given, probabilities (L,) as a list, tokens, truncated, the first word
-    that is unknown (None if all are known); and evidence."""
+    that is unknown (None if all are known); and evidence. For one that cannot be read: id and error."""
     encoder = model.encoder.to(device)
     layout = model.layout()
     layout = layout.to(device) if layout is not None else None
     documents = iter(documents)
     while chunk := list(itertools.islice(documents, TOGETHER)):
-        encoded = encode(model, chunk)
-        logits = compute_logits(encoder, [read(model, texts) for texts in encoded], layout, tokens_per_batch)
-        for document, texts, values in zip(chunk, encoded, logits, strict=True):
-            prediction = decide(model, document, texts, values)
-            if evidence and document.made:
-                prediction["text"] = document.text  # to which the passages refer
-            if evidence:
-                prediction["evidence"] = find(model, document, prediction["labels"], encoder, layout, tokens_per_batch)
-            yield prediction
+        readable = [document for document in chunk if document.error is None]
+        labelled = _label(model, encoder, readable, layout, tokens_per_batch, evidence) if readable else iter([])
+        for document in chunk:
+            yield next(labelled) if document.error is None else {"id": document.id, "error": document.error}
+
+
+def _label(
+    model: SavedModel,
+    encoder: nn.Module,
+    documents: Sequence[NewDocument],
+    layout: BlockLayout | None,
+    tokens_per_batch: int,
+    evidence: bool,
+) -> Iterator[dict]:
+    """Predictions of a few documents, at least one, which are read together."""
+    encoded = encode(model, documents)
+    logits = compute_logits(encoder, [read(model, texts) for texts in encoded], layout, tokens_per_batch)
+    for document, texts, values in zip(documents, encoded, logits, strict=True):
+        prediction = decide(model, document, texts, values)
+        if evidence and document.made:
+            prediction["text"] = document.text  # to which the passages refer
+        if evidence:
+            prediction["evidence"] = find(model, document, prediction["labels"], encoder, layout, tokens_per_batch)
+        yield prediction
 
 
 def encode(model: SavedModel, documents: Sequence[NewDocument]) -> list[tuple]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -23,9 +23,10 @@ class NewDocument(NamedTuple):
     """A document to label; `made` says that its text stands so in no file: of a PDF, or put together from fields."""
 
     id: str
-    text: str | bytes  # bytes are pixels
+    text: str | bytes = ""  # bytes are pixels
     second: str | None = None  # of a pair
     made: bool = False
+    error: str | None = None  # why it cannot be read; then it has no text
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,39 @@ def check_paths(paths: Sequence[str]):
             raise DataError(f"{path}: no such file")
 
 
+def read_all(paths: Sequence[str], read: Callable[[str], Iterable[NewDocument]]) -> Iterator[NewDocument]:
+    """The documents behind all arguments; what cannot be read is a document with an `error`, and the rest goes on.
+
+    Args:
+        read: gives those behind one argument.
+
+    Raises:
+        DataError: the first error, where nothing at all can be read.
+    """
+    documents = _one_after_the_other(paths, read)
+    begun: list[NewDocument] = []  # up to the first that can be read
+    for document in documents:
+        begun.append(document)
+        if document.error is None:
+            break
+    if begun and begun[-1].error is not None:
+        raise DataError(begun[0].error)
+    yield from begun
+    yield from documents
+
+
+def _one_after_the_other(paths: Sequence[str], read: Callable[[str], Iterable[NewDocument]]) -> Iterator[NewDocument]:
+    for path in paths:
+        begun = False
+        try:
+            for document in read(path):
+                begun = True
+                yield document
+        except DataError as error:
+            rest = "; nothing that follows in this file was read" if begun else ""
+            yield NewDocument(printable(path), error=f"{error}{rest}")
+
+
 def read_documents(path: str, reading: Reading) -> Iterator[NewDocument]:
     """The documents behind one argument of `predict.py`.
 
@@ -62,8 +96,10 @@ def read_documents(path: str, reading: Reading) -> Iterator[NewDocument]:
         path: a table, whose rows are documents; any other file, which is one text, PDF, Word and HTML too; a folder,
             whose documents are read in the order of their names; or - for one text, or JSON lines, on stdin.
 
+    A row or file without a text that can be read is a document with an `error`.
+
     Raises:
-        DataError: one line with file and row.
+        DataError: one line with file and row, after which nothing of `path` can be read.
     """
     file = Path(path)
     if path == STDIN:
@@ -93,13 +129,18 @@ def _rows(rows: RowFile, name: str, reading: Reading) -> Iterator[NewDocument]:
     seconds = None if reading.second is None else RowTexts(rows, reading.second, argument="second_field")
     id_field = None if reading.id is None else existing(rows, reading.id, "id_field")
     needed = [*texts.fields, *([] if seconds is None else seconds.fields), *([] if id_field is None else [id_field])]
-    for _, number, row in rows.rows(list(dict.fromkeys(found.column for found in needed))):
+    for _, number, row in rows.tried(list(dict.fromkeys(found.column for found in needed))):
+        id = f"{name}:{number}"
+        if isinstance(row, DataError):
+            yield NewDocument(printable(id), error=str(row))
+            continue
         try:
-            id = f"{name}:{number}" if id_field is None else id_of(row, id_field)
+            id = id if id_field is None else id_of(row, id_field)
             second = None if seconds is None else seconds.text_of(row)
-            yield NewDocument(printable(id), texts.text_of(row), second, made=texts.made)
+            document = NewDocument(printable(id), texts.text_of(row), second, made=texts.made)
         except DataError as error:
-            raise DataError(f"{rows.place(number)}: {error}") from None
+            document = NewDocument(printable(id), error=f"{rows.place(number)}: {error}")
+        yield document
 
 
 def _piped(content: bytes, name: str, reading: Reading) -> Iterator[NewDocument]:
@@ -139,9 +180,12 @@ class _PipedRows(RowFile):
 
 
 def _whole(file: Path, reading: Reading) -> NewDocument:
-    name = file.name.lower()
-    made = is_document(file) and not name.endswith(PLAIN)
-    return NewDocument(printable(str(file)), text_of(file, reading.options.encoding), made=made)
+    name = printable(str(file))
+    made = is_document(file) and not file.name.lower().endswith(PLAIN)
+    try:
+        return NewDocument(name, text_of(file, reading.options.encoding), made=made)
+    except DataError as error:
+        return NewDocument(name, error=str(error))
 
 
 def printable(name: str) -> str:

@@ -20,8 +20,10 @@ def read_images(path: str, grid: tuple[int, int]) -> Iterator[NewDocument]:
             `images` (count, rows, columns) uint8, as `datasets/prepare.py pathfinder --output` writes it.
         grid: rows and columns that the run reads.
 
+    An image that cannot be read or has another size is a document with an `error`.
+
     Raises:
-        DataError: one line with the file, and the image in it.
+        DataError: one line with the file, nothing of which can be read.
     """
     file, size = Path(path), f"{grid[0]} x {grid[1]}"
     if path == STDIN:
@@ -39,10 +41,19 @@ def read_images(path: str, grid: tuple[int, int]) -> Iterator[NewDocument]:
     if not files:
         raise DataError(f"{path}: no .png files in this folder")
     for image in files:
+        yield _of_file(image, grid)
+
+
+def _of_file(image: Path, grid: tuple[int, int]) -> NewDocument:
+    name = printable(str(image))
+    try:
         pixels = read_gray(image, "PNG or .npz, as the run is on images")
-        if pixels.shape != grid:
-            raise DataError(f"{image}: {pixels.shape[0]} x {pixels.shape[1]} pixels, expected {size}")
-        yield NewDocument(printable(str(image)), pixels.tobytes())
+    except DataError as error:
+        return NewDocument(name, error=str(error))
+    if pixels.shape != grid:
+        found, expected = (" x ".join(map(str, shape)) for shape in (pixels.shape, grid))
+        return NewDocument(name, error=f"{name}: {found} pixels, expected {expected}")
+    return NewDocument(name, pixels.tobytes())
 
 
 def _images_in(file: Path) -> np.ndarray:
