@@ -18,7 +18,6 @@ import yaml
 MAY_CHANGE = frozenset({"max_time", "dataset", "root", "validation", "test", "cache_dir"})
 BLOCK_SIZES = (16, 32, 64, 128)  # what `flash_sparse.BlockLayout` takes: it is not imported for --help to be fast
 IMAGE_PATTERNS = ("axial", "neighborhood_2d")
-ROTARY = {"1d": "1d", "2d": "axial2d", "none": None}  # as the flag and as `flash_sparse.nn` names them
 MAX_HEAD_DIM = 256  # what `flash_sparse.attention` takes
 SCRATCH_RATE, FINE_TUNING_RATE = 3e-3, 3e-5  # learning rates where none is given
 

@@ -28,9 +28,9 @@ class Attention(nn.Module):
         heads: H, a divisor of W.
         kv_heads: heads of keys and values, a divisor of H; H if None, 1 for multi-query attention.
         dropout: share of attention probabilities dropped in training.
-        rotary: "1d" for texts, "axial2d" for images (needs `grid`), None for no position embedding.
+        rotary: "1d" for texts, "2d" for images (needs `grid`), None for no position embedding.
         rotary_base: base of the rotary frequencies.
-        grid: (height, width) of the image, for "axial2d".
+        grid: (height, width) of the image, for "2d".
         layout: the blocks to compute, None for all; made for the longest sequence, it serves shorter ones by its upper
             left part. It moves with the module, and is no part of its state.
         is_causal: tokens see none that come later.
@@ -54,7 +54,7 @@ class Attention(nn.Module):
         *,
         kv_heads: int | None = None,
         dropout: float = 0.0,
-        rotary: Literal["1d", "axial2d"] | None = None,
+        rotary: Literal["1d", "2d"] | None = None,
         rotary_base: float = 10000.0,
         grid: tuple[int, int] | None = None,
         layout: BlockLayout | None = None,
@@ -165,13 +165,13 @@ class Attention(nn.Module):
 
 
 def make_rotary(
-    kind: Literal["1d", "axial2d"] | None, head_dim: int, base: float, grid: tuple[int, int] | None
+    kind: Literal["1d", "2d"] | None, head_dim: int, base: float, grid: tuple[int, int] | None
 ) -> Rotary | AxialRotary | None:
     """The rotary embedding of a name."""
-    if kind not in (None, "1d", "axial2d"):
-        raise ValueError(f"rotary is {kind!r}; expected '1d', 'axial2d' or None")
-    if (grid is not None) != (kind == "axial2d"):
-        raise ValueError(f"grid is {grid} with rotary {kind!r}; expected (height, width) with 'axial2d' and only there")
+    if kind not in (None, "1d", "2d"):
+        raise ValueError(f"rotary is {kind!r}; expected '1d', '2d' or None")
+    if (grid is not None) != (kind == "2d"):
+        raise ValueError(f"grid is {grid} with rotary {kind!r}; expected (height, width) with '2d' and only there")
     if not base > 0:
         raise ValueError(f"rotary_base is {base}; expected a number above 0")
     if kind is None:

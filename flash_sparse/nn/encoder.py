@@ -105,10 +105,10 @@ class Encoder(nn.Module):
         mlp_width, activation, dropout, attention_dropout: as in `EncoderLayer`; dropout also on the embedding and on
             the pooled vector.
         kv_heads: heads of keys and values, a divisor of `heads`; `heads` if None.
-        rotary: "1d" for texts, "axial2d" for images (needs `grid`), None for no position embedding. Positions begin at
+        rotary: "1d" for texts, "2d" for images (needs `grid`), None for no position embedding. Positions begin at
             0 in each sequence and have no upper limit.
         rotary_base: base of the rotary frequencies.
-        grid: (height, width) of the image, for "axial2d".
+        grid: (height, width) of the image, for "2d".
         pooling: "mean" or "max" over a sequence's tokens, "cls" for its first token, "label" for label-wise attention,
             which is `LabelAttention`.
         num_outputs: logits of a sequence.
@@ -137,7 +137,7 @@ class Encoder(nn.Module):
         num_outputs: int,
         iterations: int = 1,
         kv_heads: int | None = None,
-        rotary: Literal["1d", "axial2d"] | None = "1d",
+        rotary: Literal["1d", "2d"] | None = "1d",
         rotary_base: float = 10000.0,
         grid: tuple[int, int] | None = None,
         pooling: Pooling = "mean",

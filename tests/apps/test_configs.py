@@ -98,7 +98,7 @@ def test_it_makes_its_layout_and_its_encoder(path):
         heads=settings.heads,
         mlp_width=settings.mlp_width,
         activation=settings.activation,
-        rotary={"1d": "1d", "2d": "axial2d", "none": None}[settings.rotary],
+        rotary=None if settings.rotary == "none" else settings.rotary,
         grid=shape if settings.rotary == "2d" else None,
         pooling=settings.pooling,
         num_outputs=2,

@@ -16,7 +16,7 @@ import yaml
 from flash_sparse import layout, nn, patterns
 from flash_sparse_apps.command_line import load_settings, parse
 from flash_sparse_apps.models.layouts import PATTERNS
-from flash_sparse_apps.settings import BLOCK_SIZES, IMAGE_PATTERNS, ROTARY, Settings
+from flash_sparse_apps.settings import BLOCK_SIZES, IMAGE_PATTERNS, Settings
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -76,10 +76,9 @@ def test_what_is_known_of_the_attention_package_without_importing_it():
     assert layout.BLOCK_SIZES == BLOCK_SIZES
     assert all(hasattr(patterns, name) for name in PATTERNS)
     assert set(IMAGE_PATTERNS) < set(PATTERNS)
-    for name, value in ROTARY.items():
-        grid = (2, 2) if name == "2d" else None
-        nn.Encoder(8, 8, 1, 1, pooling="mean", num_outputs=2, rotary=value, grid=grid)
-    assert set(ROTARY) == set(get_args(get_type_hints(Settings)["rotary"]))
+    for name in get_args(get_type_hints(Settings)["rotary"]):
+        rotary, grid = None if name == "none" else name, (2, 2) if name == "2d" else None
+        nn.Encoder(8, 8, 1, 1, pooling="mean", num_outputs=2, rotary=rotary, grid=grid)
 
 
 def test_yaml_round_trip(tmp_path):

@@ -169,11 +169,11 @@ def test_attention_under_autocast():
     [
         (lambda x: Attention(32, 5), "heads is 5; expected a divisor of the width, 32"),
         (lambda x: Attention(32, 4, kv_heads=3), "kv_heads is 3; expected a divisor of the heads, 4"),
-        (lambda x: Attention(32, 4, rotary="2d"), "rotary is '2d'; expected '1d', 'axial2d' or None"),
-        (lambda x: Attention(32, 4, rotary="axial2d"), "grid is None with rotary 'axial2d'"),
+        (lambda x: Attention(32, 4, rotary="3d"), "rotary is '3d'; expected '1d', '2d' or None"),
+        (lambda x: Attention(32, 4, rotary="2d"), "grid is None with rotary '2d'"),
         (lambda x: Attention(32, 4, grid=(8, 8)), r"grid is \(8, 8\) with rotary None"),
         (lambda x: Attention(12, 4, rotary="1d"), "head_dim is 3; expected an even number"),
-        (lambda x: Attention(24, 4, rotary="axial2d", grid=(2, 2)), "head_dim is 6; expected a multiple of 4"),
+        (lambda x: Attention(24, 4, rotary="2d", grid=(2, 2)), "head_dim is 6; expected a multiple of 4"),
         (lambda x: Attention(32, 4)(x[0]), r"x has shape \(20, 32\), packed; expected cu_seqlens and max_seqlen"),
         (lambda x: Attention(32, 4)(x, max_seqlen=20), r"x has shape \(2, 20, 32\); expected \(B, N, 32\) alone"),
         (
@@ -344,7 +344,7 @@ def test_packed_encoder_is_the_encoder_of_each_sequence(pooling, layout):
     assert logits.std(dim=0).min() > 1e-3, "all documents look alike"
 
 
-@pytest.mark.parametrize(("rotary", "grid"), [("1d", None), ("axial2d", (10, 7)), (None, None)])
+@pytest.mark.parametrize(("rotary", "grid"), [("1d", None), ("2d", (10, 7)), (None, None)])
 def test_order_matters_with_rotary_alone(rotary, grid):
     encoder = make_encoder(rotary=rotary, grid=grid).eval()
     tokens, cu_seqlens, longest = packed_tokens([70])
@@ -354,7 +354,7 @@ def test_order_matters_with_rotary_alone(rotary, grid):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "cls", "label"])
-@pytest.mark.parametrize(("rotary", "grid"), [("1d", None), ("axial2d", (8, 8)), (None, None)])
+@pytest.mark.parametrize(("rotary", "grid"), [("1d", None), ("2d", (8, 8)), (None, None)])
 def test_a_skipped_token_is_not_read_and_the_others_keep_their_positions(pooling, rotary, grid):
     encoder = make_encoder(rotary=rotary, grid=grid, pooling=pooling, skip_token=0)
     images = torch.randint(VOCABULARY, (3, 64)) * (torch.rand(3, 64) < 0.4)  # (B, N)
@@ -580,10 +580,10 @@ def test_encoder_learns_to_find_a_token():
 
 def test_copies_and_state():
     layout = patterns.bigbird(128, 16)
-    encoder = make_encoder(pooling="label", rotary="axial2d", grid=(8, 16)).eval()
+    encoder = make_encoder(pooling="label", rotary="2d", grid=(8, 16)).eval()
     batch = packed_tokens()
     expected = encoder(*batch, layout)
-    other = make_encoder(pooling="label", rotary="axial2d", grid=(8, 16)).eval()
+    other = make_encoder(pooling="label", rotary="2d", grid=(8, 16)).eval()
     other.load_state_dict(encoder.state_dict())
     for twin in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder)), other):
         assert torch.equal(twin(*batch, layout), expected)
@@ -641,7 +641,7 @@ def test_memory_is_linear_in_length():
     [
         ({"pooling": "sum"}, "pooling is 'sum'; expected 'mean', 'max', 'cls' or 'label'"),
         ({"activation": "relu"}, "activation is 'relu'; expected 'geglu' or 'gelu'"),
-        ({"rotary": "axial2d"}, "grid is None with rotary 'axial2d'"),
+        ({"rotary": "2d"}, "grid is None with rotary '2d'"),
         ({"dropout": 1.0}, "dropout is 1.0; expected 0 <= dropout < 1"),
         ({"num_outputs": 0}, "num_outputs is 0; expected at least 1"),
         ({"mlp_width": 0}, "mlp_width is 0; expected at least 1"),

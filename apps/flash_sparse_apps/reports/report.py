@@ -24,14 +24,13 @@ from flash_sparse_apps.reports.page import (
     table,
     tile,
 )
-from flash_sparse_apps.settings import ROTARY
 
 MAX_LABELS = 200  # rows of the table of labels; metrics.json has all
 
 
 def attention_line(metrics: Metrics) -> str:
     attention = metrics["model"]["attention"]
-    images = "; positions in two dimensions" if metrics["model"]["encoder"].get("rotary") == ROTARY["2d"] else ""
+    images = "; positions in two dimensions" if metrics["model"]["encoder"].get("rotary") == "2d" else ""
     if (times := metrics["model"]["encoder"].get("iterations") or 1) > 1:
         images += f"; all layers are applied {times} times"
     if metrics["model"]["encoder"].get("skip_token") is not None:

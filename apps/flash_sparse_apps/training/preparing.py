@@ -20,7 +20,7 @@ from flash_sparse_apps.models import layouts
 from flash_sparse_apps.models.chunking import Chunked
 from flash_sparse_apps.models.two_towers import TwoTowers
 from flash_sparse_apps.run_folder import RunFolder
-from flash_sparse_apps.settings import IMAGE_PATTERNS, ROTARY, Settings, dashed
+from flash_sparse_apps.settings import IMAGE_PATTERNS, Settings, dashed
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.data_module import TextDataModule
 from flash_sparse_apps.tokens.growing import Growth
@@ -235,7 +235,7 @@ def _encoder_arguments(
         "activation": settings.activation,
         "dropout": settings.dropout,
         "attention_dropout": settings.attention_dropout,
-        "rotary": ROTARY[settings.rotary],
+        "rotary": None if settings.rotary == "none" else settings.rotary,
         "grid": dataset.grid if settings.rotary == "2d" else None,
         "skip_token": BLACK if settings.skip_black else None,
         "skip_through": settings.black if settings.skip_black else None,

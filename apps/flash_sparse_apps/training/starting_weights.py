@@ -9,13 +9,12 @@ from torch import nn
 from flash_sparse.nn import Encoder
 from flash_sparse_apps.models.blend import Blend
 from flash_sparse_apps.models.saved_model import SavedModel, model_folder
-from flash_sparse_apps.settings import ROTARY, Settings
+from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.tokenization import Tokenizer
 from flash_sparse_datasets.shared.exit_codes import UserError
 
 SIZES = ("width", "depth", "heads", "activation", "rotary")  # --mlp-width may be null, so the weights tell it
-ROTARY_FLAGS = {value: flag for flag, value in ROTARY.items()}
 
 
 def check_start(run: str):
@@ -60,7 +59,7 @@ def load_start(
     for name in SIZES:
         before, now = saved.encoder_arguments[name], arguments[name]
         if before != now:
-            before, now = (ROTARY_FLAGS[value] if name == "rotary" else value for value in (before, now))
+            before, now = ("none" if value is None else value for value in (before, now))
             raise UserError(f"{given}, a run with --{name} {before}; expected the same here, not --{name} {now}")
     before, now = (cast(Any, model).layers[0].mlp.gate.out_features for model in (before_encoder, encoder))
     if before != now:
