@@ -52,8 +52,10 @@ def test_training_commands_are_understood(command: str):
     assert "seq-len" in done.stdout
 
 
-@pytest.mark.parametrize("command", [command for command in APP_COMMANDS if "predict.py" in command])
-def test_predict_commands_reach_the_missing_run(command: str):
+@pytest.mark.parametrize(
+    "command", [command for command in APP_COMMANDS if "predict.py" in command or "serve.py" in command]
+)
+def test_predict_and_serve_commands_reach_the_missing_run(command: str):
     done = run(shlex.split(command)[1:])
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1, done.stderr
@@ -71,5 +73,5 @@ def test_benchmark_command_runs_small():
 
 
 def test_every_app_is_named():
-    for app in ("classify.py", "predict.py", "sweep.py", "curriculum.py", "benchmark.py"):
+    for app in ("classify.py", "predict.py", "serve.py", "sweep.py", "curriculum.py", "benchmark.py"):
         assert any(app in command for command in APP_COMMANDS)

@@ -76,7 +76,7 @@ def test_a_command_starts_another_in_its_own_form(monkeypatch):
     assert (done.returncode, done.stderr) == (2, "error: unrecognized arguments: --nothing\n")
 
 
-@pytest.mark.parametrize("command", ["classify", "predict", "sweep", "curriculum"])
+@pytest.mark.parametrize("command", ["classify", "predict", "serve", "sweep", "curriculum"])
 def test_without_the_extra_a_line_says_what_to_install(command, monkeypatch, capsys):
     for name in [name for name in sys.modules if name.startswith("flash_sparse_apps.")]:
         if name.split(".")[1] in ("command_line", command, "sweeping", "lra"):

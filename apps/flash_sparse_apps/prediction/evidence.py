@@ -13,7 +13,7 @@ import functools
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ class Passage(NamedTuple):
     drop: float
 
 
-def cut(tokens: Sequence, seq_len: int, first: int, side: str = "right") -> Sequence:
+def cut(tokens: Any, seq_len: int, first: int, side: str = "right") -> Any:
     """What the model reads of more tokens than `seq_len`: those of the other side, and always the `first` ones."""
     if side == "right" or len(tokens) <= seq_len:
         return tokens[:seq_len]

@@ -125,11 +125,9 @@ def make_app(
 
 
 async def _predict(labeller: Labeller, body: PredictRequest, limits: Limits) -> Any:
-    inputs = body.inputs
-    if batch := isinstance(inputs, list) and bool(inputs) and isinstance(inputs[0], list):
-        rows = inputs
-    else:
-        rows = [[inputs] if isinstance(inputs, str) else inputs]
+    inputs: Any = body.inputs
+    batch = isinstance(inputs, list) and bool(inputs) and isinstance(inputs[0], list)
+    rows = inputs if batch else [[inputs] if isinstance(inputs, str) else inputs]
     if len(rows) > limits.documents:
         raise Refused(f"batch size {len(rows)} > maximum allowed batch size {limits.documents}")
     documents = [_document(str(number), row, labeller.model) for number, row in enumerate(rows)]

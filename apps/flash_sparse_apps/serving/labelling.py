@@ -31,9 +31,7 @@ class Labeller:
         layout = model.layout()
         layout = layout.to(device) if layout is not None else None
         self.model = model
-        self.batcher = Batcher(
-            model.encoder.to(device), layout, tokens_per_batch, limits.waiting, functools.partial(traffic.note_pack)
-        )
+        self.batcher = Batcher(model.encoder.to(device), layout, tokens_per_batch, limits.waiting, traffic.note_pack)
 
     async def scores(
         self, documents: Sequence[NewDocument], raw: bool, truncate: bool, side: str

@@ -12,15 +12,14 @@ class Traffic:
     """Counters of one server."""
 
     def __init__(self):
-        self.registry = CollectorRegistry()
-        own = {"registry": self.registry}
-        self.requests = Counter("te_request", "Requests for predictions", **own)
-        self.successes = Counter("te_request_success", "Requests that were answered", **own)
-        self.failures = Counter("te_request_failure", "Requests that were refused", ["err"], **own)
-        self.seconds = Histogram("te_request_duration", "Seconds of a request", buckets=SECONDS, **own)
-        self.queue = Gauge("te_queue_size", "Documents that wait for the model", **own)
-        self.documents = Histogram("te_batch_next_size", "Documents of a pack", buckets=SIZES, **own)
-        self.tokens = Counter("te_batch_tokens", "Tokens that went through the model", **own)
+        self.registry = one = CollectorRegistry()
+        self.requests = Counter("te_request", "Requests for predictions", registry=one)
+        self.successes = Counter("te_request_success", "Requests that were answered", registry=one)
+        self.failures = Counter("te_request_failure", "Requests that were refused", ["err"], registry=one)
+        self.seconds = Histogram("te_request_duration", "Seconds of a request", registry=one, buckets=SECONDS)
+        self.queue = Gauge("te_queue_size", "Documents that wait for the model", registry=one)
+        self.documents = Histogram("te_batch_next_size", "Documents of a pack", registry=one, buckets=SIZES)
+        self.tokens = Counter("te_batch_tokens", "Tokens that went through the model", registry=one)
 
     def note_pack(self, documents: int, tokens: int):
         self.documents.observe(documents)
