@@ -148,7 +148,7 @@ def _document(place: str, row: list[str], model: SavedModel) -> NewDocument:
         raise Refused(f"inputs has {len(row)} texts for a document; expected {expected}", status=422)
     if not all(text.strip() for text in row):
         raise Refused("inputs has an empty text", "Empty")
-    return NewDocument(place, *row)
+    return NewDocument(place, row[0], row[1] if model.pairs else None)
 
 
 async def _read_form(request: Request, model: SavedModel, limits: Limits) -> tuple[list[NewDocument], bool, bool]:
