@@ -215,6 +215,6 @@ def read_metrics(path: Path) -> Metrics:
     version = found.get("version", VERSION)  # the first files did not say it
     if version != VERSION:
         raise ValueError(f"{path}: of version {version}, not {VERSION}")
-    if not Metrics.__required_keys__ - {"version"} <= found.keys():
+    if not Metrics.__required_keys__ - {"version", "blend"} <= found.keys():
         raise ValueError(f"{path}: damaged")
     return cast(Metrics, found)

@@ -47,7 +47,7 @@ class TestLoadStart:
             fresh = {name: value.clone() for name, value in encoder.state_dict().items()}
             settings = Settings(init_from=str(single_label_run))
             with_head = load_start(settings, arguments, tokenizer, labels, encoder)
-            return with_head, encoder.state_dict(), fresh, saved.encoder.state_dict()
+            return with_head, encoder.state_dict(), fresh, saved.encoder.encoder.state_dict()
 
         return load
 
@@ -116,7 +116,7 @@ def test_a_run_begins_with_them_and_resumes_without(
     flags = (*data, *TINY, *SHORT, "--epochs", "2", "--checkpoint-every", "4", "--init-from", str(first))
     assert classify.main([*flags, "--output", str(tmp_path / "whole")]) == 0
     before = load_file(first / "model" / "model.safetensors")
-    assert all(torch.equal(began[0][name], before[name]) for name in before)
+    assert all(torch.equal(began[0][name], before[f"encoder.{name}"]) for name in began[0])
     assert f"It began with the weights of {first}" in (tmp_path / "whole" / "report.html").read_text()
 
     save = Checkpoints._save

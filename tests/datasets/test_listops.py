@@ -326,11 +326,11 @@ def put(folder, name, content):
     [
         (
             partial(write, name="basic_val.tsv", expressions=["[MAX 1 2 ]", "[MIN 1 2 ]"], targets=[2, 2]),
-            "basic_val.tsv line 3: the target is '2', expected 1",
+            "basic_val.tsv row 3: the target is '2', expected 1",
         ),
         (
             partial(write, name="basic_test.tsv", expressions=["[MAX 1 2 ]"], targets=["two"]),
-            "basic_test.tsv line 2: the target is 'two', expected 2",
+            "basic_test.tsv row 2: the target is 'two', expected 2",
         ),
         (
             partial(write, name="basic_test.tsv", expressions=["[MAX 1 2 ]"], header="Source\tLabel"),
@@ -338,17 +338,17 @@ def put(folder, name, content):
         ),
         (
             partial(put, name="basic_train.tsv", content=b"Source\tTarget\r\n( [MAX 1 ) 2\t2\r\n"),
-            "basic_train.tsv line 2: the expression ends after 3 tokens in 1 open lists, expected ']'",
+            "basic_train.tsv row 2: the expression ends after 3 tokens in 1 open lists, expected ']'",
         ),
         (
             partial(put, name="basic_train.tsv", content=b"Source\tTarget\r\n[MAX 1 2 ]\r\n"),
-            "basic_train.tsv line 2: the row has 1 cells, expected 2 as in the header",
+            "basic_train.tsv row 2: the row has 1 cells, expected 2 as in the header",
         ),
         (partial(put, name="basic_train.tsv", content=b"Source\tTarget\r\n"), "basic_train.tsv: a header and no rows"),
         (partial(put, name="basic_train.tsv", content=b""), "basic_train.tsv: the file is empty"),
         (
             partial(put, name="basic_train.tsv", content=b"Source\tTarget\r\n\xff\t1\r\n"),
-            "basic_train.tsv line 2: 0xff at its byte 1 is not UTF-8, expected UTF-8 text",
+            "basic_train.tsv line 2: 0xff at its byte 1 is not UTF-8 (as cp1252 it reads",
         ),
         (lambda folder: (folder / "basic_val.tsv").unlink(), "basic_val.tsv: missing, expected all of basic_train.tsv"),
     ],

@@ -20,7 +20,8 @@ def text_of(path: Path) -> str:
     """What a browser shows as text, a line for each block. The encoding is what the file says of itself."""
     with reading(path):
         content = path.read_bytes()
-    soup = bs4.BeautifulSoup(content, "lxml")
+    # decoded here: lxml does not know every name of an encoding that a page may declare
+    soup = bs4.BeautifulSoup(bs4.UnicodeDammit(content, is_html=True).unicode_markup, "lxml")
     for tag in soup.find_all(UNSEEN):
         tag.decompose()
     for string in soup.find_all(string=True):
