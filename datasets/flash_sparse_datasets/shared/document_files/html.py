@@ -21,7 +21,7 @@ def text_of(path: Path) -> str:
     with reading(path):
         content = path.read_bytes()
     # decoded here: lxml does not know every name of an encoding that a page may declare
-    soup = bs4.BeautifulSoup(bs4.UnicodeDammit(content, is_html=True).unicode_markup, "lxml")
+    soup = bs4.BeautifulSoup(bs4.UnicodeDammit(content, is_html=True).unicode_markup or "", "lxml")
     for tag in soup.find_all(UNSEEN):
         tag.decompose()
     for string in soup.find_all(string=True):
