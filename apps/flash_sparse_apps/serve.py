@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from flash_sparse_apps.console import plain_interrupt, print_anything, spoken
+from flash_sparse_apps.serving import LOCAL
 from flash_sparse_datasets.shared.exit_codes import Stopped, UserError, ending
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
 TOKEN = "FLASH_SPARSE_TOKEN"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from flash_sparse_apps.collecting.arena import cut_short
 from flash_sparse_apps.collecting.kept import Kept
 from flash_sparse_apps.collecting.published import BY_LENGTH, LENGTHS, SOURCE
 from flash_sparse_apps.lra.tasks import NAMES
@@ -47,7 +48,7 @@ def document_rows(kept: Kept) -> list[Row]:
                 "micro_f1": row["micro_f1"], "micro_f1_interval": row["micro_f1_interval"], "gain": row["gain"],
                 "longer": row["longer"], "seeds": len(row["seeds"]), "seconds": row["training_seconds"],
                 "cut": row["tokens_cut_share"],
-                "short": any(run["training"]["stopped"].startswith("--max-time") for run in own),
+                "short": any(map(cut_short, own)),
             })  # fmt: skip
         for entry in table["linear"]:
             _add(rows, _linear(dataset, entry["length"], entry))
@@ -60,7 +61,7 @@ def document_rows(kept: Kept) -> list[Row]:
             "micro_f1": run["test"]["micro_f1"], "micro_f1_interval": run["test"]["micro_f1_interval"], "gain": None,
             "longer": {}, "seeds": 1, "seconds": run["training"]["seconds"],
             "cut": run["data"]["truncation"]["test"]["tokens_cut_share"],
-            "short": run["training"]["stopped"].startswith("--max-time"),
+            "short": cut_short(run),
         })  # fmt: skip
         if run["linear_baseline"] is not None:
             _add(rows, _linear(_dataset(run), length, run["linear_baseline"]))

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from flash_sparse_apps.serving import LOCAL
 from flash_sparse_apps.serving.errors import Refused
 
 OPEN = ("/", "/health", "/docs", "/openapi.json")  # hold nothing of the run or its documents
-LOCAL = ("127.0.0.1", "localhost", "::1")
 HEADERS: Mapping[str, str] = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "

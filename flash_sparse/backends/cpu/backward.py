@@ -281,17 +281,9 @@ def _take_strip(problem, line, lane, column, keys_at, values_at, first, keys, su
 
     # Scores, and gradients of the probabilities, (keys, L).
     multiply_in_parts(
-        keys_at,
-        key_row,
-        size,
-        sums.queries + strip_at,
-        STRIP_BYTES,
-        scores,
-        GROUP_BYTES,
-        keys,
-        problem.head_dim,
+        keys_at, key_row, size, sums.queries + strip_at, STRIP_BYTES, scores, GROUP_BYTES, keys, problem.head_dim,
         number,
-    )
+    )  # fmt: skip
     multiply_in_parts(
         values_at, key_row, size, sums.grad_outputs + strip_at, STRIP_BYTES, grad_scores, GROUP_BYTES, keys,
         problem.head_dim, number,
