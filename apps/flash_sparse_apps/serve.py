@@ -59,11 +59,12 @@ def _make_parser() -> ArgumentParser:
         description="Serve a finished run: a page to drop documents on, and a JSON API.",
         allow_abbrev=False,
     )
+    parser.optional = frozenset({"token"})  # taken as typed: read as YAML, one that begins with # would be none at all
     parser.add_argument("run", type=str, help="run folder, or its model/")
     parser.add_argument("--host", type=str, default="127.0.0.1", help="address to serve; another one needs a token")
     parser.add_argument("--port", type=int, default=8000, help="port; 0: a free one")
     parser.add_argument(
-        "--token", type=str | None, default=None, help=f"what clients must send; null: the variable {TOKEN}, if set"
+        "--token", type=str, default=None, help=f"what clients must send; null: the variable {TOKEN}, if set"
     )
     parser.add_argument("--max-megabytes", type=int, default=32, help="of a request, at most")
     parser.add_argument("--max-seconds", type=float, default=300, help="from a request to its answer, at most")
