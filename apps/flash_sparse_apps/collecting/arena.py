@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flash_sparse_apps.collecting.kept import cut_short
 from flash_sparse_apps.lra.published import PUBLISHED
 from flash_sparse_apps.lra.table import SAME_TASK
 from flash_sparse_apps.lra.tasks import TASKS
@@ -34,11 +35,6 @@ def kind(run: Metrics) -> str:
 def easier(run: Metrics) -> bool:
     """Whether the task was made another one than the published."""
     return bool(set(run["settings"]["dataset-options"] or {}) - SAME_TASK)
-
-
-def cut_short(run: Metrics) -> bool:
-    """Whether time ended the training before its epochs did."""
-    return run["training"]["stopped"].startswith("--max-time")
 
 
 def beside_published(runs: Runs, tasks: Sequence[str]) -> Table:

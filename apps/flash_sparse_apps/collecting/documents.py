@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flash_sparse_apps.collecting.arena import cut_short
-from flash_sparse_apps.collecting.kept import Kept
+from flash_sparse_apps.collecting.kept import Kept, cut_short
 from flash_sparse_apps.collecting.published import BY_LENGTH, LENGTHS, SOURCE
 from flash_sparse_apps.lra.tasks import NAMES
 from flash_sparse_apps.metrics import Metrics

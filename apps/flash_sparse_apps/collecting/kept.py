@@ -97,6 +97,11 @@ def _named(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
+def cut_short(run: Metrics) -> bool:
+    """Whether time ended the training before its epochs did."""
+    return run["training"]["stopped"].startswith("--max-time")
+
+
 def _figures(run: Path) -> Metrics:
     try:
         return read_metrics(run / "metrics.json")
