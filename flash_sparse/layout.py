@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 BLOCK_SIZES = (16, 32, 64, 128)
-MAX_LENGTH = 2**31 - 1  # tokens: numbers of blocks are 32-bit integers
+MAX_NUMBER = 2**31 - 1  # of tokens, rows or blocks: layouts hold 32-bit integers
 
 
 class BlockLayout:
@@ -81,13 +82,13 @@ class BlockLayout:
             key_length: Nk in tokens; `query_length` if None.
 
         Raises:
-            TypeError: `blocks` is not a boolean tensor.
+            TypeError: `blocks` is not a dense boolean tensor.
             ValueError: an unknown block size, a length below 1, or a shape that does not fit the lengths.
         """
         key_length = query_length if key_length is None else key_length
-        if not isinstance(blocks, Tensor) or blocks.dtype != torch.bool:
-            kind = blocks.dtype if isinstance(blocks, Tensor) else type(blocks).__name__
-            raise TypeError(f"blocks is {kind}; expected a tensor of torch.bool")
+        check_dense("blocks", blocks)
+        if blocks.dtype != torch.bool:
+            raise TypeError(f"blocks is {blocks.dtype}; expected a tensor of torch.bool")
         num_rows = count_blocks(query_length, block_size, "query_length")
         num_columns = count_blocks(key_length, block_size, "key_length")
         if not 2 <= blocks.dim() <= 4 or blocks.shape[-2:] != (num_rows, num_columns):
@@ -105,16 +106,27 @@ class BlockLayout:
         """Make a layout from the coordinates of its blocks, in any order, repeats allowed.
 
         Args:
-            indices: int64, (4, n): batch entry, head, query block, key block.
+            indices: integers, (4, n): batch entry, head, query block, key block.
             leading: (Bl, Hl), the sizes that the first two rows of `indices` stay below.
             block_size, query_length, key_length: as in `from_blocks`.
 
         Raises:
-            ValueError: a block outside the layout, an unknown block size, or a length below 1.
+            TypeError: `indices` is not a dense tensor of integers, or `leading` not two integers.
+            ValueError: another shape, a block outside the layout, an unknown block size, a length below 1, or more rows
+                of blocks than 32-bit integers count.
         """
         num_rows = count_blocks(query_length, block_size, "query_length")
         num_columns = count_blocks(key_length, block_size, "key_length")
+        leading = _check_leading(leading, num_rows, num_columns)
         shape = (*leading, num_rows, num_columns)
+        check_dense("indices", indices)
+        if indices.dtype == torch.bool or indices.is_floating_point() or indices.is_complex():
+            raise TypeError(f"indices is {indices.dtype}; expected a tensor of integers")
+        if indices.dim() != 2 or indices.shape[0] != 4:
+            raise ValueError(
+                f"indices has shape {tuple(indices.shape)}; expected (4, n): batch entry, head, query block, key block"
+            )
+        indices = indices.long()  # int8 ones would overflow below
         if indices.numel():
             names = ("batch entry", "head", "query block", "key block")
             for name, index, size in zip(names, indices, shape, strict=True):
@@ -134,6 +146,8 @@ class BlockLayout:
         """Make a layout from ascending flat indices into (Bl, Hl, Qb, Kb), (nnz,), without repeats."""
         num_rows = count_blocks(query_length, block_size, "query_length")
         num_columns = count_blocks(key_length, block_size, "key_length")
+        if keys.numel() > MAX_NUMBER:
+            raise ValueError(f"a layout of {keys.numel()} blocks; expected at most {MAX_NUMBER}")
         num_matrices = leading[0] * leading[1]
         row_key = keys // num_columns  # (nnz,), matrix and query block
         row_blocks = keys - row_key * num_columns  # (nnz,)
@@ -334,8 +348,8 @@ def count_blocks(length: int, block_size: int, name: str = "length") -> int:
     if block_size not in BLOCK_SIZES:
         raise ValueError(f"block_size is {block_size}; expected one of {BLOCK_SIZES}")
     check_integer(name, length, 1)
-    if length > MAX_LENGTH:
-        raise ValueError(f"{name} is {length}; expected at most {MAX_LENGTH}")
+    if length > MAX_NUMBER:
+        raise ValueError(f"{name} is {length}; expected at most {MAX_NUMBER}")
     return -(-length // block_size)
 
 
@@ -345,6 +359,28 @@ def check_integer(name: str, value: int, least: int) -> None:
         raise TypeError(f"{name} is {value!r}; expected an integer")
     if value < least:
         raise ValueError(f"{name} is {value}; expected at least {least}")
+
+
+def check_dense(name: str, value: Tensor) -> None:
+    """Raise TypeError for what is no tensor, and for tensors that are sparse, nested or on "meta"."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is {type(value).__name__}; expected a tensor")
+    if value.layout != torch.strided or value.is_nested:
+        raise TypeError(f"{name} is a {'nested' if value.is_nested else 'sparse'} tensor; expected a dense one")
+    if value.is_meta:
+        raise TypeError(f"{name} is on the device meta, where it holds no numbers; expected it on another")
+
+
+def _check_leading(leading: tuple[int, int], num_rows: int, num_columns: int) -> tuple[int, int]:
+    """(Bl, Hl) as two numbers; raises for any other, and for more rows or columns of blocks than can be counted."""
+    if not isinstance(leading, Sequence) or len(leading) != 2:
+        raise TypeError(f"leading is {leading!r}; expected two integers, (batch entries, heads)")
+    for size in leading:
+        check_integer("leading", size, 0)
+    lines = math.prod(leading) * (max(num_rows, num_columns) + 1)
+    if lines > MAX_NUMBER:
+        raise ValueError(f"leading is {tuple(leading)}: {lines} rows of blocks; expected at most {MAX_NUMBER}")
+    return int(leading[0]), int(leading[1])
 
 
 def _ascending(keys: Tensor) -> Tensor:
@@ -375,5 +411,5 @@ def _heavy_first(offsets: Tensor) -> Tensor:
     counts = offsets.diff(dim=-1)  # (Bl, Hl, lines)
     heavy = counts > 2 * counts.float().mean()  # (Bl, Hl, lines)
     order = heavy.logical_not().int().argsort(dim=-1, stable=True)  # (Bl, Hl, lines)
-    most = heavy.sum(-1, keepdim=True).amax((0, 1), keepdim=True).expand(*order.shape[:2], 1)  # (Bl, Hl, 1)
-    return torch.cat([order, most], dim=-1).int()
+    most = torch.nn.functional.pad(heavy.sum(-1).flatten(), (0, 1)).max()  # padded: no batch entries have no maximum
+    return torch.cat([order, most.expand(*order.shape[:2], 1)], dim=-1).int()

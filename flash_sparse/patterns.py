@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+import numbers
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from flash_sparse.layout import BlockLayout, check_integer, count_blocks
+from flash_sparse.layout import MAX_NUMBER, BlockLayout, check_integer, count_blocks
 
 
 def _pattern(make: Callable[..., BlockLayout]) -> Callable[..., BlockLayout]:
@@ -75,6 +76,8 @@ def global_tokens(length: int, block_size: int, positions: Sequence[int] = (0,))
     Source: Beltagy et al. 2020, "Longformer", section 3.1, "Global Attention".
     """
     num_blocks = count_blocks(length, block_size)
+    if not isinstance(positions, Iterable):
+        raise TypeError(f"positions is {positions!r}; expected integers, such as (0,) or range(64)")
     for position in positions:
         check_integer("positions", position, 0)
         if position >= length:
@@ -128,6 +131,8 @@ def random(
         ValueError: an argument out of range.
     """
     num_blocks = count_blocks(length, block_size)
+    if not isinstance(density, numbers.Real):
+        raise TypeError(f"density is {density!r}; expected a number")
     if not 0 < density <= 1:
         raise ValueError(f"density is {density}; expected 0 < density <= 1")
     others = max(1, round(density * num_blocks)) - 1
@@ -292,7 +297,7 @@ def _image_width(length: int, width: int | None) -> int:
         if width * width != length:
             raise ValueError(f"width is None and length {length} is no square; expected the pixels of an image row")
     check_integer("width", width, 1)
-    return width
+    return min(width, length)  # a wider image has one incomplete row as well
 
 
 def _first_blocks(length: int, block_size: int, count: int) -> BlockLayout:
@@ -316,6 +321,8 @@ def _random_others(length: int, block_size: int, count: int, seed: int, heads: i
     num_blocks = count_blocks(length, block_size)
     heads = 1 if heads is None else heads
     check_integer("heads", heads, 1)
+    if heads * num_blocks > MAX_NUMBER:
+        raise ValueError(f"heads is {heads}: {heads * num_blocks} rows of blocks; expected at most {MAX_NUMBER}")
     check_integer("seed", seed, -(2**63))
     if seed >= 2**63:
         raise ValueError(f"seed is {seed}; expected a 64-bit integer")

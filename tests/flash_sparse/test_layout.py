@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 
-from flash_sparse import BlockLayout, patterns
+from flash_sparse import BlockLayout, attention, patterns
 
 
 def cases():
@@ -190,13 +190,15 @@ def test_repr_says_what_it_is():
     ("arguments", "error", "message"),
     [
         ((torch.ones(3, 3), 16, 40), TypeError, "blocks is torch.float32; expected a tensor of torch.bool"),
-        (([[True]], 16, 16), TypeError, "blocks is list; expected a tensor of torch.bool"),
+        (([[True]], 16, 16), TypeError, "blocks is list; expected a tensor"),
         ((torch.ones(3, 3).bool(), 17, 40), ValueError, r"block_size is 17; expected one of \(16, 32, 64, 128\)"),
         ((torch.ones(3, 3).bool(), 16, 0), ValueError, "query_length is 0; expected at least 1"),
         ((torch.ones(3, 3).bool(), 16, 40, -1), ValueError, "key_length is -1; expected at least 1"),
         ((torch.ones(3, 3).bool(), 16, 49), ValueError, r"shape \(3, 3\); expected its last two sizes to be \(4, 4\)"),
         ((torch.ones(1, 1, 1, 3, 3).bool(), 16, 40), ValueError, "at most two before them"),
         ((torch.ones(3).bool(), 16, 40), ValueError, "expected its last two sizes"),
+        ((torch.ones(3, 3).bool().to_sparse(), 16, 40), TypeError, "blocks is a sparse tensor; expected a dense one"),
+        ((torch.ones(3, 3, device="meta").bool(), 16, 40), TypeError, "blocks is on the device meta"),
     ],
 )
 def test_from_blocks_errors(arguments, error, message):
@@ -204,11 +206,53 @@ def test_from_blocks_errors(arguments, error, message):
         BlockLayout.from_blocks(*arguments)
 
 
-def test_from_indices_errors():
-    with pytest.raises(ValueError, match=r"indices: key block 3 is outside 0\.\.2"):
-        BlockLayout.from_indices(torch.tensor([[0], [0], [0], [3]]), (1, 1), 16, 48, 48)
-    with pytest.raises(ValueError, match=r"indices: head -1 is outside 0\.\.1"):
-        BlockLayout.from_indices(torch.tensor([[0], [-1], [0], [0]]), (1, 2), 16, 48, 48)
+def block_at(*place: int) -> torch.Tensor:
+    return torch.tensor(place)[:, None]  # (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("indices", "leading", "error", "message"),
+    [
+        (block_at(0, 0, 0, 3), (1, 1), ValueError, r"indices: key block 3 is outside 0\.\.2"),
+        (block_at(0, -1, 0, 0), (1, 2), ValueError, r"indices: head -1 is outside 0\.\.1"),
+        ([[0], [0], [0], [0]], (1, 1), TypeError, "indices is list; expected a tensor"),
+        (block_at(0, 0, 0, 0).float(), (1, 1), TypeError, "indices is torch.float32; expected a tensor of integers"),
+        (block_at(0, 0, 0, 0).bool(), (1, 1), TypeError, "indices is torch.bool; expected a tensor of integers"),
+        (block_at(0, 0, 0, 0).to_sparse(), (1, 1), TypeError, "indices is a sparse tensor"),
+        (block_at(0, 0, 0, 0)[:, 0], (1, 1), ValueError, r"indices has shape \(4,\); expected \(4, n\)"),
+        (block_at(0, 0, 0), (1, 1), ValueError, r"indices has shape \(3, 1\); expected \(4, n\)"),
+        (block_at(0, 0, 0, 0), 1, TypeError, r"leading is 1; expected two integers"),
+        (block_at(0, 0, 0, 0), (1, 1, 1), TypeError, r"leading is \(1, 1, 1\); expected two integers"),
+        (block_at(0, 0, 0, 0), (1.0, 1), TypeError, r"leading is 1\.0; expected an integer"),
+        (block_at(0, 0, 0, 0), (-1, 1), ValueError, r"leading is -1; expected at least 0"),
+        (block_at(0, 0, 0, 0), (2**20, 2**10), ValueError, "leading is .* rows of blocks; expected at most"),
+    ],
+)
+def test_from_indices_errors(indices, leading, error, message):
+    with pytest.raises(error, match=message):
+        BlockLayout.from_indices(indices, leading, 16, 48, 48)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_indices_of_any_integer_type(dtype):
+    """Places in a layout of many blocks are counted beyond what the indices themselves can hold."""
+    indices = torch.tensor([[7, 1], [15, 3], [100, 5], [100, 9]], dtype=dtype)
+    layout = BlockLayout.from_indices(indices, (8, 16), 16, 131072, 131072)
+    assert layout.indices().tolist() == [[1, 7], [3, 15], [5, 100], [9, 100]]
+
+
+def test_more_blocks_than_32_bits_count_are_refused(monkeypatch):
+    monkeypatch.setattr("flash_sparse.layout.MAX_NUMBER", 300)
+    assert BlockLayout.from_blocks(torch.ones(17, 17).bool(), 16, 272).num_blocks == 289
+    with pytest.raises(ValueError, match="a layout of 324 blocks; expected at most 300"):
+        BlockLayout.from_blocks(torch.ones(18, 18).bool(), 16, 288)
+
+
+def test_a_layout_for_each_of_no_batch_entries():
+    layout = BlockLayout.from_blocks(torch.ones(0, 2, 3, 3).bool(), 16, 48)
+    assert (layout.leading, layout.num_blocks, layout.density) == ((0, 2), 0, 0)
+    query = torch.ones(0, 2, 48, 8)  # (B, H, N, D)
+    assert attention(query, query, query, layout).shape == query.shape
 
 
 def test_combining_errors():

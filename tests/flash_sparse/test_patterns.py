@@ -252,6 +252,7 @@ def test_bad_sizes(pattern):
         (lambda: patterns.strided(100, 16, 0), "stride_blocks is 0; expected at least 1"),
         (lambda: patterns.random(100, 16, 0.0), "density is 0.0; expected 0 < density <= 1"),
         (lambda: patterns.random(100, 16, heads=0), "heads is 0; expected at least 1"),
+        (lambda: patterns.random(100, 16, heads=2**40), "heads is 1099511627776: .* expected at most 2147483647"),
         (lambda: patterns.butterfly(100, 16, global_blocks=8), "global_blocks is 8; expected 0 to 7"),
         (lambda: patterns.bigbird(100, 16, window_blocks=2), "window_blocks is 2; expected an odd number"),
         (lambda: patterns.bigbird(100, 16, random_blocks=-1), "random_blocks is -1; expected at least 0"),
@@ -276,6 +277,24 @@ def test_numbers_that_are_no_integers(pattern):
             said = "positions" if name.endswith("positions") else name
             with pytest.raises(TypeError, match=f"{said} is {value!r}; expected an integer"):
                 pattern(**{"length": 64, "block_size": 16, name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: patterns.random(64, 16, density="half"), "density is 'half'; expected a number"),
+        (lambda: patterns.global_tokens(64, 16, 5), "positions is 5; expected integers"),
+        (lambda: patterns.longformer(64, 16, global_positions=5), "positions is 5; expected integers"),
+    ],
+)
+def test_values_of_another_kind(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_an_image_row_may_be_longer_than_the_image():
+    for pattern in (patterns.axial, patterns.neighborhood_2d):
+        assert pattern(100, 16, width=2**62) == pattern(100, 16, width=100)
 
 
 def test_a_window_may_be_wider_than_memory():
