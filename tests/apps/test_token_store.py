@@ -125,6 +125,7 @@ def test_truncation_counts_whole_documents(tmp_path):
         lambda data: b"",
         lambda data: data + b"x",
         lambda data: data[8:],  # the end is whole, the beginning is not
+        lambda data: data[:-24] + b"\xff" * 8 + data[-16:],
         lambda data: data[:-16] + b"\xff" * 8 + data[-8:],
         lambda data: data.replace(b'"labels"', b'"lebals"'),
     ],
@@ -137,6 +138,19 @@ def test_a_damaged_store_is_built_again(tmp_path, damage):
         TokenStore(path)
     check(build(tmp_path))
     check(build(tmp_path, broken()))
+
+
+def test_any_changed_byte_is_noticed_and_the_store_made_anew(tmp_path, capfd):
+    build(tmp_path)
+    path = tmp_path / "key.tokens"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="damaged token store"):
+            TokenStore(path)
+    check(build(tmp_path))
+    assert path.read_bytes() == whole
+    assert capfd.readouterr().err == f"note: {path}: damaged token store: no end mark; it is made anew\n"
 
 
 KILLED = """

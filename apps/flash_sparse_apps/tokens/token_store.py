@@ -1,7 +1,9 @@
 """One split's tokens on disk, memory-mapped: built once for a dataset and tokenizer, read at any length.
 
 A store is one file, so that one rename puts it in place whole: the sections below end to end, each from a multiple of
-8 bytes on, then a JSON footer that says where each section is, then the footer's length (8 bytes) and `_MAGIC`.
+8 bytes on, then a JSON footer that says where each section is, then the footer's length, the CRC-32 of all before it
+(8 bytes each) and `_MAGIC`. The checksum is compared at each opening, a second for a gigabyte: a byte that the disk
+changed would train on other tokens without a word.
 
     tokens          uint16 or uint32, all documents end to end
     token_offsets   int64 (N + 1,), where each document begins
@@ -20,6 +22,8 @@ import hashlib
 import json
 import os
 import secrets
+import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +38,11 @@ from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.tokenization import Tokenizer
 from flash_sparse_datasets import Document
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MAGIC = b"TOKSTORE"
 _SECTIONS = {"tokens", "token_offsets", "labels", "label_offsets", "ids", "id_offsets"}
 _OF_PAIRS = "first_lengths"
+_END = 24  # bytes after the footer
 _SUFFIX, _TEMPORARY_SUFFIX = ".tokens", ".tokens-partial"
 _BATCH_CHARACTERS = 4_000_000  # of text tokenized together: enough to keep all cores busy, some 100 MB with its tokens
 
@@ -69,6 +74,7 @@ class TokenStore:
         """
         sections, self.num_labels = _read_footer(Path(path))
         data = np.memmap(path, np.uint8, "r")
+        _check_sum(path, data)
 
         def section(name: str) -> np.ndarray:
             start, count, dtype = sections[name]
@@ -102,7 +108,8 @@ class TokenStore:
         *,
         progress: bool = True,
     ) -> TokenStore:
-        """Open the store `key` in `folder`; tokenize `documents` into it first where it is missing or damaged.
+        """Open the store `key` in `folder`; tokenize `documents` into it first where it is missing, or damaged, which a
+        line on stderr says.
 
         Safe against being killed at any moment and against other processes that do the same at the same time: the file
         appears under its name only when it is whole and on disk. What killed builds left behind is removed.
@@ -123,11 +130,13 @@ class TokenStore:
         path = folder / f"{key}{_SUFFIX}"
         try:
             return cls(path)
-        except (FileNotFoundError, ValueError):
+        except FileNotFoundError:
             pass
+        except ValueError as error:
+            print(f"note: {error}; it is made anew", file=sys.stderr, flush=True)
         _remove_leftovers(folder)
         with naming(path), _replacing(path) as file:
-            _write_store(file, documents, tokenizer, labels, progress)
+            _write_store(_Summed(file), documents, tokenizer, labels, progress)
         return cls(path)
 
     def __len__(self) -> int:
@@ -206,8 +215,21 @@ def truncation(store: TokenStore, seq_len: int) -> Truncation:
     )
 
 
+class _Summed:
+    """Writes to a file, and knows the CRC-32 of all that it has written."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.sum = 0
+        self.tell = file.tell
+
+    def write(self, content: bytes | memoryview):
+        self.sum = zlib.crc32(content, self.sum)
+        self._file.write(content)
+
+
 def _write_store(
-    file: BinaryIO,
+    file: _Summed,
     documents: Iterable[Document],
     tokenizer: Tokenizer | ByteTokenizer,
     labels: Sequence[str],
@@ -258,7 +280,8 @@ def _write_store(
     if first_lengths:
         write(_OF_PAIRS, np.array(first_lengths, np.int64))
     footer = json.dumps({"version": FORMAT_VERSION, "num_labels": len(labels), "sections": sections}).encode()
-    file.write(footer + len(footer).to_bytes(8, "little") + _MAGIC)
+    file.write(footer + len(footer).to_bytes(8, "little"))
+    file.write(file.sum.to_bytes(8, "little") + _MAGIC)
 
 
 def _offsets(counts: list[int]) -> np.ndarray:
@@ -280,12 +303,12 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 def _read_footer(path: Path) -> tuple[dict[str, tuple[int, int, str]], int]:
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - 16, 0))
+        file.seek(max(size - _END, 0))
         tail = file.read()
-        if len(tail) != 16 or tail[8:] != _MAGIC:
+        if len(tail) != _END or tail[16:] != _MAGIC:
             raise ValueError(f"{path}: damaged token store: no end mark")
-        length = min(int.from_bytes(tail[:8], "little"), size - 16)
-        file.seek(size - 16 - length)
+        length = min(int.from_bytes(tail[:8], "little"), size - _END)
+        file.seek(size - _END - length)
         try:
             footer = json.loads(file.read(length))
             sections = {name: (start, count, dtype) for name, (start, count, dtype) in footer["sections"].items()}
@@ -293,9 +316,17 @@ def _read_footer(path: Path) -> tuple[dict[str, tuple[int, int, str]], int]:
             version, num_labels = footer["version"], footer["num_labels"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: damaged token store: unreadable footer") from error
-    if version != FORMAT_VERSION or sections.keys() - {_OF_PAIRS} != _SECTIONS or max(ends) != size - 16 - length:
+    if version != FORMAT_VERSION or sections.keys() - {_OF_PAIRS} != _SECTIONS or max(ends) != size - _END - length:
         raise ValueError(f"{path}: damaged token store: its size is not what its footer says")
     return sections, num_labels
+
+
+def _check_sum(path: str | Path, data: np.ndarray):
+    """Raise ValueError for content (n,) uint8 that is not what its checksum says."""
+    kept = int.from_bytes(data[-16:-8].tobytes(), "little")
+    found = zlib.crc32(data[:-16])
+    if found != kept:
+        raise ValueError(f"{path}: damaged token store: its checksum is {found:08x}; expected {kept:08x}")
 
 
 @contextlib.contextmanager
