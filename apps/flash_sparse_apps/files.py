@@ -1,13 +1,16 @@
-"""Writing files whole: complete, or not there."""
+"""Writing files whole: complete, or not there; and folders whose files can be checked."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_SUMS = "SHA256SUMS"
 
 
 @contextmanager
@@ -40,6 +43,38 @@ def _write(path: Path, content: bytes):
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_sums(folder: Path):
+    """Write `SHA256SUMS`, the checksums of the other files in a folder, in the form that `sha256sum --check` reads."""
+    paths = sorted(path for path in folder.iterdir() if path.name != _SUMS and not path.name.startswith("."))
+    lines = [f"{_sha256(path)}  {path.name}\n" for path in paths]
+    write_atomically(folder / _SUMS, "".join(lines).encode())
+
+
+def check_sums(folder: Path):
+    """Compare the files of a folder with what `write_sums` wrote there, if it did.
+
+    Raises:
+        ValueError: a file is missing or has changed, or the checksums themselves are damaged.
+    """
+    sums = folder / _SUMS
+    if not sums.is_file():
+        return
+    for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
+        expected, separator, name = line.partition("  ")
+        path = folder / Path(name).name
+        if not separator or not path.is_file():
+            raise ValueError(f"{sums}: {line[:100]!r}; expected the checksum and name of a file that is there")
+        if _sha256(path) != expected:
+            raise ValueError(
+                f"{path}: damaged: its sha256 is not the one in {_SUMS}; expected it as it was written "
+                f"(if you changed it yourself, delete {_SUMS})"
+            )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def umask() -> int:

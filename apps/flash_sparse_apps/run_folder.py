@@ -5,9 +5,10 @@ RUN/metrics.json         every figure, the machine and versions
 RUN/report.html          the same for people
 RUN/predictions.jsonl    the test documents: id, labels, predicted labels, probabilities, length in tokens; no text
 RUN/model/               all that predicting needs: model.safetensors, the tokenizer, classifier.json, README.md, and
-                         config.json where the encoder is a pretrained one
+                         config.json where the encoder is a pretrained one; SHA256SUMS of these
 RUN/data.json            name and fingerprint of the data, and the settings, which a resumed run must still find
-RUN/checkpoints/         last.ckpt to resume from, best.safetensors: the weights that did best on validation
+RUN/checkpoints/         last.ckpt to resume from, last-before.ckpt in case it is damaged, and best.safetensors: the
+                         weights that did best on validation
 RUN/logs/history.csv     losses and scores of each epoch
 
 With --pretrain:
@@ -74,8 +75,7 @@ class RunFolder:
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is anything to go on from."""
-        paths = (self.last_checkpoint, self.pretraining_checkpoint, self.pretraining_weights)
-        return any(path.is_file() for path in paths)
+        return self.pretraining_weights.is_file() or any(self.last_checkpoint.parent.glob("*.ckpt"))
 
     def lock(self):
         """Keep other processes from this run until `unlock` or this process' end.

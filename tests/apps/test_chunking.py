@@ -97,6 +97,7 @@ def test_a_run_predicts_new_documents_as_it_tested(chunked_run, planted_files, c
 
 def test_a_damaged_window_is_one_line(chunked_run, tmp_path, capsys):
     shutil.copytree(chunked_run / "model", tmp_path / "model")
+    (tmp_path / "model" / "SHA256SUMS").unlink()
     path = tmp_path / "model" / "classifier.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"chunk_tokens": 1}))
     (tmp_path / "a.txt").write_text("word1")

@@ -351,6 +351,7 @@ class Harmful:
 def test_damaged_models_are_one_line(label, multi_label_run, tmp_path, damage):
     run = tmp_path / "run"
     shutil.copytree(multi_label_run / "model", run / "model")
+    (run / "model" / "SHA256SUMS").unlink()
     weights, described = run / "model" / "model.safetensors", run / "model" / "classifier.json"
     if damage == "weights":
         weights.write_bytes(weights.read_bytes()[:-10])
@@ -380,6 +381,9 @@ def test_damaged_models_are_one_line(label, multi_label_run, tmp_path, damage):
         ({"task": "single-label"}, "thresholds do not fit"),
         ({"task": "other"}, "task is 'other'"),
         ({"thresholds": [0.5]}, "thresholds do not fit"),
+        ({"thresholds": [0.5, 0.5, 0.5, None]}, "expected numbers from 0 to 1"),
+        ({"thresholds": [0.5, 0.5, 0.5, float("nan")]}, "expected numbers from 0 to 1"),
+        ({"thresholds": [0.5, 0.5, 0.5, 9.0]}, "expected numbers from 0 to 1"),
         ({"seq_len": "96"}, "seq_len is '96'"),
         ({"format": 2}, "format is 2; expected 1"),
         ({"attention": {}}, "sparse"),
@@ -390,6 +394,7 @@ def test_damaged_models_are_one_line(label, multi_label_run, tmp_path, damage):
 def test_a_description_that_no_run_wrote(label, multi_label_run, tmp_path, changed, said):
     """It must not give labels that look right and are not."""
     shutil.copytree(multi_label_run / "model", tmp_path / "model")
+    (tmp_path / "model" / "SHA256SUMS").unlink()
     described = tmp_path / "model" / "classifier.json"
     described.write_text(json.dumps(json.loads(described.read_text()) | changed))
     (tmp_path / "a.txt").write_text("word1")
@@ -403,6 +408,7 @@ def test_weights_that_are_not_finite(label, multi_label_run, tmp_path):
     shutil.copytree(multi_label_run / "model", tmp_path / "model")
     weights = load_file(tmp_path / "model" / "model.safetensors")
     weights["encoder.norm.weight"][0] = torch.nan
+    (tmp_path / "model" / "SHA256SUMS").unlink()
     save_file(weights, tmp_path / "model" / "model.safetensors")
     (tmp_path / "a.txt").write_text("word1")
     code, out, err = label(tmp_path, tmp_path / "a.txt")

@@ -513,6 +513,7 @@ def test_a_checkpoint_of_pickled_tensors(checkpoints, tmp_path):
 @pytest.mark.parametrize("damage", ["config", "shorter", "kind", "other"])
 def test_damaged_model_folders_are_one_line(damage, sparse_run, tmp_path, capsys):
     shutil.copytree(sparse_run / "model", tmp_path / "model")
+    (tmp_path / "model" / "SHA256SUMS").unlink()
     path = tmp_path / "model" / "config.json"
     config = json.loads(path.read_text())
     if damage == "config":

@@ -144,10 +144,42 @@ def test_a_damaged_checkpoint_is_one_line(data, uninterrupted, tmp_path, capsys)
     assert "last.ckpt: damaged" in err
 
 
+def test_a_state_that_the_disk_changed_is_passed_over(data, uninterrupted, tmp_path, capsys):
+    """One byte is enough; the state before it leads to the same weights."""
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    (run / "metrics.json").unlink()
+    path = run / "checkpoints" / "last.ckpt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    capsys.readouterr()
+    assert classify.main(["--resume", str(run)]) == 0
+    assert f"note: {path}: damaged: " in (out := capsys.readouterr().out)
+    assert "trying last-before.ckpt" in out
+    same_results(run, uninterrupted)
+
+
+def test_killed_between_the_old_state_and_the_new(data, uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    (run / "metrics.json").unlink()
+    (run / "checkpoints" / "last.ckpt").rename(run / "checkpoints" / "last-before.ckpt")
+    assert classify.main(["--resume", str(run)]) == 0
+    same_results(run, uninterrupted)
+
+
 def edit(run: Path, before: str, after: str):
     text = (run / "config.yaml").read_text()
     assert before in text
     (run / "config.yaml").write_text(text.replace(before, after))
+
+
+def flip(path: Path):
+    """Change a bit near the end of a file."""
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +190,7 @@ def edit(run: Path, before: str, after: str):
         (lambda run: (run / "data.json").write_bytes(b"\xff"), "data.json: damaged"),
         (lambda run: (run / "checkpoints" / "best.safetensors").unlink(), "best.safetensors"),
         (lambda run: (run / "checkpoints" / "best.safetensors").write_bytes(b"junk"), "best.safetensors"),
+        (lambda run: flip(run / "checkpoints" / "best.safetensors"), "best.safetensors: damaged: its weights"),
     ],
 )
 def test_a_run_folder_that_was_tampered_with_is_one_line(damage, said, uninterrupted, tmp_path, capsys):

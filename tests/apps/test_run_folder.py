@@ -11,7 +11,8 @@ import torch
 
 from flash_sparse.nn import Encoder
 from flash_sparse_apps.files import to_json, write_atomically
-from flash_sparse_apps.models.saved_model import SavedModel, load_weights
+from flash_sparse_apps.models.saved_model import SavedModel
+from flash_sparse_apps.models.weights_file import load_weights
 from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.tokens.tokenization import train_tokenizer
 

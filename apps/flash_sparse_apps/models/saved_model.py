@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import nn
 
 from flash_sparse import BlockLayout
 from flash_sparse.nn import Encoder
-from flash_sparse_apps.files import to_json, umask, write_atomically
+from flash_sparse_apps.files import check_sums, to_json, umask, write_atomically, write_sums
 from flash_sparse_apps.models.blend import Blend, Weights
 from flash_sparse_apps.models.chunking import Chunked
 from flash_sparse_apps.models.layouts import PATTERNS, make_layout
 from flash_sparse_apps.models.two_towers import TwoTowers
+from flash_sparse_apps.models.weights_file import encode_weights, load_weights
 from flash_sparse_apps.scores.linear_model import LinearModel
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.tokenization import Tokenizer, open_saved
@@ -70,8 +69,7 @@ class SavedModel:
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
             os.chmod(temporary, 0o777 & ~umask())
-            weights = {name: value.detach().cpu().contiguous() for name, value in self.encoder.state_dict().items()}
-            write_atomically(temporary / "model.safetensors", save(weights))
+            write_atomically(temporary / "model.safetensors", encode_weights(self.encoder))
             self.tokenizer.save(temporary)
             description = {
                 "format": 1,
@@ -94,6 +92,7 @@ class SavedModel:
                 write_atomically(
                     temporary / "config.json", cast(Any, self.encoder).body.config.to_json_string().encode()
                 )
+            write_sums(temporary)  # before the README, which anybody may edit
             write_atomically(temporary / "README.md", card.encode(errors="backslashreplace"))
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(temporary, folder)
@@ -114,6 +113,7 @@ class SavedModel:
             ValueError: one line that says which file is missing or damaged.
         """
         folder = model_folder(run)
+        check_sums(folder)
         path = folder / "classifier.json"
         try:
             described = json.loads(path.read_text(encoding="utf-8"))
@@ -199,6 +199,8 @@ def _check(described: dict):
         raise ValueError(f"task is {task!r}; expected single-label or multi-label")
     if (thresholds is None) != (task == "single-label") or (thresholds is not None and len(thresholds) != len(labels)):
         raise ValueError(f"thresholds do not fit {len(labels)} labels of a {task} task")
+    if not all(isinstance(value, float) and 0 <= value <= 1 for value in thresholds or ()):
+        raise ValueError(f"thresholds are {thresholds}; expected numbers from 0 to 1")
     if not isinstance(described["seq_len"], int) or described["seq_len"] < 1:
         raise ValueError(f"seq_len is {described['seq_len']!r}; expected an integer of at least 1")
     if not isinstance(described.get("pairs", False), bool):
@@ -211,19 +213,3 @@ def _check(described: dict):
     attention = described["attention"]
     if attention["sparse"] and attention["pattern"] not in PATTERNS:
         raise ValueError(f"pattern is {attention['pattern']!r}; expected one of {', '.join(PATTERNS)}")
-
-
-def load_weights(encoder: nn.Module, path: Path):
-    """Put the weights of a safetensors file into an encoder, and the encoder into evaluation mode.
-
-    Raises:
-        ValueError: the file is missing, damaged, or of another encoder.
-    """
-    try:
-        encoder.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())[:300]}") from None
-    for name, value in encoder.state_dict().items():
-        if not value.isfinite().all():
-            raise ValueError(f"{path}: {name} holds numbers that are not finite; expected trained weights")
-    encoder.eval()

@@ -2,8 +2,8 @@
 
 A store is one file, so that one rename puts it in place whole: the sections below end to end, each from a multiple of
 8 bytes on, then a JSON footer that says where each section is, then the footer's length, the CRC-32 of all before it
-(8 bytes each) and `_MAGIC`. The checksum is compared at each opening, a second for a gigabyte: a byte that the disk
-changed would train on other tokens without a word.
+(8 bytes each) and `_MAGIC`. The checksum is compared at each opening, in about a quarter of a second for a gigabyte: a
+byte that the disk changed would train on other tokens without a word.
 
     tokens          uint16 or uint32, all documents end to end
     token_offsets   int64 (N + 1,), where each document begins
@@ -324,7 +324,7 @@ def _read_footer(path: Path) -> tuple[dict[str, tuple[int, int, str]], int]:
 def _check_sum(path: str | Path, data: np.ndarray):
     """Raise ValueError for content (n,) uint8 that is not what its checksum says."""
     kept = int.from_bytes(data[-16:-8].tobytes(), "little")
-    found = zlib.crc32(data[:-16])
+    found = zlib.crc32(data[:-16].data)
     if found != kept:
         raise ValueError(f"{path}: damaged token store: its checksum is {found:08x}; expected {kept:08x}")
 

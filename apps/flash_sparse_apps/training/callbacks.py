@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import sys
 import time
 from datetime import timedelta
@@ -14,13 +13,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
-from safetensors.torch import save
 from tqdm import tqdm
 
-from flash_sparse_apps.files import naming, write_atomically
+from flash_sparse_apps.files import write_atomically
 from flash_sparse_apps.metrics import best_epoch
 from flash_sparse_apps.models.lightning_module import MONITOR
+from flash_sparse_apps.models.weights_file import encode_weights
 from flash_sparse_apps.run_folder import RunFolder
+from flash_sparse_apps.training.saved_state import save_state
 
 CURVE_POINTS = 400  # training losses kept for the curve, about
 
@@ -164,24 +164,13 @@ class Checkpoints(Checkpoint):
         if trainer.sanity_checking:
             return
         if best_epoch(self.history.epochs) is self.history.epochs[-1] and trainer.is_global_zero:
-            weights = {name: value.detach().cpu() for name, value in module.encoder.state_dict().items()}
-            write_atomically(self.run.best_weights, save(weights))
+            write_atomically(self.run.best_weights, encode_weights(module.encoder))
         if trainer.is_global_zero:
             self.history.write_csv(self.run.history)
         self._save(trainer)
 
     def _save(self, trainer):
         save_state(trainer, self.run.last_checkpoint)
-
-
-def save_state(trainer: L.Trainer, path: Path):
-    """Write Lightning's checkpoint, which is either complete or not there."""
-    # Lightning writes by way of the system's folder for temporary files, which may be on another disk
-    temporary = path.with_name(f"{path.name}.part")
-    with naming(path):
-        trainer.save_checkpoint(temporary)
-    if trainer.is_global_zero:
-        os.replace(temporary, path)
 
 
 class Progress(L.Callback):

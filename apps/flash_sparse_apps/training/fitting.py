@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.data_module import TextDataModule
+from flash_sparse_apps.training.saved_state import newest_whole
 from flash_sparse_datasets.shared.exit_codes import UserError
 
 
@@ -44,27 +45,28 @@ def make_trainer(
 
 
 def fit(trainer: L.Trainer, module: L.LightningModule, data: TextDataModule, checkpoint: Path, run: RunFolder):
-    """Train to the end, from where `checkpoint` is if there is one.
+    """Train to the end, from the last whole state at `checkpoint` if there is one.
 
     Raises:
-        UserError: the checkpoint is damaged or of another model.
+        UserError: all that is there is damaged, or it is of another model.
         SystemExit: 143 after SIGTERM.
         KeyboardInterrupt: Ctrl-C.
     """
-    if checkpoint.is_file():
+    start = newest_whole(checkpoint)
+    if start is not None:
         try:
-            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            state = torch.load(start, map_location="cpu", weights_only=True)
             module.load_state_dict(state["state_dict"])
             step = state["global_step"]
         except Exception as error:  # torch.load raises many kinds
             raise UserError(
-                f"{checkpoint}: damaged, or {run.config} is no longer what it was when the run began: "
+                f"{start}: damaged, or {run.config} is no longer what it was when the run began: "
                 f"{' '.join(str(error).split())[:200]}"
             ) from error
         if trainer.is_global_zero:
             print(f"continuing after step {step:,}", flush=True)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     except SIGTERMException:
         raise SystemExit(143) from None
     except SystemExit as end:

@@ -16,6 +16,7 @@ import torch
 
 import flash_sparse_datasets
 from flash_sparse.nn import Encoder
+from flash_sparse_apps.files import check_sums, write_sums
 from flash_sparse_apps.models import layouts
 from flash_sparse_apps.models.chunking import Chunked
 from flash_sparse_apps.models.two_towers import TwoTowers
@@ -27,7 +28,7 @@ from flash_sparse_apps.tokens.growing import Growth
 from flash_sparse_apps.tokens.pixels import BLACK, SAMPLE, check_images, count_read
 from flash_sparse_apps.tokens.token_store import TokenStore, truncation
 from flash_sparse_apps.tokens.tokenization import Tokenizer, load_tokenizer, train_tokenizer, word_tokenizer
-from flash_sparse_apps.training.main_process import is_main_process
+from flash_sparse_apps.training.main_process import is_main_process, say
 from flash_sparse_apps.training.starting_weights import check_start
 from flash_sparse_datasets import Dataset
 from flash_sparse_datasets.shared.cache_folder import cache_folder
@@ -283,22 +284,29 @@ def _tokenizer(settings: Settings, dataset: Dataset, cache: Path) -> Tokenizer |
     if settings.tokenizer != "bpe":
         return load_tokenizer(settings.tokenizer)
     folder = cache / "tokenizers" / f"{dataset.fingerprint[:32]}-{settings.vocab_size}"
-    if not (folder / "tokenizer.json").is_file():
-        temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
+    if (folder / "tokenizer.json").is_file():
         try:
-            train_tokenizer(
-                (
-                    cast(str, text)  # bytes have had their tokenizer already
-                    for document in dataset.train
-                    for text in (document.text, document.second)
-                    if text is not None
-                ),
-                settings.vocab_size,
-                temporary,
-                progress=is_main_process() and sys.stderr.isatty(),
-            )
-            folder.mkdir(exist_ok=True)
-            os.replace(temporary / "tokenizer.json", folder / "tokenizer.json")
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            check_sums(folder)
+            return Tokenizer.from_folder(folder)
+        except ValueError as error:
+            if is_main_process():
+                say(f"note: {error}; it is made anew")
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
+    try:
+        train_tokenizer(
+            (
+                cast(str, text)  # bytes have had their tokenizer already
+                for document in dataset.train
+                for text in (document.text, document.second)
+                if text is not None
+            ),
+            settings.vocab_size,
+            temporary,
+            progress=is_main_process() and sys.stderr.isatty(),
+        )
+        folder.mkdir(exist_ok=True)
+        os.replace(temporary / "tokenizer.json", folder / "tokenizer.json")
+        write_sums(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return Tokenizer.from_folder(folder)

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Checkpoint
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from flash_sparse import BlockLayout
@@ -27,12 +26,13 @@ from flash_sparse.nn.packing import segments, without
 from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.metrics import Pretraining
 from flash_sparse_apps.models.lightning_module import Classifier
-from flash_sparse_apps.models.saved_model import load_weights
+from flash_sparse_apps.models.weights_file import encode_weights, load_weights
 from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.batching import PackedBatch
 from flash_sparse_apps.tokens.data_module import TextDataModule
-from flash_sparse_apps.training.callbacks import History, Progress, save_state
+from flash_sparse_apps.training import saved_state
+from flash_sparse_apps.training.callbacks import History, Progress
 from flash_sparse_apps.training.fitting import fit, make_trainer
 from flash_sparse_datasets import Dataset
 from flash_sparse_datasets.shared.exit_codes import UserError
@@ -151,7 +151,7 @@ class PretrainingCheckpoints(Checkpoint):
             self._save(trainer)
 
     def _save(self, trainer):
-        save_state(trainer, self.run.pretraining_checkpoint)
+        saved_state.save_state(trainer, self.run.pretraining_checkpoint)
 
 
 def _whole_epoch(trainer: L.Trainer) -> bool:
@@ -222,10 +222,9 @@ def pretrain(
         "curve": history.steps,
     }
     if trainer.is_global_zero:
-        weights = {name: value.detach().cpu() for name, value in encoder.state_dict().items()}
         write_atomically(run.pretraining, to_json(summary))
-        write_atomically(run.pretraining_weights, save(weights))
-        run.pretraining_checkpoint.unlink(missing_ok=True)
+        write_atomically(run.pretraining_weights, encode_weights(encoder))
+        saved_state.remove(run.pretraining_checkpoint)
         print("training", flush=True)
     return summary
 

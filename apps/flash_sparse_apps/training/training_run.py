@@ -19,8 +19,9 @@ from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.metrics import Pretraining
 from flash_sparse_apps.models import layouts
 from flash_sparse_apps.models.lightning_module import MONITOR, Classifier
-from flash_sparse_apps.models.saved_model import READING, SavedModel, load_weights
+from flash_sparse_apps.models.saved_model import READING, SavedModel
 from flash_sparse_apps.models.token_vectors import begin_with_vectors
+from flash_sparse_apps.models.weights_file import load_weights
 from flash_sparse_apps.reports import figures, report
 from flash_sparse_apps.reports.examples import Example, ExampleImage
 from flash_sparse_apps.run_folder import RunFolder

@@ -1,0 +1,66 @@
+"""The whole state of a training on disk: written so that there is always one to go on from, checked before it is."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from flash_sparse_apps.files import naming
+from flash_sparse_apps.training.main_process import is_main_process, say
+from flash_sparse_datasets.shared.exit_codes import UserError
+
+
+def before(path: Path) -> Path:
+    """Where the state before the last one is: what a run goes on from when the disk has damaged the last."""
+    return path.with_name(f"{path.stem}-before{path.suffix}")
+
+
+def save_state(trainer: L.Trainer, path: Path):
+    """Write Lightning's checkpoint, which is either complete or not there, and keep the one before it."""
+    # Lightning writes by way of the system's folder for temporary files, which may be on another disk
+    temporary = path.with_name(f"{path.name}.part")
+    with naming(path):
+        trainer.save_checkpoint(temporary)
+    if trainer.is_global_zero:
+        if path.is_file():
+            os.replace(path, before(path))
+        os.replace(temporary, path)
+
+
+def newest_whole(path: Path) -> Path | None:
+    """The state that `save_state` wrote last, or else the one before it; None where there is neither.
+
+    A file counts as whole if all in it has the checksums that its zip archive keeps.
+
+    Raises:
+        UserError: there are some, and all are damaged.
+    """
+    damaged: list[str] = []
+    for candidate in (path, before(path)):
+        if not candidate.is_file():
+            continue
+        try:
+            with zipfile.ZipFile(candidate) as archive:
+                wrong = archive.testzip()
+            if wrong is None:
+                torch.load(candidate, map_location="meta", weights_only=True)
+                return candidate
+            reason = f"{wrong} in it does not have its checksum"
+        except Exception as error:  # both raise many kinds
+            reason = " ".join(str(error).split())[:200]
+        damaged.append(f"{candidate}: damaged: {reason}")
+        if candidate == path and before(path).is_file() and is_main_process():
+            say(f"note: {damaged[0]}; trying {before(path).name}, the state before it")
+    if damaged:
+        raise UserError(f"{damaged[0]}; expected a whole one: begin anew, with another --output")
+    return None
+
+
+def remove(path: Path):
+    """Remove the last state and the one before it."""
+    path.unlink(missing_ok=True)
+    before(path).unlink(missing_ok=True)
