@@ -66,12 +66,13 @@ class Cell:
 
 def _measure(contender: Contender, problem: Problem, clock: WallClock) -> dict:
     case = Case(problem, clock.device)
-    found = {"counted_density": case.density}
+    found: dict[str, float | None] = {"counted_density": case.density}
     before = clock.allocated()
     mask, mask_ms = _timed_mask(contender.make_mask, case, clock)
     if mask is not None:
         found["mask_ms"] = mask_ms
-        found["mask_MiB"] = (clock.peak() - before) / MEBIBYTE if clock.peak() is not None else None
+        peak = clock.peak()
+        found["mask_MiB"] = None if peak is None else (peak - before) / MEBIBYTE
     attend = contender.attend(case, mask)
     found["error"] = _check(attend, case)
     return found | _memory(attend, case, clock) | _times(attend, case, clock)
@@ -114,9 +115,10 @@ def _memory(attend: Attention, case: Case, clock: WallClock) -> dict:
     output = attend(*case.inputs)
     forward = clock.peak()
     torch.autograd.grad(output, case.inputs, case.grad_output)
-    if forward is None:
+    both = clock.peak()
+    if forward is None or both is None:
         return {}
-    return {"MiB": {"forward": (forward - before) / MEBIBYTE, "both": (clock.peak() - before) / MEBIBYTE}}
+    return {"MiB": {"forward": (forward - before) / MEBIBYTE, "both": (both - before) / MEBIBYTE}}
 
 
 def _times(attend: Attention, case: Case, clock: WallClock) -> dict:

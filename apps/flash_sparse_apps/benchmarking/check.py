@@ -76,9 +76,9 @@ def _sample(case: Case) -> tuple[list[int], Tensor]:
         edges |= {start - 1 for start in starts} | set(starts)
     if case.layout is not None:
         edges |= {case.layout.block_size - 1, case.layout.block_size}
-    edges = [row for row in edges if 0 <= row < problem.length]
+    inside = sorted(row for row in edges if 0 <= row < problem.length)
     drawn = torch.randperm(problem.length, generator=torch.Generator().manual_seed(1))[:CHECKED_ROWS]
-    rows = torch.cat([torch.tensor(edges), drawn]).unique()  # (R,)
+    rows = torch.cat([torch.tensor(inside), drawn]).unique()  # (R,)
     return sorted(entries), rows.to(case.device)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from flash_sparse import BlockLayout, attention, attention_varlen
 from flash_sparse_apps.benchmarking.problem import Case
 
 Mask = BlockLayout | BlockMask | Tensor | None
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]  # query, key, value to output, (B, H, N, D) each
+Attention = Callable[..., Tensor]  # query, key, value to output, (B, H, N, D) each
 
 
 class UnsupportedError(ValueError):
@@ -35,7 +36,7 @@ class Contender:
     """
 
     make_mask: Callable[[Case], Mask]
-    attend: Callable[[Case, Mask], Attention]
+    attend: Callable[[Case, Any], Attention]
 
 
 def _flash_sparse(case: Case, layout: BlockLayout | None) -> Attention:
@@ -56,6 +57,8 @@ def _flash_varlen(case: Case, mask: None) -> Attention:
     """PyTorch's FlashAttention for sequences laid end to end."""
     if case.problem.dropout_p:
         raise UnsupportedError("has no dropout")
+    if case.cu_seqlens is None:
+        raise UnsupportedError("takes sequences laid end to end alone")
     starts, longest = case.cu_seqlens, max(case.lengths)
     return _packed(functools.partial(varlen_attn, cu_seq_q=starts, cu_seq_k=starts, max_q=longest, max_k=longest))
 

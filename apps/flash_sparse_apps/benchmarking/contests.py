@@ -147,7 +147,7 @@ def compete(contests: Sequence[Contest], repeats: int, spinning_counts: Sequence
             standing.append((contest, row | {"status": "timed"}))
     right.clear()
 
-    times = [{count: {} for count in spinning_counts} for _ in standing]
+    times: list[dict[int, dict[str, list[float]]]] = [{count: {} for count in spinning_counts} for _ in standing]
     for _ in range(repeats):
         for count in spinning_counts:
             with spinning(count):

@@ -62,7 +62,8 @@ def _peak_memory(problem: Problem, dropout_p: float, threads: int) -> float:
 
 
 def _run(inputs: list[Tensor], grad_output: Tensor, layout: BlockLayout | None, dropout_p: float):
-    torch.autograd.grad(attention(*inputs, layout, dropout_p=dropout_p), inputs, grad_output)
+    query, key, value = inputs
+    torch.autograd.grad(attention(query, key, value, layout, dropout_p=dropout_p), inputs, grad_output)
 
 
 def _largest_resident_size() -> int:

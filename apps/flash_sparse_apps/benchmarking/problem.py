@@ -28,7 +28,7 @@ class Problem:
         mask: "dense", "causal"; "padded", sequences of different lengths side by side; "packed", documents end to end
             in one sequence; or the name of a pattern of blocks.
         density: share of the blocks that the pattern is to keep.
-        document_length: the mean of the packed documents, in tokens.
+        document_length: the mean of the packed documents, in tokens; 0 where none are packed.
     """
 
     batch: int
@@ -39,7 +39,7 @@ class Problem:
     mask: str = "dense"
     density: float = 1.0
     block_size: int = 128
-    document_length: int | None = None
+    document_length: int = 0
     dropout_p: float = 0.0
 
     def __post_init__(self):
@@ -52,7 +52,7 @@ class Problem:
         parts = [f"{self.mask} {self.batch}x{self.heads}x{self.length}x{self.head_dim} {self.dtype}"]
         if self.mask in PATTERNS:
             parts.append(f"density {self.density:.4f} in blocks of {self.block_size}")
-        if self.document_length is not None:
+        if self.document_length:
             parts.append(f"documents of {self.document_length}")
         if self.dropout_p:
             parts.append(f"dropout {self.dropout_p}")
@@ -125,7 +125,7 @@ class Case:
     def documents(self) -> Tensor:
         """Which packed document each token belongs to, (N,) int32."""
         numbers = torch.arange(len(self.lengths), device=self.device, dtype=torch.int32)
-        return numbers.repeat_interleave(self.cu_seqlens.diff())  # (N,)
+        return numbers.repeat_interleave(torch.tensor(self.lengths, device=self.device))  # (N,)
 
     def visible(self, entry: int, rows: Tensor) -> Tensor:
         """The keys that the rows (R,) of a batch entry see: bool, (1 | Hl, R, N)."""

@@ -25,7 +25,8 @@ class Records:
             ValueError: the folder holds a benchmark of another setting, or something else.
         """
         self.path = None if folder is None else folder / "benchmark.json"
-        self.calls, self.rows, self._running = [call], [], None
+        self.calls, self.rows = [call], []
+        self._running: dict | None = None
         self.setting = {**setting, "flash_sparse_source": _source_hash()}
         if self.path is None or not self.path.exists():
             return

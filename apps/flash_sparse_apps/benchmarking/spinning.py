@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import IO, cast
 
 # It looks for its parent now and then, so that it ends even when that is killed and can end nothing itself.
 SPIN = """
@@ -32,7 +33,7 @@ def spinning(count: int) -> Iterator[list[int]]:
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(_spinning_process()) for _ in range(count)]
         for process in processes:
-            if not process.stdout.readline():
+            if not cast(IO[bytes], process.stdout).readline():
                 raise OSError("a spinning process ended at once; expected it to run beside the measurements")
         yield [process.pid for process in processes]
 
@@ -51,4 +52,4 @@ def _spinning_process() -> Iterator[subprocess.Popen]:
     finally:
         process.kill()
         process.wait()
-        process.stdout.close()
+        cast(IO[bytes], process.stdout).close()

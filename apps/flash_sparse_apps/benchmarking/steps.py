@@ -11,10 +11,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from flash_sparse import BlockLayout
@@ -33,7 +33,12 @@ from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.batching import PackedBatch
 from flash_sparse_datasets.shared.exit_codes import is_too_little_memory
 
-ATTENTIONS = {"dense": None, "sparse": None, "PyTorch": sdpa, "textbook": textbook}
+ATTENTIONS: dict[str, Callable[..., Tensor] | None] = {
+    "dense": None,
+    "sparse": None,
+    "PyTorch": sdpa,
+    "textbook": textbook,
+}
 VOCABULARY, CLASSES = 256, 16
 
 
@@ -106,14 +111,14 @@ def measure(length: int, options, clock: WallClock) -> list[dict]:
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-4)
     batch = _random_batch(length, options.tokens // length).to(clock.device)
     settings = Settings(seq_len=length, sparse=True, block_size=options.block_size, window=options.window)
-    layout = make_layout(length, describe(settings)).to(clock.device)
+    layout = cast(BlockLayout, make_layout(length, describe(settings))).to(clock.device)
     usual = "bfloat16" if options.device == "cuda" else "float32"
     dtype = getattr(torch, usual if options.dtype == "auto" else options.dtype)
 
     steps, rows = {}, []
     for name in ATTENTIONS:
         own = layout if name == "sparse" else None
-        step = functools.partial(_step, encoder, optimizer, batch, own, dtype, clock)
+        step: Callable[[], None] = functools.partial(_step, encoder, optimizer, batch, own, dtype, clock)
         row = {"length": length, "sequences": options.tokens // length, "attention": name}
         row["density"] = own.density if own is not None else 1.0
         rows.append(row)
@@ -133,14 +138,14 @@ def measure(length: int, options, clock: WallClock) -> list[dict]:
         steps[name] = step
     seconds = dict(zip(steps, in_turn(list(steps.values()), options.repeats), strict=True))
     for row in rows:
-        if (own := seconds.get(row["attention"])) is None:
+        if (measured := seconds.get(row["attention"])) is None:
             continue
-        row |= spread([1e3 * second for second in own])
-        row["tokens/s"] = row["sequences"] * length / statistics.median(own)
+        row |= spread([1e3 * second for second in measured])
+        row["tokens/s"] = row["sequences"] * length / statistics.median(measured)
         for peer in ("PyTorch", "textbook"):
             if peer in seconds:
                 row[f"over {peer}"] = statistics.median(
-                    theirs / mine for theirs, mine in zip(seconds[peer], own, strict=True)
+                    theirs / mine for theirs, mine in zip(seconds[peer], measured, strict=True)
                 )
         row["result"] = "ok"
     return rows
@@ -171,11 +176,12 @@ def _step(
 
 def _within(encoder: nn.Module, name: str, step: Callable[[], None]) -> Callable[[], None]:
     """The step with the attention of this name."""
-    if ATTENTIONS[name] is None:
+    attend = ATTENTIONS[name]
+    if attend is None:
         return step
 
     def run():
-        with attending(encoder, ATTENTIONS[name]):
+        with attending(encoder, attend):
             step()
 
     return run

@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -18,14 +19,14 @@ class WallClock:
 
     device = torch.device("cpu")
 
-    def start(self, host_ms: float) -> float:
+    def start(self, host_ms: float) -> Any:
         """The mark at the beginning of work that the host needs so many milliseconds to launch."""
         return self.mark()
 
-    def mark(self) -> float:
+    def mark(self) -> Any:
         return time.perf_counter()
 
-    def milliseconds(self, start: float, stop: float) -> float:
+    def milliseconds(self, start: Any, stop: Any) -> float:
         return 1e3 * (stop - start)
 
     def wait(self):
@@ -71,7 +72,7 @@ class GpuClock(WallClock):
         event.record()
         return event
 
-    def milliseconds(self, start: torch.cuda.Event, stop: torch.cuda.Event) -> float:
+    def milliseconds(self, start: Any, stop: Any) -> float:
         return start.elapsed_time(stop)
 
     def wait(self):
@@ -90,7 +91,7 @@ class GpuClock(WallClock):
 
 def in_turn(calls: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
     """Wall-clock seconds of each call, `repeats` times, all calls in turn after one round to warm up."""
-    seconds = [[] for _ in calls]
+    seconds: list[list[float]] = [[] for _ in calls]
     for repeat in range(repeats + 1):
         for call, measured in zip(calls, seconds, strict=True):
             start = time.perf_counter()

@@ -39,7 +39,7 @@ def same_problem(row: dict) -> tuple:
 
 def without_mask(row: dict) -> tuple:
     """`same_problem` of the dense attention of the row's sizes."""
-    return same_problem({**row, "mask": "dense", "density": 1.0, "document_length": None})
+    return same_problem({**row, "mask": "dense", "density": 1.0, "document_length": 0})
 
 
 def _line(row: dict, ours: dict[tuple, float]) -> dict:

@@ -28,7 +28,7 @@ def document_rows(kept: Kept) -> list[Row]:
     name comes last has it.
     """
     rows: dict[tuple, Row] = {}
-    in_sweeps = set()
+    in_sweeps: set[str] = set()
     for name, table in kept.sweeps.items():
         cells = {cell: run for cell, run in kept.runs.items() if cell.startswith(f"{name}/")}
         in_sweeps |= cells.keys()
