@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,9 +31,28 @@ def write_atomically(path: Path, content: bytes):
         _write(path, content)
 
 
+def partial_path(path: Path) -> str:
+    """How the name of something begins that is to become `path` when it is complete."""
+    return f".{path.name}.partial-"
+
+
+def is_partial(path: Path) -> bool:
+    """Whether something is what a process that was killed while it wrote has left behind."""
+    return path.name.startswith(".") and ".partial-" in path.name
+
+
+def remove_partial(folder: Path):
+    """Remove what killed processes left in a folder, at any depth; nobody else may be writing there."""
+    for path in [*folder.rglob(".*.partial-*")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _write(path: Path, content: bytes):
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=partial_path(path))
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

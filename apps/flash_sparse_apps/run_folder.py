@@ -25,7 +25,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flash_sparse_apps.files import write_atomically
+from flash_sparse_apps.files import is_partial, remove_partial, write_atomically
 
 
 class RunFolder:
@@ -49,25 +49,31 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, config: str) -> RunFolder:
-        """Make a folder that is not there yet, or is empty, with the settings in it.
+        """Make a folder that is not there yet, or is empty, with the settings in it, and lock it.
 
         Raises:
-            FileExistsError: there is one with something in it.
+            FileExistsError: there is one with something in it, or another process begins there at this moment.
         """
         run = cls(path)
         run.check_new()
         run.path.mkdir(parents=True, exist_ok=True)
+        run.lock()
         try:
-            open(run.config, "x").close()  # of two runs that begin at the same moment, one has it
-        except FileExistsError:
             run.check_new()
+            remove_partial(run.path)
+            write_atomically(run.config, config.encode())
+        except BaseException:
+            run.unlock()
             raise
-        write_atomically(run.config, config.encode())
         return run
 
     def check_new(self):
-        """Raise FileExistsError if there is something at the path already."""
-        if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+        """Raise FileExistsError if there is something at the path already.
+
+        What a run leaves that was killed before its settings were written is nothing.
+        """
+        inside = self.path.iterdir() if self.path.is_dir() else ()
+        if self.path.is_file() or any(path.name != ".lock" and not is_partial(path) for path in inside):
             raise FileExistsError(
                 f"--output is {self.path}, which exists; expected a new folder (--resume {self.path} continues a run)"
             )

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,15 @@ def test_weights_are_checked_without_the_other_checksums(model):
     flip(path, path.stat().st_size - 10)
     with pytest.raises(ValueError, match=r"model\.safetensors: damaged: its weights do not have the checksum"):
         SavedModel.load(model)
+
+
+def test_training_writes_nothing_outside_its_folders(planted_files, cache_folder, tmp_path, monkeypatch):
+    """The system's folder for temporary files may be small, or full."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    flags = [*TINY, "--epochs", "1", "--no-compare", "--no-linear-baseline", "--cache-dir", str(cache_folder)]
+    assert (
+        classify.main(["--dataset", str(planted_files["multi-label"]), *flags, "--output", str(tmp_path / "run")]) == 0
+    )
 
 
 def test_a_damaged_cache_is_made_anew_and_trains_the_same(planted_files, tmp_path, capsys):

@@ -26,13 +26,20 @@ def test_writing_names_the_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("module", "flag"), [(token_store, "--cache-dir"), (files, "--output")])
 def test_a_full_disk_is_one_line_with_path_and_flag(planted_files, tmp_path, monkeypatch, capsys, module, flag):
+    write = files._write
+
     def full(*unused):
         raise FULL
+
+    def full_for_runs(path, content):
+        if path.is_relative_to(tmp_path / "run"):
+            raise FULL
+        write(path, content)
 
     if module is token_store:
         monkeypatch.setattr(token_store, "_write_store", full)
     else:
-        monkeypatch.setattr(files, "_write", full)
+        monkeypatch.setattr(files, "_write", full_for_runs)
     folders = ("--cache-dir", str(tmp_path / "cache"), "--output", str(tmp_path / "run"))
     tiny = ("--seq-len", "32", "--width", "16", "--vocab-size", "300", "--accelerator", "cpu")
     assert classify.main(["--dataset", str(planted_files["single-label"]), *folders, *tiny]) == 2

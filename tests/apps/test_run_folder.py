@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flash_sparse.nn import Encoder
-from flash_sparse_apps.files import to_json, write_atomically
+from flash_sparse_apps.files import remove_partial, to_json, write_atomically
 from flash_sparse_apps.models.saved_model import SavedModel
 from flash_sparse_apps.models.weights_file import load_weights
 from flash_sparse_apps.run_folder import RunFolder
@@ -79,10 +79,32 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path):
 
 def test_of_two_runs_that_begin_at_once_one_has_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(RunFolder, "check_new", lambda run: None)  # both looked, and there was nothing
-    RunFolder.create(tmp_path / "run", "first\n")
-    with pytest.raises(FileExistsError):
+    first = RunFolder.create(tmp_path / "run", "first\n")
+    with pytest.raises(FileExistsError, match="another process is at this run"):
         RunFolder.create(tmp_path / "run", "second\n")
-    assert (tmp_path / "run" / "config.yaml").read_text() == "first\n"
+    assert first.config.read_text() == "first\n"
+
+
+def test_a_run_killed_at_its_very_beginning_is_no_run(tmp_path):
+    """The same command begins anew, and what the killed one left is gone."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()
+    (tmp_path / "run" / ".config.yaml.partial-x7f").write_text("seq-")
+    run = RunFolder.create(tmp_path / "run", "seq-len: 3\n")
+    run.unlock()
+    assert [path.name for path in run.path.iterdir()] == ["config.yaml"]
+    assert run.config.read_text() == "seq-len: 3\n"
+
+
+def test_what_was_cut_off_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / ".model.partial-a" / "deep").mkdir(parents=True)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".last.ckpt.partial-0").touch()
+    kept = [tmp_path / "checkpoints" / "last.ckpt", tmp_path / ".lock", tmp_path / "partial-notes.txt"]
+    for path in kept:
+        path.touch()
+    remove_partial(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
 
 
 def test_a_model_comes_back_as_it_was_saved(saved_model, tmp_path):

@@ -15,7 +15,7 @@ from torch import nn
 
 from flash_sparse import BlockLayout
 from flash_sparse.nn import Encoder
-from flash_sparse_apps.files import check_sums, to_json, umask, write_atomically, write_sums
+from flash_sparse_apps.files import check_sums, partial_path, to_json, umask, write_atomically, write_sums
 from flash_sparse_apps.models.blend import Blend, Weights
 from flash_sparse_apps.models.chunking import Chunked
 from flash_sparse_apps.models.layouts import PATTERNS, make_layout
@@ -66,7 +66,7 @@ class SavedModel:
     def save(self, folder: Path, card: str):
         """Write the folder `model/`, complete or not at all; `card` is its README."""
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=partial_path(folder)))
         try:
             os.chmod(temporary, 0o777 & ~umask())
             write_atomically(temporary / "model.safetensors", encode_weights(self.encoder))

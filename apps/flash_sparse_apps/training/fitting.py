@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.data_module import TextDataModule
-from flash_sparse_apps.training.saved_state import newest_whole
+from flash_sparse_apps.training.saved_state import WritesInPlace, newest_whole
 from flash_sparse_datasets.shared.exit_codes import UserError
 
 
@@ -35,6 +35,7 @@ def make_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the data module shares the documents out
         callbacks=list(callbacks),
+        plugins=[WritesInPlace()],
         logger=False,
         enable_checkpointing=True,
         enable_progress_bar=False,

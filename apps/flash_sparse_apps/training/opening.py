@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from flash_sparse_apps.files import to_json, write_atomically
+from flash_sparse_apps.files import remove_partial, to_json, write_atomically
 from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.settings import MAY_CHANGE, Settings
 from flash_sparse_apps.training.main_process import is_main_process
@@ -31,6 +31,7 @@ def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> Ru
     if resumed is not None:
         run = RunFolder(resumed)
         run.lock()
+        remove_partial(run.path)
         if run.metrics.is_file() and (settings.max_time is None or all_trained(run)):
             raise UserError(f"--resume is {resumed}, which is finished: its report is {run.report}")
         if run.metrics.is_file() and not run.last_checkpoint.is_file():
@@ -54,7 +55,6 @@ def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> Ru
     else:
         path = settings.output or _default_output(settings, prepared.dataset)
         run = RunFolder.create(path, settings.to_yaml())
-        run.lock()
     try:
         write_atomically(run.data, to_json(described))
     except BaseException:

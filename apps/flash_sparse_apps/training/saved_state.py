@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from flash_sparse_apps.files import naming
+from flash_sparse_apps.files import naming, partial_path
 from flash_sparse_apps.training.main_process import is_main_process, say
 from flash_sparse_datasets.shared.exit_codes import UserError
 
@@ -19,10 +21,20 @@ def before(path: Path) -> Path:
     return path.with_name(f"{path.stem}-before{path.suffix}")
 
 
+class WritesInPlace(TorchCheckpointIO):
+    """Lightning's own goes by way of the system's temporary files, which may have little room, or another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+
 def save_state(trainer: L.Trainer, path: Path):
     """Write Lightning's checkpoint, which is either complete or not there, and keep the one before it."""
-    # Lightning writes by way of the system's folder for temporary files, which may be on another disk
-    temporary = path.with_name(f"{path.name}.part")
+    temporary = path.with_name(f"{partial_path(path)}0")  # by one name in all processes of a run
     with naming(path):
         trainer.save_checkpoint(temporary)
     if trainer.is_global_zero:
