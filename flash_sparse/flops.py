@@ -19,70 +19,56 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from flash_sparse import dispatch
+from flash_sparse.backends.options import Options
 
 COUNTER = "torch.utils.flop_counter"
 
 
-def forward_flops(query: Tensor, key: Tensor, value: Tensor, *common, out_val=None) -> int:
+def forward_flops(query: Tensor, key: Tensor, value: Tensor, *options, out_val=None) -> int:
     """Of `flash_sparse::forward`: two products over all pairs that are computed."""
-    return 2 * _product_flops(query, key, *common)
+    return 2 * _product_flops(query, key, Options(*options))
 
 
 def backward_flops(
     grad_output: Tensor, grad_logsumexp: Tensor | None, query: Tensor, key: Tensor, value: Tensor,
-    output: Tensor, logsumexp: Tensor, *common, out_val=None,
+    output: Tensor, logsumexp: Tensor, *options_and_wanted, out_val=None,
 ) -> int:  # fmt: skip
     """Of `flash_sparse::backward`: the scores once more, and what each wanted gradient needs."""
-    for_query, for_key, for_value = common[-1]
+    *options, (for_query, for_key, for_value) = options_and_wanted
     products = 1 + (for_query or for_key) + for_query + for_key + for_value
-    return products * _product_flops(query, key, *common)
+    return products * _product_flops(query, key, Options(*options))
 
 
-def _product_flops(
-    query: Tensor,  # (B, H, Nq, D)
-    key: Tensor,  # (B, Hkv, Nk, D)
-    row_offsets: Tensor | None,  # (Bl, Hl, Qb + 1)
-    row_blocks: Tensor | None,  # (nnz,)
-    row_order: Tensor | None,
-    column_offsets: Tensor | None,
-    column_blocks: Tensor | None,
-    column_order: Tensor | None,
-    block_size: int,
-    cu_seqlens: Tensor | None,  # (sequences + 1,)
-    max_seqlen: int,
-    *others,
-) -> int:
-    """Of one product of D numbers for each pair."""
+def _product_flops(query: Tensor, key: Tensor, options: Options) -> int:
+    """Of one product of D numbers for each pair, of query (B, H, Nq, D) and key (B, Hkv, Nk, D)."""
     batch, heads, query_length, head_dim = query.shape
     known = not (isinstance(query, FakeTensor) or query.is_meta)
-    if cu_seqlens is None:
+    if options.cu_seqlens is None:
         lengths = [(query_length, key.shape[2])] * batch
     elif known:
-        lengths = [(stop - start, stop - start) for start, stop in itertools.pairwise(cu_seqlens.tolist())]
+        lengths = [(stop - start, stop - start) for start, stop in itertools.pairwise(options.cu_seqlens.tolist())]
     else:  # no more than this
-        lengths = [(max_seqlen, max_seqlen)] * (cu_seqlens.shape[0] - 1)
-    if row_offsets is None:
+        lengths = [(options.max_seqlen, options.max_seqlen)] * (options.cu_seqlens.shape[0] - 1)
+    if options.row_offsets is None:
         pairs = heads * sum(rows * columns for rows, columns in lengths)
     elif known:
-        pairs = _pairs_in_blocks(row_offsets, row_blocks, block_size, lengths, heads)
+        pairs = _pairs_in_blocks(options, lengths, heads)
     else:
-        copies = len(lengths) // row_offsets.shape[0] * (heads // row_offsets.shape[1])
-        pairs = copies * row_blocks.numel() * block_size**2
+        copies = len(lengths) // options.row_offsets.shape[0] * (heads // options.row_offsets.shape[1])
+        pairs = copies * options.row_blocks.numel() * options.block_size**2
     return 2 * pairs * head_dim
 
 
-def _pairs_in_blocks(
-    row_offsets: Tensor, row_blocks: Tensor, block_size: int, lengths: list[tuple[int, int]], heads: int
-) -> int:
+def _pairs_in_blocks(options: Options, lengths: list[tuple[int, int]], heads: int) -> int:
     """Pairs of query and key in the kept blocks of all heads and entries, each of so many queries and keys."""
-    own_entries, own_heads, lines = row_offsets.shape
-    counts = row_offsets.diff(dim=-1).flatten().long()  # (Bl Hl Qb,)
+    (own_entries, own_heads, lines), block_size = options.row_offsets.shape, options.block_size
+    counts = options.row_offsets.diff(dim=-1).flatten().long()  # (Bl Hl Qb,)
     line = torch.arange(counts.numel(), device=counts.device).repeat_interleave(counts)  # (nnz,)
     entry, row = line // (lines - 1) // own_heads, line % (lines - 1)  # (nnz,)
     pairs = 0
     for number, (query_length, key_length) in enumerate(lengths):
         inside = (query_length - row * block_size).clamp(0, block_size)  # (nnz,)
-        inside = inside * (key_length - row_blocks.long() * block_size).clamp(0, block_size)
+        inside = inside * (key_length - options.row_blocks.long() * block_size).clamp(0, block_size)
         pairs += int(inside[entry == (number if own_entries > 1 else 0)].sum())
     return pairs * (heads // own_heads)
 

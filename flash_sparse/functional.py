@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 
 from flash_sparse import dispatch, transforms
 from flash_sparse.backends import reference
+from flash_sparse.backends.options import Options
 from flash_sparse.layout import BlockLayout
 
 Backend = Literal["auto", "triton", "cpu", "reference"]
@@ -103,17 +104,17 @@ def attention(
     left, right = _check_window(window, is_causal)
     dropout_p, scale = _check_numbers(dropout_p, scale, query.shape[3])
 
+    options = Options(
+        *_layout_arguments(layout, query), cu_seqlens=None, max_seqlen=0, key_lengths=key_lengths, left=left,
+        right=right, dropout_p=dropout_p, seed=None, scale=scale,
+    )  # fmt: skip
     operation = _pick(backend, query.device)
     if operation is None:
-        sides = (None if left < 0 else left, None if right < 0 else right)
         own = None if layout is None else layout.crop(query.shape[2], key.shape[2])
-        output, logsumexp = reference.attention(query, key, value, own, sides, key_lengths, dropout_p, scale)
+        output, logsumexp = reference.attention(query, key, value, own, options)
     else:
         _refuse_tangents(query, key, value)
-        output, logsumexp = operation(
-            query, key, value, *_layout_arguments(layout, query), None, 0, key_lengths, left, right,
-            dropout_p, _draw_seed(dropout_p, query.device), scale,
-        )  # fmt: skip
+        output, logsumexp = operation(query, key, value, *_with_seed(options, query.device))
     return (output, logsumexp) if return_lse else output
 
 
@@ -182,17 +183,17 @@ def attention_varlen(
     left, right = _check_window(window, is_causal)
     dropout_p, scale = _check_numbers(dropout_p, scale, query.shape[2])
 
+    options = Options(
+        *_layout_arguments(layout, query), cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, key_lengths=None, left=left,
+        right=right, dropout_p=dropout_p, seed=None, scale=scale,
+    )  # fmt: skip
     operation = _pick(backend, query.device)
     if operation is None:
-        sides = (None if left < 0 else left, None if right < 0 else right)
-        output, logsumexp = reference.attention_varlen(query, key, value, cu_seqlens, layout, sides, dropout_p, scale)
+        output, logsumexp = reference.attention_varlen(query, key, value, layout, options)
     else:
         _refuse_tangents(query, key, value)
         packed = [tensor.transpose(0, 1)[None] for tensor in (query, key, value)]  # (1, H | Hkv, total, D)
-        output, logsumexp = operation(
-            *packed, *_layout_arguments(layout, query), cu_seqlens, max_seqlen, None, left, right,
-            dropout_p, _draw_seed(dropout_p, query.device), scale,
-        )  # fmt: skip
+        output, logsumexp = operation(*packed, *_with_seed(options, query.device))
         output, logsumexp = output[0].transpose(0, 1), logsumexp[0]  # (total, H, D), (H, total)
     return (output, logsumexp) if return_lse else output
 
@@ -395,6 +396,7 @@ def _layout_arguments(layout: BlockLayout | None, query: Tensor | None = None) -
     return *tensors, layout.block_size
 
 
-def _draw_seed(dropout_p: float, device: torch.device) -> Tensor | None:
-    """A seed on the device, drawn from PyTorch's generator, so that `torch.manual_seed` and checkpointing repeat it."""
-    return torch.randint(2**62, (), device=device) if dropout_p > 0 else None
+def _with_seed(options: Options, device: torch.device) -> Options:
+    """With a seed on the device, where there is dropout: drawn from PyTorch's generator, so that `torch.manual_seed`
+    and checkpointing repeat it."""
+    return options._replace(seed=torch.randint(2**62, (), device=device)) if options.dropout_p > 0 else options

@@ -39,13 +39,13 @@ class Forward(torch.autograd.Function):
     def backward(ctx, grad_output, grad_logsumexp):
         output, logsumexp, *tensors = ctx.saved_tensors
         saved = (number if tensor is None else tensor for number, tensor in zip(ctx.numbers, tensors, strict=True))
-        query, key, value, *common = saved
+        query, key, value, *options = saved
         wanted = list(ctx.needs_input_grad[2:5])
         gradients = Backward.apply(
-            ctx.backward, grad_output, grad_logsumexp, query, key, value, output, logsumexp, *common, wanted
+            ctx.backward, grad_output, grad_logsumexp, query, key, value, output, logsumexp, *options, wanted
         )
         gradients = (gradient if want else None for gradient, want in zip(gradients, wanted, strict=True))
-        return None, None, *gradients, *(None for _ in common)
+        return None, None, *gradients, *(None for _ in options)
 
     @staticmethod
     def jvp(ctx, *tangents):

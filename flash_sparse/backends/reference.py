@@ -4,9 +4,12 @@ Stores the whole attention matrix, in the precision of its inputs but at least f
 Hkv key heads, Nq queries, Nk keys, D head dimension.
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 
+from flash_sparse.backends.options import Options
 from flash_sparse.layout import BlockLayout
 
 
@@ -14,25 +17,24 @@ def attention(
     query: Tensor,  # (B, H, Nq, D)
     key: Tensor,  # (B, Hkv, Nk, D)
     value: Tensor,  # (B, Hkv, Nk, D)
-    layout: BlockLayout | None,
-    window: tuple[int | None, int | None],
-    key_lengths: Tensor | None,  # (B,)
-    dropout_p: float,
-    scale: float,
+    layout: BlockLayout | None,  # of exactly Nq x Nk tokens; the options' own arrays of blocks are not read
+    options: Options,
 ) -> tuple[Tensor, Tensor]:
     """Softmax(scale * query @ key^T) @ value over the visible keys; also the log-sum-exp, (B, H, Nq)."""
     dtype, group = query.dtype, query.shape[1] // key.shape[1]
     query, key, value = (rows.to(torch.promote_types(dtype, torch.float32)) for rows in (query, key, value))
     key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)  # (B, H, Nk, D)
-    hidden = ~visible(query.shape[2], key.shape[2], layout, window, key_lengths, query.device)  # (B | 1, H | 1, Nq, Nk)
+    window = tuple(None if side < 0 else side for side in (options.left, options.right))
+    seen = visible(query.shape[2], key.shape[2], layout, window, options.key_lengths, query.device)
+    hidden = ~seen  # (B | 1, H | 1, Nq, Nk)
 
     with torch.autocast(query.device.type, enabled=False):  # which would compute the products in its own dtype
-        scores = (query @ key.mT * scale).masked_fill(hidden, -torch.inf)  # (B, H, Nq, Nk)
+        scores = (query @ key.mT * options.scale).masked_fill(hidden, -torch.inf)  # (B, H, Nq, Nk)
         logsumexp = torch.logsumexp(scores, -1)  # (B, H, Nq)
         # A row that sees nothing would be 0 / 0: its scores become zeros, and its weights are zeroed after the softmax.
         empty = hidden.all(-1, keepdim=True)  # (B | 1, H | 1, Nq, 1)
         weights = scores.masked_fill(empty, 0).softmax(-1).masked_fill(hidden, 0)  # (B, H, Nq, Nk)
-        weights = torch.nn.functional.dropout(weights, dropout_p)
+        weights = torch.nn.functional.dropout(weights, options.dropout_p)
         return (weights @ value).to(dtype), logsumexp
 
 
@@ -40,19 +42,16 @@ def attention_varlen(
     query: Tensor,  # (total, H, D)
     key: Tensor,  # (total, Hkv, D)
     value: Tensor,  # (total, Hkv, D)
-    cu_seqlens: Tensor,  # (B + 1,)
-    layout: BlockLayout | None,
-    window: tuple[int | None, int | None],
-    dropout_p: float,
-    scale: float,
+    layout: BlockLayout | None,  # for the longest sequence, or longer
+    options: Options,
 ) -> tuple[Tensor, Tensor]:
     """`attention` on each sequence by itself; (total, H, D) and the log-sum-exp, (H, total)."""
     outputs = [query[:0]]  # so that no sequences at all give no rows
     logsumexps = [query.new_empty((query.shape[1], 0), dtype=torch.promote_types(query.dtype, torch.float32))]
-    for entry, (start, stop) in enumerate(zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True)):
+    for entry, (start, stop) in enumerate(itertools.pairwise(options.cu_seqlens.tolist())):
         part = [tensor[start:stop].transpose(0, 1)[None] for tensor in (query, key, value)]  # (1, H, N, D)
         own = None if layout is None else upper_left(layout, entry, stop - start)
-        output, logsumexp = attention(*part, own, window, None, dropout_p, scale)
+        output, logsumexp = attention(*part, own, options)
         outputs.append(output[0].transpose(0, 1))  # (N, H, D)
         logsumexps.append(logsumexp[0])  # (H, N)
     return torch.cat(outputs), torch.cat(logsumexps, 1)

@@ -19,6 +19,7 @@ from flash_sparse.backends.cpu.rows import Rows
 from flash_sparse.backends.cpu.threads import run
 from flash_sparse.backends.cpu.vectors import STRIP_BYTES
 from flash_sparse.backends.cpu.walk import KEYS, QUERIES, QUERY_TILE, Constants, Problem
+from flash_sparse.backends.options import Options
 
 # Tasks of the backward pass that may run at the same time, and the least length of their parts, in tokens. By shape
 # alone, so that results do not depend on the number of threads.
@@ -30,31 +31,16 @@ def forward(
     query: Tensor,  # (B, H, Nq, D)
     key: Tensor,  # (B, Hkv, Nk, D)
     value: Tensor,  # (B, Hkv, Nk, D)
-    row_offsets: Tensor | None,  # (Bl, Hl, Qb + 1)
-    row_blocks: Tensor | None,  # (nnz,)
-    row_order: Tensor | None,
-    column_offsets: Tensor | None,
-    column_blocks: Tensor | None,
-    column_order: Tensor | None,
-    block_size: int,
-    cu_seqlens: Tensor | None,  # (sequences + 1,)
-    max_seqlen: int,
-    key_lengths: Tensor | None,  # (B,)
-    left: int,
-    right: int,
-    dropout_p: float,
-    seed: Tensor | None,  # ()
-    scale: float,
+    options: Options,
 ) -> tuple[Tensor, Tensor]:
     """Output, shaped and strided as `query`, and log-sum-exp, (B, H, Nq) float32."""
-    problem, tables = make_problem(
-        query, key, row_offsets, row_blocks, block_size, cu_seqlens, key_lengths, left, right, dropout_p, seed
-    )
+    problem, tables = make_problem(query, key, options)
     output = torch.zeros_like(query)  # (B, H, Nq, D)
     logsumexp = query.new_full(query.shape[:3], -torch.inf, dtype=torch.promote_types(query.dtype, torch.float32))
     query, key, value, rows = dense_rows(query), dense_rows(key), dense_rows(value), dense_rows(output)
     arguments = problem, *map(Rows.of, (query, key, value, rows)), logsumexp.data_ptr()
-    run(forward_kernel, arguments, constants(logsumexp.dtype, scale, dropout_p), query_tiles(problem, tables.sequences))
+    numbers = constants(logsumexp.dtype, options.scale, options.dropout_p)
+    run(forward_kernel, arguments, numbers, query_tiles(problem, tables.sequences))
     if rows is not output:
         output.copy_(rows)
     return output, logsumexp
@@ -68,29 +54,13 @@ def backward(
     value: Tensor,
     output: Tensor,
     logsumexp: Tensor,
-    row_offsets: Tensor | None,
-    row_blocks: Tensor | None,
-    row_order: Tensor | None,
-    column_offsets: Tensor | None,
-    column_blocks: Tensor | None,
-    column_order: Tensor | None,
-    block_size: int,
-    cu_seqlens: Tensor | None,
-    max_seqlen: int,
-    key_lengths: Tensor | None,
-    left: int,
-    right: int,
-    dropout_p: float,
-    seed: Tensor | None,
-    scale: float,
+    options: Options,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, each shaped and strided as what it belongs to; empty where not wanted."""
-    problem, tables = make_problem(
-        query, key, row_offsets, row_blocks, block_size, cu_seqlens, key_lengths, left, right, dropout_p, seed
-    )
+    problem, tables = make_problem(query, key, options)
     dtype = logsumexp.dtype
-    numbers = constants(dtype, scale, dropout_p)
+    numbers = constants(dtype, options.scale, options.dropout_p)
     logsumexp = logsumexp.contiguous()
     delta = torch.empty_like(logsumexp)  # (B, H, Nq)
     grad_output, output = dense_rows(grad_output), dense_rows(output)
@@ -149,40 +119,28 @@ class Tables(NamedTuple):
     key_words: np.ndarray | None
 
 
-def make_problem(
-    query: Tensor,
-    key: Tensor,
-    row_offsets: Tensor | None,
-    row_blocks: Tensor | None,
-    block_size: int,
-    cu_seqlens: Tensor | None,
-    key_lengths: Tensor | None,
-    left: int,
-    right: int,
-    dropout_p: float,
-    seed: Tensor | None,  # ()
-) -> tuple[Problem, Tables]:
+def make_problem(query: Tensor, key: Tensor, options: Options) -> tuple[Problem, Tables]:
     batch, heads, queries, head_dim = query.shape
     keys = key.shape[2]
     entries, zeros = np.arange(batch), np.zeros(batch, np.int64)
-    if cu_seqlens is None:
-        limits = zeros + keys if key_lengths is None else key_lengths.numpy().astype(np.int64)
+    if options.cu_seqlens is None:
+        limits = zeros + keys if options.key_lengths is None else options.key_lengths.numpy().astype(np.int64)
         columns = entries, zeros, zeros + queries, zeros, limits, zeros + (keys - queries), entries
     else:
-        starts = cu_seqlens.numpy().astype(np.int64)
+        starts = options.cu_seqlens.numpy().astype(np.int64)
         starts, lengths = starts[:-1], np.diff(starts)
         zeros = np.zeros_like(starts)
         columns = zeros, starts, lengths, starts, lengths, zeros, np.arange(len(starts))
     sequences = np.ascontiguousarray(np.stack(columns, 1))  # (sequences, 7)
 
-    threshold = max(1, round((1 - dropout_p) * 2**24)) if dropout_p else 0
+    threshold = max(1, round((1 - options.dropout_p) * 2**24)) if options.dropout_p else 0
     query_words = key_words = None
     if threshold:
         query_words = dropout.empty_words(batch, heads, queries)
         key_words = dropout.empty_words(batch, heads, keys)
 
-    row_offsets = None if row_offsets is None else row_offsets.contiguous()
-    row_blocks = None if row_blocks is None else row_blocks.contiguous()
+    row_offsets = None if options.row_offsets is None else options.row_offsets.contiguous()
+    row_blocks = None if options.row_blocks is None else options.row_blocks.contiguous()
     layout_shape = (1, 1, 0) if row_offsets is None else tuple(row_offsets.shape)
     lanes = STRIP_BYTES // torch.promote_types(query.dtype, torch.float32).itemsize
     problem = Problem(
@@ -194,9 +152,9 @@ def make_problem(
         key_rows=keys,
         head_dim=head_dim,
         width=-(-head_dim // lanes) * lanes,
-        left=left,
-        right=right,
-        block_size=block_size,
+        left=options.left,
+        right=options.right,
+        block_size=options.block_size,
         row_offsets=0 if row_offsets is None else row_offsets.data_ptr(),
         row_blocks=0 if row_blocks is None else row_blocks.data_ptr(),
         layout_entries=layout_shape[0],
@@ -209,7 +167,7 @@ def make_problem(
     if threshold:
         axes = np.arange(len(sequences)), np.arange(heads), np.arange(2)
         tasks = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)  # (tasks, 3)
-        run(words_kernel, (problem, int(seed)), constants(torch.float32, 1.0, 0.0), tasks)
+        run(words_kernel, (problem, int(options.seed)), constants(torch.float32, 1.0, 0.0), tasks)
     return problem, Tables(sequences, row_offsets, row_blocks, query_words, key_words)
 
 

@@ -23,6 +23,7 @@ from flash_sparse.backends.triton.shared import (
     load_tile,
     place,
     product,
+    row_of,
     sequence,
     steps,
     store_rows,
@@ -37,9 +38,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 @triton.jit(do_not_specialize=["heads", "length", "tiles"])
 def delta_kernel(
     output, grad_output, logsumexp, grad_logsumexp, delta,
-    output_batch_stride, output_head_stride, output_row_stride,
-    grad_batch_stride, grad_head_stride, grad_row_stride, sum_batch_stride, sum_head_stride, sum_row_stride,
-    heads, length, tiles,
+    output_strides, grad_strides, sum_strides, heads, length, tiles,
     HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """delta (B, H, Nq): row sums of output times its gradient, less the gradient of the log-sum-exp."""
@@ -47,16 +46,16 @@ def delta_kernel(
     head = (program // tiles % heads).to(tl.int64)
     batch = (program // tiles // heads).to(tl.int64)
     rows = program % tiles * TILE + tl.arange(0, TILE)  # (M,)
-    output += batch * output_batch_stride + head * output_head_stride
-    grad_output += batch * grad_batch_stride + head * grad_head_stride
+    output += batch * output_strides[0] + head * output_strides[1]
+    grad_output += batch * grad_strides[0] + head * grad_strides[1]
     line = (batch * heads + head) * length
-    tile_output = load_rows(output, rows, output_row_stride, length, 0, WIDTH, HEAD_DIM, True, True)  # (M, D)
-    tile_grad = load_rows(grad_output, rows, grad_row_stride, length, 0, WIDTH, HEAD_DIM, True, True)  # (M, D)
+    tile_output = load_rows(output, rows, output_strides[2], length, 0, WIDTH, HEAD_DIM, True, True)  # (M, D)
+    tile_grad = load_rows(grad_output, rows, grad_strides[2], length, 0, WIDTH, HEAD_DIM, True, True)  # (M, D)
     sums = tl.sum(tile_output.to(tl.float32) * tile_grad.to(tl.float32), 1)  # (M,)
     inside = rows < length
     if grad_logsumexp is not None:
-        grad_logsumexp += batch * sum_batch_stride + head * sum_head_stride
-        sums -= tl.load(grad_logsumexp + rows.to(tl.int64) * sum_row_stride, mask=inside, other=0.0)
+        grad_logsumexp += batch * sum_strides[0] + head * sum_strides[1]
+        sums -= tl.load(grad_logsumexp + rows.to(tl.int64) * sum_strides[2], mask=inside, other=0.0)
         # A row that sees nothing has no gradient, whatever reaches its log-sum-exp.
         sums = tl.where(tl.load(logsumexp + line + rows, mask=inside, other=0.0) == float("-inf"), 0.0, sums)
     tl.store(delta + line + rows, sums, mask=inside)
@@ -78,15 +77,21 @@ def _load_sums(logsumexp, delta, queries, limit, MASKED: tl.constexpr):
 
 @triton.jit
 def _walk_keys(
-    part, part_tail, query, query_tail, grad, grad_tail, shift, delta,
-    key, key_tail, value, value_tail, key_row_stride, value_row_stride,
-    queries, diagonal, left, right, key_length, blocks, begin, full_begin, full_end, end, scale,
-    query_word, query_word_2, seed_value, stream, threshold, keep_scale,
+    sums, query, grad, shift, delta, key, value, row_strides, mask, blocks, walk, scale, dropout,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE_N: tl.constexpr,
     HEAD_DIM: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Add what the walk's key tiles give to the query's gradient (M, D), up to the scale."""
+    """Add what the walk's key tiles give to the query's gradient (M, D), up to the scale; tuples as in forward."""
+    part, part_tail = sums
+    query, query_tail = query
+    grad, grad_tail = grad
+    key, key_tail = key
+    value, value_tail = value
+    key_row_stride, value_row_stride = row_strides
+    queries, diagonal, left, right, key_length = mask
+    begin, full_begin, full_end, end = walk
+    query_word, query_word_2, seed_value, stream, threshold, keep_scale = dropout
     STEP: tl.constexpr = TILE_N // BLOCK_SIZE if BLOCK_SIZE and TILE_N > BLOCK_SIZE else 1
     for index in tl.range(0, count_tiles(begin, full_begin, full_end, end, STEP, MASKED)):
         step, stop = tile_step(index, begin, full_begin, full_end, end, STEP, MASKED)
@@ -123,18 +128,14 @@ def _walk_keys(
 def query_kernel(
     query, key, value, grad_output, grad_query, logsumexp, delta,
     row_offsets, row_blocks, row_order, cu_seqlens, key_lengths, seed,
-    query_batch_stride, query_head_stride, query_row_stride, key_batch_stride, key_head_stride, key_row_stride,
-    value_batch_stride, value_head_stride, value_row_stride, grad_batch_stride, grad_head_stride, grad_row_stride,
-    result_batch_stride, result_head_stride, result_row_stride, layout_batch_stride, layout_head_stride,
+    query_strides, key_strides, value_strides, grad_strides, result_strides, layout_strides,
     heads, group, query_length, key_length, tiles, left, right, scale, result_scale, threshold, keep_scale,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, NEGATIVE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     TILE_M: tl.constexpr, TILE_N: tl.constexpr, DESCRIPTORS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of one tile of queries."""
-    tile, head, entry = place(
-        tiles, heads, row_order, layout_batch_stride, layout_head_stride, RIGHT, BLOCK_SIZE, TILE_M
-    )
+    tile, head, entry = place(tiles, heads, row_order, layout_strides, RIGHT, BLOCK_SIZE, TILE_M)
     all_queries = query_length
     start, query_length, key_length, diagonal = sequence(cu_seqlens, key_lengths, entry, query_length, key_length)
     first = tile * TILE_M
@@ -144,37 +145,37 @@ def query_kernel(
     batch = (entry if cu_seqlens is None else 0) + tl.zeros((), tl.int64)
     row = start + tl.zeros((), tl.int64)
     wide_head, key_head = head.to(tl.int64), (head // group).to(tl.int64)
-    query += batch * query_batch_stride + wide_head * query_head_stride + row * query_row_stride
-    key += batch * key_batch_stride + key_head * key_head_stride + row * key_row_stride
-    value += batch * value_batch_stride + key_head * value_head_stride + row * value_row_stride
-    grad_output += batch * grad_batch_stride + wide_head * grad_head_stride + row * grad_row_stride
-    grad_query += batch * result_batch_stride + wide_head * result_head_stride + row * result_row_stride
+    query = row_of(query, batch, wide_head, row, query_strides)
+    key = row_of(key, batch, key_head, row, key_strides)
+    value = row_of(value, batch, key_head, row, value_strides)
+    grad_output = row_of(grad_output, batch, wide_head, row, grad_strides)
+    grad_query = row_of(grad_query, batch, wide_head, row, result_strides)
     logsumexp += (batch * heads + head) * all_queries + row
     delta += (batch * heads + head) * all_queries + row
 
     if BLOCK_SIZE:
-        row_offsets += entry.to(tl.int64) * layout_batch_stride + head * layout_head_stride + first // BLOCK_SIZE
+        row_offsets += entry.to(tl.int64) * layout_strides[0] + head * layout_strides[1] + first // BLOCK_SIZE
     last = tl.minimum(first + TILE_M, query_length) - 1
-    begin, full_begin, full_end, end = steps(
+    walk = steps(
         first, last, diagonal, left, right, key_length, row_offsets, row_blocks, LEFT, RIGHT, BLOCK_SIZE, TILE_N
     )
 
     queries = first + tl.arange(0, TILE_M)  # (M,)
-    tile_query = load_rows(query, queries, query_row_stride, query_length, 0, MAIN, HEAD_DIM, True, WIDE)  # (M, D)
-    tile_grad = load_rows(grad_output, queries, grad_row_stride, query_length, 0, MAIN, HEAD_DIM, True, WIDE)  # (M, D)
+    tile_query = load_rows(query, queries, query_strides[2], query_length, 0, MAIN, HEAD_DIM, True, WIDE)  # (M, D)
+    tile_grad = load_rows(grad_output, queries, grad_strides[2], query_length, 0, MAIN, HEAD_DIM, True, WIDE)  # (M, D)
     tile_query_tail, tile_grad_tail = tile_query, tile_grad
     if TAIL:
-        tile_query_tail = load_rows(query, queries, query_row_stride, query_length, MAIN, TAIL, HEAD_DIM, True, WIDE)
+        tile_query_tail = load_rows(query, queries, query_strides[2], query_length, MAIN, TAIL, HEAD_DIM, True, WIDE)
         tile_grad_tail = load_rows(
-            grad_output, queries, grad_row_stride, query_length, MAIN, TAIL, HEAD_DIM, True, WIDE
+            grad_output, queries, grad_strides[2], query_length, MAIN, TAIL, HEAD_DIM, True, WIDE
         )
     if NEGATIVE:
         tile_query = -tile_query
         tile_query_tail = -tile_query_tail
-    key_tail = tile_source(key, key_length, key_row_stride, TAIL, HEAD_DIM, TILE_N, DESCRIPTORS)
-    key = tile_source(key, key_length, key_row_stride, MAIN, HEAD_DIM, TILE_N, DESCRIPTORS)
-    value_tail = tile_source(value, key_length, value_row_stride, TAIL, HEAD_DIM, TILE_N, DESCRIPTORS)
-    value = tile_source(value, key_length, value_row_stride, MAIN, HEAD_DIM, TILE_N, DESCRIPTORS)
+    key_tail = tile_source(key, key_length, key_strides[2], TAIL, HEAD_DIM, TILE_N, DESCRIPTORS)
+    key = tile_source(key, key_length, key_strides[2], MAIN, HEAD_DIM, TILE_N, DESCRIPTORS)
+    value_tail = tile_source(value, key_length, value_strides[2], TAIL, HEAD_DIM, TILE_N, DESCRIPTORS)
+    value = tile_source(value, key_length, value_strides[2], MAIN, HEAD_DIM, TILE_N, DESCRIPTORS)
     shift, tile_delta = _load_sums(logsumexp, delta, queries, query_length, True)  # (M,)
     seed_value, stream = 0, 0
     query_word, query_word_2 = queries, queries
@@ -185,33 +186,26 @@ def query_kernel(
 
     part = tl.zeros((TILE_M, MAIN), tl.float32)
     part_tail = tl.zeros((TILE_M, TAIL if TAIL else 1), tl.float32)
-    part, part_tail = _walk_keys(
-        part, part_tail, tile_query, tile_query_tail, tile_grad, tile_grad_tail, shift, tile_delta,
-        key, key_tail, value, value_tail, key_row_stride, value_row_stride,
-        queries, diagonal, left, right, key_length, row_blocks, begin, full_begin, full_end, end, scale,
-        query_word, query_word_2, seed_value, stream, threshold, keep_scale,
-        LEFT, RIGHT, DROPOUT, BLOCK_SIZE, TILE_N, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, False,
-    )  # fmt: skip
-    part, part_tail = _walk_keys(
-        part, part_tail, tile_query, tile_query_tail, tile_grad, tile_grad_tail, shift, tile_delta,
-        key, key_tail, value, value_tail, key_row_stride, value_row_stride,
-        queries, diagonal, left, right, key_length, row_blocks, begin, full_begin, full_end, end, scale,
-        query_word, query_word_2, seed_value, stream, threshold, keep_scale,
-        LEFT, RIGHT, DROPOUT, BLOCK_SIZE, TILE_N, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, True,
-    )  # fmt: skip
+    sums = part, part_tail
+    for masked in tl.static_range(2):
+        sums = _walk_keys(
+            sums, (tile_query, tile_query_tail), (tile_grad, tile_grad_tail), shift, tile_delta,
+            (key, key_tail), (value, value_tail), (key_strides[2], value_strides[2]),
+            (queries, diagonal, left, right, key_length), row_blocks, walk, scale,
+            (query_word, query_word_2, seed_value, stream, threshold, keep_scale),
+            LEFT, RIGHT, DROPOUT, BLOCK_SIZE, TILE_N, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, masked == 1,
+        )  # fmt: skip
+    part, part_tail = sums
     part = part * result_scale
-    store_rows(grad_query, queries, result_row_stride, query_length, part, 0, MAIN, HEAD_DIM, WIDE)
+    store_rows(grad_query, queries, result_strides[2], query_length, part, 0, MAIN, HEAD_DIM, WIDE)
     if TAIL:
         part_tail = part_tail * result_scale
-        store_rows(grad_query, queries, result_row_stride, query_length, part_tail, MAIN, TAIL, HEAD_DIM, WIDE)
+        store_rows(grad_query, queries, result_strides[2], query_length, part_tail, MAIN, TAIL, HEAD_DIM, WIDE)
 
 
 @triton.jit
 def _walk_queries(
-    key_part, key_part_tail, value_part, value_part_tail, key, key_tail, value, value_tail,
-    query, grad_output, logsumexp, delta, query_row_stride, grad_row_stride,
-    keys, diagonal, left, right, query_length, blocks, begin, full_begin, full_end, end, scale,
-    key_word, key_word_2, seed_value, stream, threshold, keep_scale,
+    sums, key, value, query, grad_output, logsumexp, delta, row_strides, mask, blocks, walk, scale, dropout,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, NEGATIVE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     TILE_M: tl.constexpr, HEAD_DIM: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr, WIDE: tl.constexpr,
     PRECISION: tl.constexpr, MASKED: tl.constexpr,
@@ -220,6 +214,13 @@ def _walk_queries(
 
     Scores are computed transposed, keys by queries, so that the products with them need no transposition.
     """
+    key_part, key_part_tail, value_part, value_part_tail = sums
+    key, key_tail = key
+    value, value_tail = value
+    query_row_stride, grad_row_stride = row_strides
+    keys, diagonal, left, right, query_length = mask
+    begin, full_begin, full_end, end = walk
+    key_word, key_word_2, seed_value, stream, threshold, keep_scale = dropout
     STEP: tl.constexpr = TILE_M // BLOCK_SIZE if BLOCK_SIZE and TILE_M > BLOCK_SIZE else 1
     for index in tl.range(0, count_tiles(begin, full_begin, full_end, end, STEP, MASKED)):
         step, stop = tile_step(index, begin, full_begin, full_end, end, STEP, MASKED)
@@ -264,11 +265,7 @@ def _walk_queries(
 def keys_kernel(
     query, key, value, grad_output, grad_key, grad_value, logsumexp, delta,
     column_offsets, column_blocks, column_order, cu_seqlens, key_lengths, seed,
-    query_batch_stride, query_head_stride, query_row_stride, key_batch_stride, key_head_stride, key_row_stride,
-    value_batch_stride, value_head_stride, value_row_stride, grad_batch_stride, grad_head_stride, grad_row_stride,
-    key_result_batch_stride, key_result_head_stride, key_result_row_stride,
-    value_result_batch_stride, value_result_head_stride, value_result_row_stride,
-    layout_batch_stride, layout_head_stride,
+    query_strides, key_strides, value_strides, grad_strides, key_result_strides, value_result_strides, layout_strides,
     heads, group, query_length, key_length, tiles, left, right, scale, result_scale, threshold, keep_scale,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, NEGATIVE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
@@ -276,9 +273,8 @@ def keys_kernel(
 ):  # fmt: skip
     """The gradients of one tile of keys and values, summed over the query heads that share them."""
     # The columns of a group of heads are walked one head after the other, in the order of the first.
-    tile, key_head, entry = place(
-        tiles, heads // group, column_order, layout_batch_stride, group * layout_head_stride, False, BLOCK_SIZE, TILE_N
-    )
+    order_strides = layout_strides[0], group * layout_strides[1]
+    tile, key_head, entry = place(tiles, heads // group, column_order, order_strides, False, BLOCK_SIZE, TILE_N)
     all_queries, all_keys = query_length, key_length
     start, query_length, key_length, diagonal = sequence(cu_seqlens, key_lengths, entry, query_length, key_length)
     if cu_seqlens is not None:
@@ -290,26 +286,24 @@ def keys_kernel(
     batch = (entry if cu_seqlens is None else 0) + tl.zeros((), tl.int64)
     row = start + tl.zeros((), tl.int64)
     wide_head = key_head.to(tl.int64)
-    key += batch * key_batch_stride + wide_head * key_head_stride + row * key_row_stride
-    value += batch * value_batch_stride + wide_head * value_head_stride + row * value_row_stride
-    grad_key += batch * key_result_batch_stride + wide_head * key_result_head_stride + row * key_result_row_stride
-    grad_value += (
-        batch * value_result_batch_stride + wide_head * value_result_head_stride + row * value_result_row_stride
-    )
-    query += batch * query_batch_stride + row * query_row_stride
-    grad_output += batch * grad_batch_stride + row * grad_row_stride
+    key = row_of(key, batch, wide_head, row, key_strides)
+    value = row_of(value, batch, wide_head, row, value_strides)
+    grad_key = row_of(grad_key, batch, wide_head, row, key_result_strides)
+    grad_value = row_of(grad_value, batch, wide_head, row, value_result_strides)
+    query += batch * query_strides[0] + row * query_strides[2]
+    grad_output += batch * grad_strides[0] + row * grad_strides[2]
     logsumexp += batch * heads * all_queries + row
     delta += batch * heads * all_queries + row
     if BLOCK_SIZE:
-        column_offsets += entry.to(tl.int64) * layout_batch_stride + first // BLOCK_SIZE
+        column_offsets += entry.to(tl.int64) * layout_strides[0] + first // BLOCK_SIZE
 
     keys = first + tl.arange(0, TILE_N)  # (N,)
-    tile_key = load_rows(key, keys, key_row_stride, all_keys, 0, MAIN, HEAD_DIM, True, WIDE)  # (N, D)
-    tile_value = load_rows(value, keys, value_row_stride, all_keys, 0, MAIN, HEAD_DIM, True, WIDE)  # (N, D)
+    tile_key = load_rows(key, keys, key_strides[2], all_keys, 0, MAIN, HEAD_DIM, True, WIDE)  # (N, D)
+    tile_value = load_rows(value, keys, value_strides[2], all_keys, 0, MAIN, HEAD_DIM, True, WIDE)  # (N, D)
     tile_key_tail, tile_value_tail = tile_key, tile_value
     if TAIL:
-        tile_key_tail = load_rows(key, keys, key_row_stride, all_keys, MAIN, TAIL, HEAD_DIM, True, WIDE)
-        tile_value_tail = load_rows(value, keys, value_row_stride, all_keys, MAIN, TAIL, HEAD_DIM, True, WIDE)
+        tile_key_tail = load_rows(key, keys, key_strides[2], all_keys, MAIN, TAIL, HEAD_DIM, True, WIDE)
+        tile_value_tail = load_rows(value, keys, value_strides[2], all_keys, MAIN, TAIL, HEAD_DIM, True, WIDE)
     key_part = tl.zeros((TILE_N, MAIN), tl.float32)
     value_part = tl.zeros((TILE_N, MAIN), tl.float32)
     key_part_tail = tl.zeros((TILE_N, TAIL if TAIL else 1), tl.float32)
@@ -320,14 +314,14 @@ def keys_kernel(
     for member in range(0, group):
         head = key_head * group + member
         wide_head = head.to(tl.int64)
-        member_query = query + wide_head * query_head_stride
-        member_grad = grad_output + wide_head * grad_head_stride
+        member_query = query + wide_head * query_strides[1]
+        member_grad = grad_output + wide_head * grad_strides[1]
         member_logsumexp = logsumexp + wide_head * all_queries
         member_delta = delta + wide_head * all_queries
         offsets = column_offsets
         if BLOCK_SIZE:
-            offsets = column_offsets + head * layout_head_stride
-        begin, full_begin, full_end, end = steps(
+            offsets = column_offsets + head * layout_strides[1]
+        walk = steps(
             first, last, -diagonal, right, left, query_length, offsets, column_blocks, RIGHT, LEFT, BLOCK_SIZE, TILE_M
         )
         seed_value, stream = 0, 0
@@ -336,31 +330,25 @@ def keys_kernel(
             seed_value = tl.load(seed)
             stream = entry * heads + head
             key_word, key_word_2 = dropout_words(seed_value, stream, keys, 1)  # (N,)
-        key_part, key_part_tail, value_part, value_part_tail = _walk_queries(
-            key_part, key_part_tail, value_part, value_part_tail,
-            tile_key, tile_key_tail, tile_value, tile_value_tail,
-            member_query, member_grad, member_logsumexp, member_delta, query_row_stride, grad_row_stride,
-            keys, diagonal, left, right, query_length, column_blocks, begin, full_begin, full_end, end, scale,
-            key_word, key_word_2, seed_value, stream, threshold, keep_scale,
-            LEFT, RIGHT, DROPOUT, NEGATIVE, BLOCK_SIZE, TILE_M, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, False,
-        )  # fmt: skip
-        key_part, key_part_tail, value_part, value_part_tail = _walk_queries(
-            key_part, key_part_tail, value_part, value_part_tail,
-            tile_key, tile_key_tail, tile_value, tile_value_tail,
-            member_query, member_grad, member_logsumexp, member_delta, query_row_stride, grad_row_stride,
-            keys, diagonal, left, right, query_length, column_blocks, begin, full_begin, full_end, end, scale,
-            key_word, key_word_2, seed_value, stream, threshold, keep_scale,
-            LEFT, RIGHT, DROPOUT, NEGATIVE, BLOCK_SIZE, TILE_M, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, True,
-        )  # fmt: skip
+        sums = key_part, key_part_tail, value_part, value_part_tail
+        for masked in tl.static_range(2):
+            sums = _walk_queries(
+                sums, (tile_key, tile_key_tail), (tile_value, tile_value_tail),
+                member_query, member_grad, member_logsumexp, member_delta, (query_strides[2], grad_strides[2]),
+                (keys, diagonal, left, right, query_length), column_blocks, walk, scale,
+                (key_word, key_word_2, seed_value, stream, threshold, keep_scale),
+                LEFT, RIGHT, DROPOUT, NEGATIVE, BLOCK_SIZE, TILE_M, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, masked == 1,
+            )  # fmt: skip
+        key_part, key_part_tail, value_part, value_part_tail = sums
 
     # Padding inside the tile has gone along with the rest; its own rows alone were touched.
     inside = (keys < key_length)[:, None]
     key_part = tl.where(inside, key_part * result_scale, 0.0)
-    store_rows(grad_key, keys, key_result_row_stride, all_keys, key_part, 0, MAIN, HEAD_DIM, WIDE)
+    store_rows(grad_key, keys, key_result_strides[2], all_keys, key_part, 0, MAIN, HEAD_DIM, WIDE)
     value_part = tl.where(inside, value_part * keep_scale, 0.0)
-    store_rows(grad_value, keys, value_result_row_stride, all_keys, value_part, 0, MAIN, HEAD_DIM, WIDE)
+    store_rows(grad_value, keys, value_result_strides[2], all_keys, value_part, 0, MAIN, HEAD_DIM, WIDE)
     if TAIL:
         key_part_tail = tl.where(inside, key_part_tail * result_scale, 0.0)
-        store_rows(grad_key, keys, key_result_row_stride, all_keys, key_part_tail, MAIN, TAIL, HEAD_DIM, WIDE)
+        store_rows(grad_key, keys, key_result_strides[2], all_keys, key_part_tail, MAIN, TAIL, HEAD_DIM, WIDE)
         value_part_tail = tl.where(inside, value_part_tail * keep_scale, 0.0)
-        store_rows(grad_value, keys, value_result_row_stride, all_keys, value_part_tail, MAIN, TAIL, HEAD_DIM, WIDE)
+        store_rows(grad_value, keys, value_result_strides[2], all_keys, value_part_tail, MAIN, TAIL, HEAD_DIM, WIDE)

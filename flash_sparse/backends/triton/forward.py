@@ -15,6 +15,7 @@ from flash_sparse.backends.triton.shared import (
     load_tile,
     place,
     product,
+    row_of,
     sequence,
     softmax_step,
     steps,
@@ -31,15 +32,24 @@ LENGTHS = ("heads", "query_length", "key_length", "tiles", "left", "right", "thr
 
 @triton.jit
 def _walk(
-    part, part_tail, maximum, total, query, query_tail, key, key_tail, value, value_tail,
-    key_row_stride, value_row_stride,
-    queries, diagonal, left, right, key_length, blocks, begin, full_begin, full_end, end, scale,
-    query_word, query_word_2, seed_value, stream, threshold,
+    sums, query, key, value, row_strides, mask, blocks, walk, scale, dropout,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE_N: tl.constexpr,
     HEAD_DIM: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Take the key tiles of the walk into the output's part (M, D), and the softmax's sums (M,)."""
+    """Take the key tiles of the walk into the output's part (M, D), and the softmax's sums (M,).
+
+    What belongs together comes as a tuple: both parts of the head dimension, row strides of key and value, what the
+    mask needs, the walk's four bounds, what dropout draws from.
+    """
+    part, part_tail, maximum, total = sums
+    query, query_tail = query
+    key, key_tail = key
+    value, value_tail = value
+    key_row_stride, value_row_stride = row_strides
+    queries, diagonal, left, right, key_length = mask
+    begin, full_begin, full_end, end = walk
+    query_word, query_word_2, seed_value, stream, threshold = dropout
     STEP: tl.constexpr = TILE_N // BLOCK_SIZE if BLOCK_SIZE and TILE_N > BLOCK_SIZE else 1
     for index in tl.range(0, count_tiles(begin, full_begin, full_end, end, STEP, MASKED)):
         step, stop = tile_step(index, begin, full_begin, full_end, end, STEP, MASKED)
@@ -74,17 +84,13 @@ def _walk(
 @triton.jit(do_not_specialize=LENGTHS)
 def forward_kernel(
     query, key, value, output, logsumexp, row_offsets, row_blocks, row_order, cu_seqlens, key_lengths, seed,
-    query_batch_stride, query_head_stride, query_row_stride, key_batch_stride, key_head_stride, key_row_stride,
-    value_batch_stride, value_head_stride, value_row_stride, output_batch_stride, output_head_stride, output_row_stride,
-    layout_batch_stride, layout_head_stride, heads, group, query_length, key_length, tiles, left, right,
-    scale, threshold, keep_scale,
+    query_strides, key_strides, value_strides, output_strides, layout_strides,
+    heads, group, query_length, key_length, tiles, left, right, scale, threshold, keep_scale,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, NEGATIVE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     TILE_M: tl.constexpr, TILE_N: tl.constexpr, DESCRIPTORS: tl.constexpr,
 ):  # fmt: skip
-    tile, head, entry = place(
-        tiles, heads, row_order, layout_batch_stride, layout_head_stride, RIGHT, BLOCK_SIZE, TILE_M
-    )
+    tile, head, entry = place(tiles, heads, row_order, layout_strides, RIGHT, BLOCK_SIZE, TILE_M)
     all_queries = query_length
     start, query_length, key_length, diagonal = sequence(cu_seqlens, key_lengths, entry, query_length, key_length)
     first = tile * TILE_M
@@ -94,31 +100,31 @@ def forward_kernel(
     batch = (entry if cu_seqlens is None else 0) + tl.zeros((), tl.int64)
     row = start + tl.zeros((), tl.int64)
     key_head = head // group
-    query += batch * query_batch_stride + head.to(tl.int64) * query_head_stride + row * query_row_stride
-    key += batch * key_batch_stride + key_head.to(tl.int64) * key_head_stride + row * key_row_stride
-    value += batch * value_batch_stride + key_head.to(tl.int64) * value_head_stride + row * value_row_stride
-    output += batch * output_batch_stride + head.to(tl.int64) * output_head_stride + row * output_row_stride
+    query = row_of(query, batch, head, row, query_strides)
+    key = row_of(key, batch, key_head, row, key_strides)
+    value = row_of(value, batch, key_head, row, value_strides)
+    output = row_of(output, batch, head, row, output_strides)
     logsumexp += (batch * heads + head) * all_queries + row
 
     if BLOCK_SIZE:
-        row_offsets += entry.to(tl.int64) * layout_batch_stride + head * layout_head_stride + first // BLOCK_SIZE
+        row_offsets += entry.to(tl.int64) * layout_strides[0] + head * layout_strides[1] + first // BLOCK_SIZE
     last = tl.minimum(first + TILE_M, query_length) - 1
-    begin, full_begin, full_end, end = steps(
+    walk = steps(
         first, last, diagonal, left, right, key_length, row_offsets, row_blocks, LEFT, RIGHT, BLOCK_SIZE, TILE_N
     )
 
     queries = first + tl.arange(0, TILE_M)  # (M,)
-    tile_query = load_rows(query, queries, query_row_stride, query_length, 0, MAIN, HEAD_DIM, True, WIDE)  # (M, D)
+    tile_query = load_rows(query, queries, query_strides[2], query_length, 0, MAIN, HEAD_DIM, True, WIDE)  # (M, D)
     tile_query_tail = tile_query
     if TAIL:
-        tile_query_tail = load_rows(query, queries, query_row_stride, query_length, MAIN, TAIL, HEAD_DIM, True, WIDE)
+        tile_query_tail = load_rows(query, queries, query_strides[2], query_length, MAIN, TAIL, HEAD_DIM, True, WIDE)
     if NEGATIVE:  # the softmax's steps are made for a scale above 0
         tile_query = -tile_query
         tile_query_tail = -tile_query_tail
-    key_tail = tile_source(key, key_length, key_row_stride, TAIL, HEAD_DIM, TILE_N, DESCRIPTORS)
-    key = tile_source(key, key_length, key_row_stride, MAIN, HEAD_DIM, TILE_N, DESCRIPTORS)
-    value_tail = tile_source(value, key_length, value_row_stride, TAIL, HEAD_DIM, TILE_N, DESCRIPTORS)
-    value = tile_source(value, key_length, value_row_stride, MAIN, HEAD_DIM, TILE_N, DESCRIPTORS)
+    key_tail = tile_source(key, key_length, key_strides[2], TAIL, HEAD_DIM, TILE_N, DESCRIPTORS)
+    key = tile_source(key, key_length, key_strides[2], MAIN, HEAD_DIM, TILE_N, DESCRIPTORS)
+    value_tail = tile_source(value, key_length, value_strides[2], TAIL, HEAD_DIM, TILE_N, DESCRIPTORS)
+    value = tile_source(value, key_length, value_strides[2], MAIN, HEAD_DIM, TILE_N, DESCRIPTORS)
     seed_value, stream = 0, 0
     query_word, query_word_2 = queries, queries
     if DROPOUT:
@@ -130,27 +136,22 @@ def forward_kernel(
     part_tail = tl.zeros((TILE_M, TAIL if TAIL else 1), tl.float32)
     maximum = tl.full((TILE_M,), float("-inf"), tl.float32)
     total = tl.zeros((TILE_M,), tl.float32)
-    part, part_tail, maximum, total = _walk(
-        part, part_tail, maximum, total, tile_query, tile_query_tail, key, key_tail, value, value_tail,
-        key_row_stride, value_row_stride,
-        queries, diagonal, left, right, key_length, row_blocks, begin, full_begin, full_end, end, scale,
-        query_word, query_word_2, seed_value, stream, threshold,
-        LEFT, RIGHT, DROPOUT, BLOCK_SIZE, TILE_N, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, False,
-    )  # fmt: skip
-    part, part_tail, maximum, total = _walk(
-        part, part_tail, maximum, total, tile_query, tile_query_tail, key, key_tail, value, value_tail,
-        key_row_stride, value_row_stride,
-        queries, diagonal, left, right, key_length, row_blocks, begin, full_begin, full_end, end, scale,
-        query_word, query_word_2, seed_value, stream, threshold,
-        LEFT, RIGHT, DROPOUT, BLOCK_SIZE, TILE_N, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, True,
-    )  # fmt: skip
+    sums = part, part_tail, maximum, total
+    for masked in tl.static_range(2):  # first what all queries see wholly, then what needs the mask
+        sums = _walk(
+            sums, (tile_query, tile_query_tail), (key, key_tail), (value, value_tail),
+            (key_strides[2], value_strides[2]), (queries, diagonal, left, right, key_length), row_blocks, walk, scale,
+            (query_word, query_word_2, seed_value, stream, threshold),
+            LEFT, RIGHT, DROPOUT, BLOCK_SIZE, TILE_N, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, masked == 1,
+        )  # fmt: skip
+    part, part_tail, maximum, total = sums
 
     # A row that has seen nothing keeps output 0 and gets minus infinity.
     tl.store(logsumexp + queries, (maximum + tl.log2(total)) * 0.6931471805599453, mask=queries < query_length)
     share = 1.0 / tl.where(total == 0.0, 1.0, total)  # (M,)
     if DROPOUT:
         share *= keep_scale
-    store_rows(output, queries, output_row_stride, query_length, part * share[:, None], 0, MAIN, HEAD_DIM, WIDE)
+    store_rows(output, queries, output_strides[2], query_length, part * share[:, None], 0, MAIN, HEAD_DIM, WIDE)
     if TAIL:
         part_tail = part_tail * share[:, None]
-        store_rows(output, queries, output_row_stride, query_length, part_tail, MAIN, TAIL, HEAD_DIM, WIDE)
+        store_rows(output, queries, output_strides[2], query_length, part_tail, MAIN, TAIL, HEAD_DIM, WIDE)

@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from flash_sparse.backends.options import Options
 from flash_sparse.backends.triton.backward import delta_kernel, keys_kernel, query_kernel
 from flash_sparse.backends.triton.forward import forward_kernel
 from flash_sparse.backends.triton.tiles import Tile, architecture, choose, split_head_dim
@@ -21,31 +22,16 @@ def forward(
     query: Tensor,  # (B, H, Nq, D)
     key: Tensor,  # (B, Hkv, Nk, D)
     value: Tensor,  # (B, Hkv, Nk, D)
-    row_offsets: Tensor | None,  # (Bl, Hl, Qb + 1)
-    row_blocks: Tensor | None,  # (nnz,)
-    row_order: Tensor | None,  # (Bl, Hl, Qb + 1)
-    column_offsets: Tensor | None,  # (Bl, Hl, Kb + 1)
-    column_blocks: Tensor | None,  # (nnz,)
-    column_order: Tensor | None,  # (Bl, Hl, Kb + 1)
-    block_size: int,
-    cu_seqlens: Tensor | None,  # (sequences + 1,)
-    max_seqlen: int,
-    key_lengths: Tensor | None,  # (B,)
-    left: int,
-    right: int,
-    dropout_p: float,
-    seed: Tensor | None,  # ()
-    scale: float,
+    options: Options,
 ) -> tuple[Tensor, Tensor]:
     """Output, shaped and strided as `query`, and log-sum-exp, (B, H, Nq) float32."""
     output = torch.empty_like(query)  # (B, H, Nq, D)
     logsumexp = query.new_empty(query.shape[:3], dtype=torch.float32)  # (B, H, Nq)
     query, key, value, rows = dense_rows(query), dense_rows(key), dense_rows(value), dense_rows(output)
-    tile = choose(architecture(query.device), query.shape[3], query.dtype, block_size).forward
+    tile = choose(architecture(query.device), query.shape[3], query.dtype, options.block_size).forward
     launch(
-        forward_kernel, tile, query.shape[2], query.shape[1], (query, key, value, rows), (logsumexp,),
-        (row_offsets, row_blocks, row_order), query, key, block_size, cu_seqlens, max_seqlen, key_lengths, left, right,
-        dropout_p, seed, scale, TILE_M=tile.own, TILE_N=tile.other,
+        forward_kernel, tile, query.shape[2], query.shape[1], (query, key, value, rows), (logsumexp,), options.rows,
+        options, TILE_M=tile.own, TILE_N=tile.other,
         DESCRIPTORS=tile.descriptors and fits_descriptor(key) and fits_descriptor(value),
     )  # fmt: skip
     if rows is not output:
@@ -61,21 +47,7 @@ def backward(
     value: Tensor,
     output: Tensor,
     logsumexp: Tensor,
-    row_offsets: Tensor | None,
-    row_blocks: Tensor | None,
-    row_order: Tensor | None,
-    column_offsets: Tensor | None,
-    column_blocks: Tensor | None,
-    column_order: Tensor | None,
-    block_size: int,
-    cu_seqlens: Tensor | None,
-    max_seqlen: int,
-    key_lengths: Tensor | None,
-    left: int,
-    right: int,
-    dropout_p: float,
-    seed: Tensor | None,
-    scale: float,
+    options: Options,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, each shaped and strided as what it belongs to; empty where not wanted."""
@@ -90,27 +62,23 @@ def backward(
     tiles = -(-length // DELTA_TILE)
     with torch.cuda.device_of(query):
         delta_kernel[(tiles * heads * batch,)](
-            output, grad_output, logsumexp, grad_logsumexp, delta, *output.stride()[:3], *grad_output.stride()[:3],
-            *((0, 0, 0) if grad_logsumexp is None else grad_logsumexp.stride()), heads, length, tiles,
+            output, grad_output, logsumexp, grad_logsumexp, delta, output.stride()[:3], grad_output.stride()[:3],
+            (0, 0, 0) if grad_logsumexp is None else grad_logsumexp.stride(), heads, length, tiles,
             HEAD_DIM=head_dim, WIDTH=1 << (head_dim - 1).bit_length(), TILE=DELTA_TILE, num_warps=4,
         )  # fmt: skip
 
-    kernels = choose(architecture(query.device), head_dim, query.dtype, block_size)
-    common = (
-        query, key, block_size, cu_seqlens, max_seqlen, key_lengths, left, right, dropout_p, seed, scale,
-    )  # fmt: skip
+    kernels = choose(architecture(query.device), head_dim, query.dtype, options.block_size)
     if wanted[1] or wanted[2]:  # one kernel for both
         launch(
             keys_kernel, kernels.keys, key.shape[2], key.shape[1],
-            (query, key, value, grad_output, grad_key, grad_value), (logsumexp, delta),
-            (column_offsets, column_blocks, column_order), *common,
-            TILE_M=kernels.keys.other, TILE_N=kernels.keys.own, result_scale=scale,
+            (query, key, value, grad_output, grad_key, grad_value), (logsumexp, delta), options.columns, options,
+            TILE_M=kernels.keys.other, TILE_N=kernels.keys.own, result_scale=options.scale,
         )  # fmt: skip
     if wanted[0]:
         launch(
             query_kernel, kernels.query, length, heads, (query, key, value, grad_output, grad_query),
-            (logsumexp, delta), (row_offsets, row_blocks, row_order), *common,
-            TILE_M=kernels.query.own, TILE_N=kernels.query.other, result_scale=scale,
+            (logsumexp, delta), options.rows, options,
+            TILE_M=kernels.query.own, TILE_N=kernels.query.other, result_scale=options.scale,
             DESCRIPTORS=kernels.query.descriptors and fits_descriptor(key) and fits_descriptor(value),
         )  # fmt: skip
     for gradient, rows in zip(gradients, (grad_query, grad_key, grad_value), strict=True):
@@ -127,17 +95,7 @@ def launch(
     matrices: tuple[Tensor, ...],
     vectors: tuple[Tensor, ...],
     lines: tuple[Tensor | None, Tensor | None, Tensor | None],
-    query: Tensor,
-    key: Tensor,
-    block_size: int,
-    cu_seqlens: Tensor | None,
-    max_seqlen: int,
-    key_lengths: Tensor | None,
-    left: int,
-    right: int,
-    dropout_p: float,
-    seed: Tensor | None,
-    scale: float,
+    options: Options,
     **more: int | float,
 ) -> None:
     """Start `kernel` with one program for each tile of `length` positions, of `heads` heads, of each sequence.
@@ -145,20 +103,21 @@ def launch(
     Args:
         matrices: rows of query, key and value, then those that the kernel adds, (B, H | Hkv, N, D) each.
         vectors: (B, H, Nq) each, contiguous.
-        lines: the layout's compressed rows or columns: offsets, blocks and order.
+        lines: the layout by rows or by columns, `Options.rows` or `Options.columns`.
         more: the kernel's own arguments, by name.
     """
+    query, key = matrices[:2]
     entries, tiles = query.shape[0], -(-length // tile.own)
-    if cu_seqlens is not None:
-        entries, tiles = cu_seqlens.shape[0] - 1, -(-min(max_seqlen, length) // tile.own)
+    if options.cu_seqlens is not None:
+        entries, tiles = options.cu_seqlens.shape[0] - 1, -(-min(options.max_seqlen, length) // tile.own)
     offsets = lines[0]
     layout_strides = (0, 0)
     if offsets is not None:
-        tiles = (offsets.shape[2] - 1) * (block_size // tile.own)  # of the whole layout, which may be larger
-        layout_strides = [offsets.stride(dim) if offsets.shape[dim] > 1 else 0 for dim in (0, 1)]
+        tiles = (offsets.shape[2] - 1) * (options.block_size // tile.own)  # of the whole layout, which may be larger
+        layout_strides = tuple(offsets.stride(dim) if offsets.shape[dim] > 1 else 0 for dim in (0, 1))
     main, tail = split_head_dim(query.shape[3])
     # The chance to stay, in steps of 2 ** -24; probabilities are divided by exactly that chance.
-    threshold = max(1, round((1 - dropout_p) * 2**24))
+    threshold = max(1, round((1 - options.dropout_p) * 2**24))
     grid = (tiles * heads * entries,)
     # Triton asks whoever is set in the present context for memory that descriptors stand in: set in a copy of it, since
     # the backward pass runs in a thread, hence a context, of its own, and the caller may have set another.
@@ -167,13 +126,14 @@ def launch(
     with torch.cuda.device_of(query):
         context.run(
             kernel[grid],
-            *matrices, *vectors, *lines, cu_seqlens, key_lengths, seed,
-            *(stride for matrix in matrices for stride in matrix.stride()[:3]), *layout_strides,
+            *matrices, *vectors, *lines, options.cu_seqlens, options.key_lengths, options.seed,
+            *(matrix.stride()[:3] for matrix in matrices), layout_strides,
             query.shape[1], query.shape[1] // key.shape[1], query.shape[2], key.shape[2], tiles,
-            min(left, UNBOUNDED), min(right, UNBOUNDED),
+            min(options.left, UNBOUNDED), min(options.right, UNBOUNDED),
             # A scale of 0 would turn the minus infinity of hidden scores into NaN.
-            scale=max(abs(scale), 1e-30) * math.log2(math.e), threshold=threshold, keep_scale=2**24 / threshold,
-            LEFT=left >= 0, RIGHT=right >= 0, DROPOUT=dropout_p > 0, NEGATIVE=scale < 0, BLOCK_SIZE=block_size,
+            scale=max(abs(options.scale), 1e-30) * math.log2(math.e), threshold=threshold, keep_scale=2**24 / threshold,
+            LEFT=options.left >= 0, RIGHT=options.right >= 0, DROPOUT=options.dropout_p > 0,
+            NEGATIVE=options.scale < 0, BLOCK_SIZE=options.block_size,
             HEAD_DIM=query.shape[3], MAIN=main, TAIL=tail, WIDE=any(map(is_wide, matrices)),
             PRECISION="ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
             **more, num_warps=tile.warps, num_stages=tile.stages,

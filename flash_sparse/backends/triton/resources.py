@@ -109,15 +109,20 @@ def compile_variant(variant: Variant, tile: Tile | None = None) -> Usage:
     if not variant.dropout:
         constants["seed"] = None
 
-    signature, attributes = {}, {}
+    signature: dict[str, str | tuple[str, ...]] = {}
+    attributes = {}
     for index, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name] = "constexpr"
-            continue
-        signature[name] = argument_type(name, TYPES[variant.dtype])
-        # Whole tensors of even sizes: what the launcher finds, and what 16-byte loads need.
-        if signature[name].startswith("*") or (name.endswith("_stride") and not name.startswith("layout")):
-            attributes[(index,)] = [["tt.divisibility", 16]]
+        elif name.endswith("_strides"):
+            dims = 2 if name == "layout_strides" else 3
+            signature[name] = ("i32",) * dims
+            if name != "layout_strides":  # whole tensors of even sizes: what the launcher finds
+                attributes |= {(index, dim): [["tt.divisibility", 16]] for dim in range(dims)}
+        else:
+            signature[name] = argument_type(name, TYPES[variant.dtype])
+            if signature[name].startswith("*"):  # what 16-byte loads need
+                attributes[(index,)] = [["tt.divisibility", 16]]
     constants = {name: value for name, value in constants.items() if name in signature}
     source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes)
     options = {"num_warps": tile.warps, "num_stages": tile.stages}

@@ -33,7 +33,7 @@ def sequence(cu_seqlens, key_lengths, entry, query_length, key_length):
 
 @triton.jit
 def place(
-    tiles, heads, order, order_batch_stride, order_head_stride,
+    tiles, heads, order, order_strides,
     LAST_FIRST: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Which tile of which head of which entry this program owns.
@@ -58,7 +58,7 @@ def place(
             position = light - 1 - position
         line = tl.where(later < 0, program % lines, later // light)
         position = tl.where(later < 0, program // lines, heavy + position)
-        order += (line // heads).to(tl.int64) * order_batch_stride + line % heads * order_head_stride
+        order += (line // heads).to(tl.int64) * order_strides[0] + line % heads * order_strides[1]
         tile = tl.load(order + position // PARTS) * PARTS + position % PARTS
     return tile, line % heads, line // heads
 
@@ -165,6 +165,12 @@ def tile_positions(blocks, step, stop, BLOCK_SIZE: tl.constexpr, TILE: tl.conste
         block = tl.load(blocks + slots, mask=slots < stop, other=(1 << 30) // BLOCK_SIZE)
         positions = block * BLOCK_SIZE + lanes % BLOCK_SIZE
     return first, positions
+
+
+@triton.jit
+def row_of(base, batch, head, row, strides):
+    """Where row `row` of a head of a batch entry begins, in 64 bits."""
+    return base + (batch * strides[0] + head.to(tl.int64) * strides[1] + row * strides[2])
 
 
 @triton.jit

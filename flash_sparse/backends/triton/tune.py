@@ -29,6 +29,7 @@ import triton
 from tqdm import tqdm
 
 from flash_sparse import dispatch, patterns
+from flash_sparse.backends.options import Options
 from flash_sparse.backends.triton import resources, tiles
 from flash_sparse.backends.triton.tiles import Kernels, Tile
 from flash_sparse.functional import _layout_arguments
@@ -169,10 +170,13 @@ def _calls(head_dim: int, dtype: torch.dtype, workload: Workload) -> tuple[Calla
     if workload.density is not None:
         layout = patterns.random(LENGTH, 128, density=workload.density, heads=heads).to("cuda")
     right = 0 if workload.is_causal else -1
-    common = (*_layout_arguments(layout), None, 0, None, -1, right, 0.0, None, head_dim**-0.5)
-    output, logsumexp = dispatch.forward(query, key, value, *common)
+    options = Options(
+        *_layout_arguments(layout), cu_seqlens=None, max_seqlen=0, key_lengths=None, left=-1, right=right,
+        dropout_p=0.0, seed=None, scale=head_dim**-0.5,
+    )  # fmt: skip
+    output, logsumexp = dispatch.forward(query, key, value, *options)
     return (
-        functools.partial(dispatch.forward, query, key, value, *common),
+        functools.partial(dispatch.forward, query, key, value, *options),
         functools.partial(
             torch.ops.flash_sparse.backward,
             grad_output,
@@ -182,7 +186,7 @@ def _calls(head_dim: int, dtype: torch.dtype, workload: Workload) -> tuple[Calla
             value,
             output,
             logsumexp,
-            *common,
+            *options,
             [True] * 3,
         ),
     )

@@ -8,6 +8,8 @@ import torch
 
 import flash_sparse
 from flash_sparse.backends.cpu import launch
+from flash_sparse.backends.options import Options
+from flash_sparse.functional import _layout_arguments
 
 
 def philox(counter, key, rounds):
@@ -43,8 +45,11 @@ def test_the_formula_gives_the_published_answers(rounds, counter, key, expected)
 
 def words(rows, seed, cu_seqlens=None):
     """The words of queries and of keys, each (2, B, H, N) uint32; `rows` is (B, H, N, D)."""
-    seed = torch.tensor(seed)
-    _, tables = launch.make_problem(rows, rows, None, None, 0, cu_seqlens, None, -1, -1, 0.5, seed)
+    options = Options(
+        *_layout_arguments(None), cu_seqlens=cu_seqlens, max_seqlen=0, key_lengths=None, left=-1, right=-1,
+        dropout_p=0.5, seed=torch.tensor(seed), scale=1.0,
+    )  # fmt: skip
+    _, tables = launch.make_problem(rows, rows, options)
     shape = (2, *rows.shape[:3])
     return [
         table[: math.prod(shape)].view(np.uint32).reshape(shape) for table in (tables.query_words, tables.key_words)

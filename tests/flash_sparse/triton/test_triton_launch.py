@@ -14,6 +14,7 @@ if os.environ.get("TRITON_INTERPRET"):
 from attention_cases import generator
 
 import flash_sparse
+from flash_sparse.backends.options import Options
 from flash_sparse.backends.triton import launch, tiles
 from flash_sparse.functional import _layout_arguments
 
@@ -55,10 +56,10 @@ def launched(packed, sparse, dropout_p=0.1):
     layout = flash_sparse.patterns.longformer(300, 64) if sparse else None
     bounds = torch.tensor([0, 100, 300], dtype=torch.int32) if packed else None
     lengths = None if packed else torch.tensor([290])
-    common = (*_layout_arguments(layout), bounds, 200, lengths, -1, 0, dropout_p, torch.tensor(3), 0.125)
+    options = Options(*_layout_arguments(layout), bounds, 200, lengths, -1, 0, dropout_p, torch.tensor(3), 0.125)
     with Recorder() as recorder:
-        output, logsumexp = launch.forward(query, key, value, *common)
-        launch.backward(grad_output, logsumexp, query, key, value, output, logsumexp, *common, [True] * 3)
+        output, logsumexp = launch.forward(query, key, value, options)
+        launch.backward(grad_output, logsumexp, query, key, value, output, logsumexp, options, [True] * 3)
     return recorder.names
 
 
@@ -103,12 +104,11 @@ def test_kernels_get_scratch_memory_and_the_caller_keeps_its_allocator(kernels, 
 
     def call():
         launch.launch(
-            Launch(), tiles.Tile(64, 64, 4, 2), 8, 1, (rows, rows, rows), (), (None, None, None), rows, rows, 0,
-            None, 0, None, -1, -1, 0.0, None, 1.0,
+            Launch(), tiles.Tile(64, 64, 4, 2), 8, 1, (rows, rows, rows), (), options.rows, options,
         )  # fmt: skip
         return _allocation._allocator.get()
 
-    rows = torch.zeros(1, 1, 8, 16)
+    rows, options = torch.zeros(1, 1, 8, 16), Options(*_layout_arguments(None), None, 0, None, -1, -1, 0.0, None, 1.0)
     before = _allocation._allocator.get()
     if own_thread:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
