@@ -329,7 +329,16 @@ class Settings:
         0.1, "share of the steps during which the learning rate rises; afterwards it falls as a cosine", range=SHARE
     )
     gradient_clip: float = _flag(1.0, "largest norm of the gradient", range=POSITIVE)
-    patience: int = _flag(4, "stop after this many epochs without a better validation micro-F1", range=Range(1))
+    class_weights: Literal["balanced", "none"] = _flag(
+        "none",
+        "balanced lets each label count the same in the loss, and in the linear model, however many documents have it "
+        "(multi-label: having it as much as not having it)",
+        daily=True,
+    )
+    metric: Literal["micro-f1", "macro-f1", "accuracy", "loss"] = _flag(
+        "micro-f1", "validation score by which weights are kept and training stops early", daily=True
+    )
+    patience: int = _flag(4, "stop after this many epochs without a better validation score (--metric)", range=Range(1))
     seed: int = _flag(0, "seed of weights, order and dropout", range=Range(0, 2**32 - 1), daily=True)
     checkpoint_every: int = _flag(200, "steps between checkpoints; there is also one after each epoch", range=Range(1))
     precision: Literal["32-true", "bf16-mixed"] = _flag("32-true", "number format, as Lightning names it", daily=True)
