@@ -63,6 +63,7 @@ def _flag(
     only: str | None = None,
     scratch: bool = False,
     daily: bool = False,
+    before: Any = None,
 ) -> Any:
     """A field and all that is known of its flag.
 
@@ -72,8 +73,10 @@ def _flag(
         only: the flag, off by default, without which this one has no effect.
         scratch: whether --pretrained decides it.
         daily: whether `--help` shows it; `--help-all` shows every flag.
+        before: what runs did that began before there was this flag, where that is not the default.
     """
     about = {"help": help, "group": group, "range": range, "only": only, "scratch": scratch, "daily": daily}
+    about["before"] = before
     return dataclasses.field(default=default, metadata=about)
 
 
@@ -116,6 +119,21 @@ class Settings:
         0.1, "share of the documents held out for testing, unless files provide them", range=SHARE
     )
     split_seed: int = _flag(0, "seed of these splits", range=Range(0, math.inf))
+    stratify: bool = _flag(
+        True,
+        "let these splits have each label's share of the documents, where documents have one label and each label has "
+        "enough of them",
+        before=False,
+    )
+    folds: int | None = _flag(
+        None,
+        "cross-validation: cut the documents into so many parts, each the test of a run; sweep.py runs all of them",
+        range=Range(2),
+        daily=True,
+    )
+    fold: int | None = _flag(
+        None, "which of the --folds is the test, from 1 on; sweep.py takes each in turn", range=Range(1), only="folds"
+    )
     task: Literal["auto", "single-label", "multi-label"] = _flag(
         "auto", "whether documents have exactly one label or any number"
     )
@@ -236,8 +254,9 @@ class Settings:
     )
     init_from: str | None = _flag(
         None,
-        "folder of a finished run to take the initial weights from. Sizes and tokenizer must match; documents or "
-        "images may be of another length, and the head is new if labels or --pooling differ",
+        "folder of a finished run to take the initial weights and the tokenizer from. Sizes must match; documents or "
+        "images may be of another length, and the head is new if labels or --pooling differ. Own documents that the "
+        "run had stay in training, validation or test as they were there",
         daily=True,
     )
     embeddings: Literal["cooccurrence", "random"] | None = _flag(
@@ -397,6 +416,12 @@ class Settings:
             raise ValueError(f"--label-field is {self.label_field}; it cannot be used with --label-fields")
         if self.file_field is not None and self.text_field != "text":
             raise ValueError(f"--text-field is {self.text_field}; it cannot be used with --file-field")
+        if self.fold is not None and self.fold > (self.folds or 0):
+            expected = "it needs --folds" if self.folds is None else f"expected at most --folds {self.folds}"
+            raise ValueError(f"--fold is {self.fold}; {expected}")
+        for name in ("test", "init_from"):
+            if self.folds is not None and getattr(self, name) is not None:
+                raise ValueError(f"--folds is {self.folds}; it cannot be used with --{dashed(name)}")
         if self.mask_share is not None and not self.pretrain:
             raise ValueError(f"--mask-share is {self.mask_share}; it needs --pretrain")
         for name, value in (("pretrained", self.pretrained is not None), ("chunked", self.chunked)):
