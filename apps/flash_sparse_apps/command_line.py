@@ -185,6 +185,8 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
         if namespace.resume is None:
             settings = to_settings(namespace)
             check_typed(given, [settings], "--chunked")
+            if settings.folds is not None and settings.fold is None:
+                raise ValueError(f"--folds is {settings.folds}; expected --fold too, or sweep.py, which runs all folds")
             return settings, None
         run = Path(namespace.resume)
         stored = run / "config.yaml"
@@ -240,10 +242,12 @@ def check_typed(given: dict, runs: Sequence[Settings], chunked: str):
             reason = "it needs --sparse"
         elif about.get("only") == "chunked" and "kinds" not in given and not any(run.chunked for run in runs):
             reason = f"it needs {chunked}"
-        elif about.get("only") in ("skip_black", "grow_from") and not any(getattr(run, about["only"]) for run in runs):
+        elif about.get("only") in ("skip_black", "grow_from", "folds") and not any(getattr(run, about["only"]) for run in runs):
             reason = f"it needs --{dashed(about['only'])}"
         elif about.get("scratch") and runs[0].pretrained is not None:
             reason = f"it cannot be used with --pretrained {runs[0].pretrained}, which decides that"
+        elif name == "test_share" and runs[0].folds is not None:
+            reason = f"it cannot be used with --folds {runs[0].folds}, whose parts are the tests"
         elif name == "embeddings" and value is not None and runs[0].init_from is not None:
             reason = f"it cannot be used with --init-from {runs[0].init_from}, which brings its own"
         if reason is not None:
@@ -251,13 +255,19 @@ def check_typed(given: dict, runs: Sequence[Settings], chunked: str):
 
 
 def load_settings(path: Path) -> Settings:
-    """The settings in a YAML file that `Settings.to_yaml` wrote.
+    """The settings in a YAML file that `Settings.to_yaml` wrote, with what they meant then.
 
     Raises:
         ValueError: not such a file.
     """
+    parser = make_parser()
     try:
-        return to_settings(_read_config(path, make_parser()))
+        found = _read_config(path, parser)
+        if found.dataset not in NAMED:  # what runs on one's own files did before there were flags for it
+            before = {field.name: field.metadata["before"] for field in dataclasses.fields(Settings)}
+            parser.set_defaults({name: value for name, value in before.items() if value is not None})
+            found = _read_config(path, parser)
+        return to_settings(found)
     except ValueError as error:
         raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
 

@@ -117,7 +117,8 @@ class Speed(TypedDict):
 
 
 class Training(TypedDict):
-    """`stopped` is a sentence; `history` has an entry for each epoch, `curve` one for every few steps."""
+    """`stopped` is a sentence; `metric` is what weights are kept by, `best_validation_score` the best of it; `history`
+    has an entry for each epoch, `curve` one for every few steps."""
 
     steps: int
     epochs: int
@@ -125,6 +126,8 @@ class Training(TypedDict):
     stopped: str
     best_epoch: int
     best_validation_micro_f1: float
+    metric: str
+    best_validation_score: float
     history: list[dict[str, Any]]
     curve: list[dict[str, Any]]
 
@@ -194,10 +197,17 @@ class Metrics(TypedDict):
     versions: dict[str, str]
 
 
-def best_epoch(history: Sequence[dict]) -> dict:
+def history_key(metric: str) -> str:
+    """The key in a training's history of what --metric names."""
+    return f"validation_{metric.replace('-', '_')}"
+
+
+def best_epoch(history: Sequence[dict], metric: str) -> dict:
     """The entry of a training's history with the best validation score; of several, that with the lowest validation
     loss, which still tells epochs apart where a few documents give the same score."""
-    return max(history, key=lambda entry: (entry["validation_micro_f1"], -entry["validation_loss"]))
+    if metric == "loss":
+        return min(history, key=lambda entry: entry["validation_loss"])
+    return max(history, key=lambda entry: (entry[history_key(metric)], -entry["validation_loss"]))
 
 
 def read_metrics(path: Path) -> Metrics:

@@ -7,6 +7,7 @@ RUN/predictions.jsonl    the test documents: id, labels, predicted labels, proba
 RUN/model/               all that predicting needs: model.safetensors, the tokenizer, classifier.json, README.md, and
                          config.json where the encoder is a pretrained one; SHA256SUMS of these
 RUN/data.json            name and fingerprint of the data, and the settings, which a resumed run must still find
+RUN/split.npz            hashes of the texts of each split, for a run that begins with these weights (own files)
 RUN/checkpoints/         last.ckpt to resume from, last-before.ckpt in case it is damaged, and best.safetensors: the
                          weights that did best on validation
 RUN/logs/history.csv     losses and scores of each epoch
@@ -41,6 +42,7 @@ class RunFolder:
         self.best_weights = self.path / "checkpoints" / "best.safetensors"
         self.last_checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.data = self.path / "data.json"
+        self.split = self.path / "split.npz"
         self.history = self.path / "logs" / "history.csv"
         self.pretraining_checkpoint = self.path / "checkpoints" / "pretraining.ckpt"
         self.pretraining_weights = self.path / "checkpoints" / "pretraining.safetensors"

@@ -63,6 +63,7 @@ def _flag(
     only: str | None = None,
     scratch: bool = False,
     daily: bool = False,
+    before: Any = None,
 ) -> Any:
     """A field and all that is known of its flag.
 
@@ -72,8 +73,10 @@ def _flag(
         only: the flag, off by default, without which this one has no effect.
         scratch: whether --pretrained decides it.
         daily: whether `--help` shows it; `--help-all` shows every flag.
+        before: what runs did that began before there was this flag, where that is not the default.
     """
     about = {"help": help, "group": group, "range": range, "only": only, "scratch": scratch, "daily": daily}
+    about["before"] = before
     return dataclasses.field(default=default, metadata=about)
 
 
@@ -116,6 +119,21 @@ class Settings:
         0.1, "share of the documents held out for testing, unless files provide them", range=SHARE
     )
     split_seed: int = _flag(0, "seed of these splits", range=Range(0, math.inf))
+    stratify: bool = _flag(
+        True,
+        "let these splits have each label's share of the documents, where documents have one label and each label has "
+        "enough of them",
+        before=False,
+    )
+    folds: int | None = _flag(
+        None,
+        "cross-validation: cut the documents into so many parts, each the test of a run; sweep.py runs all of them",
+        range=Range(2),
+        daily=True,
+    )
+    fold: int | None = _flag(
+        None, "which of the --folds is the test, from 1 on; sweep.py takes each in turn", range=Range(1), only="folds"
+    )
     task: Literal["auto", "single-label", "multi-label"] = _flag(
         "auto", "whether documents have exactly one label or any number"
     )
@@ -236,8 +254,9 @@ class Settings:
     )
     init_from: str | None = _flag(
         None,
-        "folder of a finished run to take the initial weights from. Sizes and tokenizer must match; documents or "
-        "images may be of another length, and the head is new if labels or --pooling differ",
+        "folder of a finished run to take the initial weights and the tokenizer from. Sizes must match; documents or "
+        "images may be of another length, and the head is new if labels or --pooling differ. Own documents that the "
+        "run had stay in training, validation or test as they were there",
         daily=True,
     )
     embeddings: Literal["cooccurrence", "random"] | None = _flag(
@@ -329,7 +348,16 @@ class Settings:
         0.1, "share of the steps during which the learning rate rises; afterwards it falls as a cosine", range=SHARE
     )
     gradient_clip: float = _flag(1.0, "largest norm of the gradient", range=POSITIVE)
-    patience: int = _flag(4, "stop after this many epochs without a better validation micro-F1", range=Range(1))
+    class_weights: Literal["balanced", "none"] = _flag(
+        "none",
+        "balanced lets each label count the same in the loss, and in the linear model, however many documents have it "
+        "(multi-label: having it as much as not having it)",
+        daily=True,
+    )
+    metric: Literal["micro-f1", "macro-f1", "accuracy", "loss"] = _flag(
+        "micro-f1", "validation score by which weights are kept and training stops early", daily=True
+    )
+    patience: int = _flag(4, "stop after this many epochs without a better validation score (--metric)", range=Range(1))
     seed: int = _flag(0, "seed of weights, order and dropout", range=Range(0, 2**32 - 1), daily=True)
     checkpoint_every: int = _flag(200, "steps between checkpoints; there is also one after each epoch", range=Range(1))
     precision: Literal["32-true", "bf16-mixed"] = _flag("32-true", "number format, as Lightning names it", daily=True)
@@ -388,6 +416,12 @@ class Settings:
             raise ValueError(f"--label-field is {self.label_field}; it cannot be used with --label-fields")
         if self.file_field is not None and self.text_field != "text":
             raise ValueError(f"--text-field is {self.text_field}; it cannot be used with --file-field")
+        if self.fold is not None and self.fold > (self.folds or 0):
+            expected = "it needs --folds" if self.folds is None else f"expected at most --folds {self.folds}"
+            raise ValueError(f"--fold is {self.fold}; {expected}")
+        for name in ("test", "init_from"):
+            if self.folds is not None and getattr(self, name) is not None:
+                raise ValueError(f"--folds is {self.folds}; it cannot be used with --{dashed(name)}")
         if self.mask_share is not None and not self.pretrain:
             raise ValueError(f"--mask-share is {self.mask_share}; it needs --pretrain")
         for name, value in (("pretrained", self.pretrained is not None), ("chunked", self.chunked)):

@@ -29,16 +29,17 @@ import numpy as np
 from flash_sparse_datasets.shared.bad_rows import BadRows
 from flash_sparse_datasets.shared.document_table import DocumentTable
 from flash_sparse_datasets.shared.documents import DataError, Dataset, Document, Documents
+from flash_sparse_datasets.shared.drawn_splits import SPLITS, Draw, Drawn, EarlierSplit, draw_splits
 from flash_sparse_datasets.shared.joined_rows import EqualTexts
 from flash_sparse_datasets.shared.labelled_sources import Fields, FolderSource, Source, TableSource, visible
 from flash_sparse_datasets.shared.reading_notes import Heard, missing_words, several_in_one
 from flash_sparse_datasets.shared.row_files import FORMATS, ReaderOptions, format_of
 from flash_sparse_datasets.shared.row_files.fasttext import is_fasttext
-from flash_sparse_datasets.shared.seeded_split import TEST, TRAIN, VALIDATION, seeded_split
+from flash_sparse_datasets.shared.row_groups import RowGroups
+from flash_sparse_datasets.shared.seeded_split import TEST, TRAIN
 from flash_sparse_datasets.shared.statistics_table import print_statistics
 from flash_sparse_datasets.shared.text_files import reading, shortened
 
-SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(VALIDATION_NAMES, "validation")
 ONLY_SHARD = "-00000-of-00001"  # how the Hugging Face hub ends the name of a split's one file
@@ -66,6 +67,10 @@ def load(
     columns: Sequence[str] | None = None,
     bad_rows: str = "error",
     join_rows: bool = False,
+    stratify: bool = True,
+    folds: int | None = None,
+    fold: int | None = None,
+    keep_split: str | os.PathLike | None = None,
 ) -> Dataset:
     """Prepare one's own file or folder.
 
@@ -86,6 +91,10 @@ def load(
         encoding, delimiter, quotes, columns: How files of text are read, see `ReaderOptions`.
         bad_rows: What becomes of documents that cannot be read: "error", which names the first ten, or "skip".
         join_rows: Whether rows of the same text become one document with all of their labels.
+        stratify: Whether the splits of a single-label task that are drawn have the classes' shares, where each class
+            has enough documents, see `stratified_split`; else labels play no part.
+        folds, fold: Cut the documents into so many parts, of which this one (from 1 on) is the test, see `fold_split`.
+        keep_split: The split.npz of a run, whose documents keep the part that they had there.
 
     Labels are strings, integers or booleans, or lists of these; spaces around them do not count. An empty list is no
     label. Lists of zeros and ones alone are multi-hot.
@@ -95,6 +104,10 @@ def load(
         ValueError: for an argument's value.
     """
     _check_arguments(validation_share, test_share, task, label_separator, unseen_labels, bad_rows)
+    if folds is not None and not 1 <= (fold or 0) <= folds:
+        raise ValueError(f"fold is {fold}, expected one from 1 to folds, {folds}")
+    if folds is not None and keep_split is not None:
+        raise ValueError(f"folds is {folds}, expected none beside keep_split")
     if label_field is not None and label_fields is not None:
         raise ValueError(f"label_fields is {list(label_fields)}, expected none beside label_field")
     reader = ReaderOptions(encoding, delimiter, quotes, None if columns is None else tuple(columns))
@@ -149,12 +162,22 @@ def load(
     seeded = {split: 0 if split in sources else share for split, share in shares.items()}
     table = tables["train"]
     assigned["train"][others["train"]] = LEFT_OUT
+    if folds is not None and "test" in sources:
+        raise DataError(f"{parts['test']}: a test of its own, expected none beside folds")
+    earlier = None if keep_split is None else EarlierSplit(keep_split)
+    drawn = Drawn(assigned["train"], "")
     if any(seeded.values()):
         kept = ~others["train"]
         offsets = table.offsets[np.append(kept, True)]  # of rows that are joined to others, none has a label
-        assigned["train"][kept] = seeded_split(
-            table.keys[kept], offsets, table.label_ids, seeded["validation"], seeded["test"]
-        )
+        ranks = None
+        if stratify and task == "single-label":
+            ranks = np.argsort(np.argsort(names))  # (labels,): which row has a label first must not count
+        groups = RowGroups(table.keys[kept], table.texts[kept], offsets, table.label_ids, ranks)
+        if folds is not None and len(groups.sizes) < folds + 2:
+            raise DataError(f"{parts['train']}: {len(groups.sizes)} different texts are too few for {folds} folds")
+        wanted = {SPLITS[split]: share for split, share in seeded.items()}
+        drawn = draw_splits(groups, Draw(wanted, folds, fold, earlier))
+        assigned["train"][kept] = drawn.split
         for split in ("train", *(split for split, share in seeded.items() if share)):
             if not (assigned["train"] == SPLITS[split]).any():
                 raise DataError(
@@ -183,7 +206,10 @@ def load(
         notes += _unseen(split, sources[split], tables[split], names, seen, task, unseen_labels, assigned[split])
         notes += _shared(split, sources[split], tables[split], table.keys[in_training])
 
-    notes += _never_tested(labels, label_ids, tables, assigned)
+        notes += [] if earlier is None else earlier.note_trained_on(split, tables[split].texts)
+    notes += drawn.notes
+    if folds is None:  # the test of one fold need not have them all
+        notes += _never_tested(labels, label_ids, tables, assigned)
 
     digest = hashlib.sha256(repr((task, labels)).encode())
     for split in sources:
@@ -199,7 +225,6 @@ def load(
         splits[split] = Documents(read, int(wanted.sum()))
     sizes = ", ".join(f"{len(documents):,} for {split}" for split, documents in splits.items())
     files = ", ".join(dict.fromkeys(part.name for part in parts.values()))
-    drawn = " and ".join(split for split, share in seeded.items() if share)
     return Dataset(
         name=path.resolve().name,
         task=task,
@@ -210,9 +235,10 @@ def load(
         fingerprint=digest.hexdigest(),
         description=(
             f"Own documents from {files}, {task}, {len(labels)} labels; {sizes}. "
-            + (f"Seed {split_seed} drew {drawn}." if drawn else "The splits are as the files give them.")
+            + (f"Seed {split_seed} {drawn.words}." if drawn.words else "The splits are as the files give them.")
         ),
         notes=tuple(notes),
+        text_hashes={split: _texts(split, tables, assigned, earlier) for split in SPLITS},
     )
 
 
@@ -342,6 +368,15 @@ def _never_tested(labels, label_ids, tables, assigned) -> list[str]:
         f"{len(missing)} of {len(labels)} labels have no test document, so that the scores say nothing of them: "
         f"{shortened(missing)}"
     ]
+
+
+def _texts(
+    split: str, tables: dict[str, DocumentTable], assigned: dict[str, np.ndarray], earlier: EarlierSplit | None
+) -> np.ndarray:
+    """The hashes of all texts of a split, and of those that an earlier one had in it."""
+    part = split if split in tables else "train"
+    own = tables[part].texts[assigned[part] == SPLITS[split]]
+    return np.union1d(own, own[:0] if earlier is None else earlier.texts[split])
 
 
 # Every further reading

@@ -109,3 +109,15 @@ def test_one_training_document(tmp_path):
     one, other = make_store(tmp_path, "one", documents), make_store(tmp_path, "other", [Document("y", "7", ("b",))])
     result = linear_baseline(one, other, other, 10, 4, "single-label")
     assert result.test_predictions.tolist() == [0]
+
+
+def test_balanced_weights_let_a_rare_label_count_as_much(tmp_path):
+    """Texts that do not tell: the squared hinge loss then has its least at the difference of the classes' weights."""
+    documents = [Document(str(i), "10 11 12", ("a",) if i % 5 == 0 else ("b",)) for i in range(20)]
+    stores = [make_store(tmp_path, name, documents) for name in ("train", "validation", "test")]
+    plain, balanced = (
+        linear_baseline(*stores, 10, len(LABELS), "multi-label", balanced=flag).test_probabilities[0, :2]
+        for flag in (False, True)
+    )
+    assert plain == pytest.approx(1 / (1 + np.exp([0.6, -0.6])), abs=0.02)
+    assert balanced == pytest.approx(np.array([0.5, 0.5]), abs=0.02)

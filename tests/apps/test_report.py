@@ -178,7 +178,7 @@ def test_pictures_are_svg():
     lengths = {"train": np.array([1, 5, 5000]), "validation": np.array([7]), "test": np.array([9, 70000])}
     drawn = [
         figures.loss_curve(steps, EPOCHS),
-        figures.score_curve(EPOCHS),
+        figures.score_curve(EPOCHS, "micro-f1"),
         figures.length_histogram(lengths, 4096),
         figures.layout_picture(patterns.longformer(1000, 16, window=32)),
         figures.layout_picture(patterns.local(65536, 16, window=32)),

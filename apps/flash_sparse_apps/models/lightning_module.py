@@ -24,7 +24,7 @@ from flash_sparse_apps.scores.evaluation import evaluate
 from flash_sparse_apps.scores.thresholds import tune_thresholds
 from flash_sparse_apps.tokens.batching import PackedBatch
 
-MONITOR = "validation/micro_f1"
+METRICS = ("micro_f1", "macro_f1", "accuracy")  # logged after each validation, beside the loss
 
 
 class Classifier(L.LightningModule):
@@ -39,6 +39,7 @@ class Classifier(L.LightningModule):
         weight_decay: of the weight matrices; norms, biases and embeddings have none.
         gradient_clip: largest norm of the gradient of a step.
         none_counts: whether validation counts documents without labels as one more label, as `evaluate` does.
+        weights: of the classes in the loss, as `class_weights.balanced` gives them; None for all alike.
         anneal_share: the rate stays at its peak until this share of the steps is left, and then falls to 0 in a
             straight line; None for the cosine.
         seed: of dropout, together with the step, so that a resumed run draws what one never stopped would.
@@ -60,6 +61,7 @@ class Classifier(L.LightningModule):
         warmup_share: float,
         gradient_clip: float,
         none_counts: bool = False,
+        weights: Tensor | None = None,
         anneal_share: float | None = None,
         seed: int,
     ):
@@ -76,6 +78,7 @@ class Classifier(L.LightningModule):
         self.none_counts = none_counts
         self.anneal_share = anneal_share
         self.seed = seed
+        self.register_buffer("weights", weights, persistent=False)
         self.rate_factor = 1.0
         self.planned_steps = 0
         self._scored: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -89,7 +92,7 @@ class Classifier(L.LightningModule):
 
     def losses(self, batch: PackedBatch) -> Tensor:
         """The loss of each document, (B,); the loss of a step is the mean over its documents."""
-        return document_losses(self(batch), batch.targets, self.task)
+        return document_losses(self(batch), batch.targets, self.task, self.weights)
 
     def training_step(self, batch: list[PackedBatch], batch_index: int) -> Tensor:
         optimizer: Any = self.optimizers()  # one, with one schedule, as `configure_optimizers` has it
@@ -130,9 +133,11 @@ class Classifier(L.LightningModule):
         logits, targets = logits[first], targets[first]
         probabilities = to_probabilities(logits, self.task).numpy()  # (N, C)
         thresholds = tune_thresholds(probabilities, targets.numpy()) if self.task == "multi-label" else None
-        self.log("validation/loss", document_losses(logits, targets, self.task).mean())
+        weights = None if self.weights is None else self.weights.cpu()
+        self.log("validation/loss", document_losses(logits, targets, self.task, weights).mean())
         scores = evaluate(probabilities, targets.numpy(), thresholds, self.task, self.none_counts)
-        self.log(MONITOR, scores["micro_f1"])
+        for metric in METRICS:
+            self.log(f"validation/{metric}", scores[metric])
 
     def configure_optimizers(self):
         embeddings = {id(m.weight) for m in self.encoder.modules() if isinstance(m, nn.Embedding)}
@@ -176,11 +181,17 @@ def rate(step: int, steps: int, warmup_share: float, anneal_share: float | None 
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
 
-def document_losses(logits: Tensor, targets: Tensor, task: str) -> Tensor:
-    """The loss of each document, (B,), float32: logits (B, C), targets (B, C) of 0 and 1 or (B,) class indices."""
+def document_losses(logits: Tensor, targets: Tensor, task: str, weights: Tensor | None = None) -> Tensor:
+    """The loss of each document, (B,), float32: logits (B, C), targets (B, C) of 0 and 1 or (B,) class indices.
+
+    Args:
+        weights: (C,) of the classes, or (2, C) for multi-label: of not having a label, and of having it.
+    """
     if task == "single-label":
-        return F.cross_entropy(logits.float(), targets, reduction="none")  # (B,)
-    return F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none").mean(1)  # (B,)
+        return F.cross_entropy(logits.float(), targets, weights, reduction="none")  # (B,)
+    each = None if weights is None else torch.where(targets.bool(), weights[1], weights[0])  # (B, C)
+    losses = F.binary_cross_entropy_with_logits(logits.float(), targets.float(), each, reduction="none")  # (B, C)
+    return losses.mean(1)  # (B,)
 
 
 def to_probabilities(logits: Tensor, task: str) -> Tensor:

@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from flash_sparse import BlockLayout
 from flash_sparse_apps.files import write_atomically
-from flash_sparse_apps.metrics import best_epoch
+from flash_sparse_apps.metrics import best_epoch, history_key
 from flash_sparse_apps.reports.examples import ExampleImage
 
 BLUE, ORANGE, GREY, GREEN, VIOLET, GOLD = "#2463a8", "#c4571b", "#6b7280", "#2f7d4f", "#7c4d9e", "#a8860b"
@@ -95,20 +95,22 @@ def pretraining_curve(steps: Sequence[dict], epochs: Sequence[dict]) -> str:
     return svg[0]
 
 
-def score_curve(epochs: Sequence[dict]) -> str:
-    """Validation micro-F1 over the steps, the tested weights marked."""
-    with _figure("validation micro-F1", 4.6, 3.1) as (figure, svg):
+def score_curve(epochs: Sequence[dict], metric: str) -> str:
+    """The validation score that weights are kept by (micro-F1 for the loss) over the steps, the tested ones marked."""
+    shown = "micro-f1" if metric == "loss" else metric
+    name, key = shown.replace("f1", "F1"), history_key(shown)
+    with _figure(f"validation {name}", 4.6, 3.1) as (figure, svg):
         axes = figure.subplots()
-        _dotted(axes, epochs, "validation_micro_f1", ORANGE, "validation")
-        best = best_epoch(epochs)
+        _dotted(axes, epochs, key, ORANGE, "validation")
+        best = best_epoch(epochs, metric)
         marker: dict[str, Any] = {
             "markersize": 10,
             "markerfacecolor": "none",
             "markeredgecolor": ORANGE,
             "linestyle": "none",
         }
-        axes.plot(best["step"], best["validation_micro_f1"], "o", label="tested weights", **marker)
-        axes.set(xlabel="optimizer step", ylabel="micro-F1", xlim=(0, None), ylim=(0, 1.02))
+        axes.plot(best["step"], best[key], "o", label="tested weights", **marker)
+        axes.set(xlabel="optimizer step", ylabel=name, xlim=(0, None), ylim=(0, 1.02))
         _legend_above(axes)
     return svg[0]
 

@@ -241,7 +241,8 @@ def _results(metrics: Metrics) -> list[str]:
 
 def _training(metrics: Metrics, figures: dict[str, str]) -> list[str]:
     tuned = "; thresholds are tuned on the same validation documents" * (metrics["data"]["task"] == "multi-label")
-    chosen = f"By this score the tested weights are chosen{tuned}, so it is rather higher than a test would be."
+    by = "By the validation loss" if metrics["training"].get("metric") == "loss" else "By this score"
+    chosen = f"{by} the tested weights are chosen{tuned}, so the score is rather higher than a test would be."
     return [
         "<h2>Training</h2>",
         f"<p>{escape(_training_sentence(metrics['training']) + _before_training(metrics))}</p>",
@@ -356,17 +357,22 @@ def _threshold_sentence(metrics: Metrics) -> str:
 
 
 def _training_sentence(training: Training) -> str:
+    metric, chosen = training.get("metric", "micro-f1"), ""
+    if metric != "micro-f1":
+        chosen = f", chosen by {metric.replace('f1', 'F1')} ({score(training['best_validation_score'])})"
     return (
         f"{training['steps']:,} optimizer steps in {training['epochs']} epoch{'s' * (training['epochs'] > 1)}, "
         f"{duration(training['seconds'])}. "
         f"{training['stopped']} The tested weights are those after epoch {training['best_epoch']}, "
-        f"validation micro-F1 {score(training['best_validation_micro_f1'])}."
+        f"validation micro-F1 {score(training['best_validation_micro_f1'])}{chosen}."
     )
 
 
 def _before_training(metrics: Metrics) -> str:
     """Which weights and images training had, where they were not the usual ones."""
     settings, sentences = metrics["settings"], ""
+    if settings.get("class-weights", "none") != "none":
+        sentences += " In the loss and for the linear model all labels count the same, rare or not (--class-weights)."
     if settings.get("init-from") is not None:
         sentences += f" It began with the weights of {settings['init-from']}."
     if metrics["model"]["embeddings"] == "cooccurrence":

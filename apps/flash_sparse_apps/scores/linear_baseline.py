@@ -60,6 +60,7 @@ def linear_baseline(
     task: str,
     seed: int = 0,
     *,
+    balanced: bool = False,
     progress: bool = False,
 ) -> LinearResult:
     """Fit on `train`, tune thresholds on `validation`, predict both held-out splits.
@@ -69,6 +70,7 @@ def linear_baseline(
     own (squared hinge loss, C = 10). The same stores and seed give the same result.
 
     Args:
+        balanced: let the documents with a label weigh as much together as those without it.
         progress: show progress bars.
     """
     began = time.monotonic()
@@ -96,7 +98,7 @@ def linear_baseline(
             if model is not None:
                 model.intercepts[label] = 1.0 if present.all() else -1.0
             continue
-        svm = LinearSVC(C=10, random_state=seed)
+        svm = LinearSVC(C=10, class_weight="balanced" if balanced else None, random_state=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # after 1,000 passes, more change no decision
             svm.fit(features, present)

@@ -64,6 +64,11 @@ class Tokenizer:
         return next((token for token in ids if token is not None), None)
 
     @property
+    def has_fixed_words(self) -> bool:
+        """Whether it knows the words of a generated language and no others."""
+        return isinstance(self._backend.model, models.WordLevel) and self._backend.token_to_id(UNKNOWN) is not None
+
+    @property
     def fingerprint(self) -> str:
         """Hex sha256 of all that decides the ids."""
         return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
@@ -84,7 +89,7 @@ class Tokenizer:
     def first_unknown(self, tokens: Sequence[int], text: str) -> str | None:
         """The first word of a text, whose `tokens` are given, that is none of a fixed vocabulary's."""
         unknown = self._backend.token_to_id(UNKNOWN)
-        if unknown is None or not isinstance(self._backend.model, models.WordLevel) or unknown not in tokens:
+        if not self.has_fixed_words or unknown not in tokens:
             return None
         _, spans = self.encode_with_spans(text)
         start, stop = spans[list(tokens).index(unknown)]

@@ -67,7 +67,7 @@ def _speed(history: History, read: float) -> metrics.Speed:
 
 
 def _training(settings: Settings, history: History) -> metrics.Training:
-    best = metrics.best_epoch(history.epochs)
+    best = metrics.best_epoch(history.epochs, settings.metric)
     return {
         "steps": history.epochs[-1]["step"],
         "epochs": history.epochs[-1]["epoch"],
@@ -75,6 +75,8 @@ def _training(settings: Settings, history: History) -> metrics.Training:
         "stopped": why_stopped(settings, history),
         "best_epoch": best["epoch"],
         "best_validation_micro_f1": best["validation_micro_f1"],
+        "metric": settings.metric,
+        "best_validation_score": best[metrics.history_key(settings.metric)],
         "history": history.epochs,
         "curve": history.steps,
     }

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from flash_sparse_apps.files import write_atomically
 from flash_sparse_apps.metrics import best_epoch
-from flash_sparse_apps.models.lightning_module import MONITOR
+from flash_sparse_apps.models.lightning_module import METRICS
 from flash_sparse_apps.models.weights_file import encode_weights
 from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.training.saved_state import save_state
@@ -30,7 +30,8 @@ class History(L.Callback):
 
     Attributes:
         steps: dicts with step, loss (the mean since the entry before) and learning_rate.
-        epochs: dicts with epoch, step, train_loss, validation_loss, validation_micro_f1 and seconds of training so far.
+        epochs: dicts with epoch, step, train_loss, validation_loss, validation_micro_f1, validation_macro_f1,
+            validation_accuracy and seconds of training so far.
         step_seconds, tokens, num_steps: sums over the training steps, without validation.
         planned_steps: optimizer steps of all epochs.
 
@@ -122,7 +123,7 @@ class History(L.Callback):
                 "step": trainer.global_step,
                 "train_loss": sum(losses) / len(losses) if losses else None,
                 "validation_loss": float(trainer.callback_metrics["validation/loss"]),
-                "validation_micro_f1": float(trainer.callback_metrics[MONITOR]),
+                **{f"validation_{name}": float(trainer.callback_metrics[f"validation/{name}"]) for name in METRICS},
                 "seconds": self.seconds,
             }
         )
@@ -131,7 +132,8 @@ class History(L.Callback):
         """Write `epochs` as a table."""
         if self.epochs:
             text = io.StringIO()
-            writer = csv.DictWriter(text, self.epochs[0].keys())
+            # the first epochs of a resumed run may be of a version that wrote less
+            writer = csv.DictWriter(text, self.epochs[-1].keys())
             writer.writeheader()
             writer.writerows(self.epochs)
             write_atomically(path, text.getvalue().encode())
@@ -144,11 +146,12 @@ class Checkpoints(Checkpoint):
     written every `every` steps and after each validation; each file is complete or not there.
     """
 
-    def __init__(self, run: RunFolder, every: int, history: History, stopping: EarlyStopping):
+    def __init__(self, run: RunFolder, every: int, history: History, stopping: EarlyStopping, metric: str):
         self.run = run
         self.every = every
         self.history = history
         self.stopping = stopping
+        self.metric = metric
 
     def on_train_start(self, trainer, module):
         # a run killed between its last validation and its report has nothing left to train
@@ -163,7 +166,7 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer, module):
         if trainer.sanity_checking:
             return
-        if best_epoch(self.history.epochs) is self.history.epochs[-1] and trainer.is_global_zero:
+        if best_epoch(self.history.epochs, self.metric) is self.history.epochs[-1] and trainer.is_global_zero:
             write_atomically(self.run.best_weights, encode_weights(module.encoder))
         if trainer.is_global_zero:
             self.history.write_csv(self.run.history)

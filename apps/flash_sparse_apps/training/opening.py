@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from flash_sparse_apps.files import remove_partial, to_json, write_atomically
@@ -57,12 +59,21 @@ def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> Ru
         run = RunFolder.create(path, settings.to_yaml())
     try:
         write_atomically(run.data, to_json(described))
+        if prepared.dataset.text_hashes is not None:
+            write_atomically(run.split, _packed(prepared.dataset.text_hashes))
     except BaseException:
         if resumed is None:
             run.remove()
         raise
     os.environ["FLASH_SPARSE_RUN"] = str(run.path)  # for the processes that Lightning starts for further devices
     return run
+
+
+def _packed(arrays: dict[str, np.ndarray]) -> bytes:
+    """As `np.load` reads them."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    return content.getvalue()
 
 
 def _default_output(settings: Settings, dataset: Dataset) -> Path:

@@ -29,7 +29,7 @@ from flash_sparse_apps.tokens.pixels import BLACK, SAMPLE, check_images, count_r
 from flash_sparse_apps.tokens.token_store import TokenStore, truncation
 from flash_sparse_apps.tokens.tokenization import Tokenizer, load_tokenizer, train_tokenizer, word_tokenizer
 from flash_sparse_apps.training.main_process import is_main_process, say
-from flash_sparse_apps.training.starting_weights import check_start
+from flash_sparse_apps.training.starting_weights import check_start, earlier_split, earlier_tokenizer
 from flash_sparse_datasets import Dataset
 from flash_sparse_datasets.shared.cache_folder import cache_folder
 from flash_sparse_datasets.shared.exit_codes import UserError
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 DATA_OPTIONS = (
     *("text_field", "label_field", "id_field", "validation", "test", "validation_share", "test_share", "split_seed"),
     *("task", "label_separator", "unseen_labels", "label_fields", "file_field", "bad_rows", "join_rows"),
-    *("encoding", "delimiter", "quotes", "columns"),
+    *("encoding", "delimiter", "quotes", "columns", "stratify", "folds", "fold"),
 )
 
 
@@ -85,7 +85,7 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
     cache = cache_folder(settings.cache_dir)
     with _in_flags():
         # the data
-        dataset = _load_data(settings, cache)
+        dataset = _load_data(settings, cache, resumed)
         _check_kind(settings, dataset)
 
         # what follows from it: the layout, the pretrained body, the tokenizer
@@ -146,24 +146,27 @@ def _in_flags() -> Iterator[None]:
     except UserError:
         raise
     except ValueError as error:
-        named = [
-            name for name in DATA_OPTIONS if name not in ("encoding", "delimiter", "quotes", "columns")
-        ]  # words too
+        words = ("encoding", "delimiter", "quotes", "columns", "folds", "fold")  # which messages use as such
+        named = [name for name in DATA_OPTIONS if name not in words]
         names = rf"(?<![\w/.-])({'|'.join(named)})(?![\w/.-])"
         raise UserError(re.sub(names, lambda match: f"--{dashed(match[0])}", str(error))) from error
 
 
-def _load_data(settings: Settings, cache: Path) -> Dataset:
+def _load_data(settings: Settings, cache: Path, resumed: Path | None) -> Dataset:
     defaults = {field.name: field.default for field in fields(Settings)}
     options = {name: getattr(settings, name) for name in DATA_OPTIONS if getattr(settings, name) != defaults[name]}
-    if settings.dataset not in flash_sparse_datasets.NAMED and not os.path.lexists(
-        os.path.expanduser(settings.dataset)
-    ):
+    named, notes = settings.dataset in flash_sparse_datasets.NAMED, []
+    if not named and not os.path.lexists(os.path.expanduser(settings.dataset)):
         names = ", ".join(flash_sparse_datasets.NAMED)
         raise UserError(f"--dataset is {settings.dataset!r}; expected a file, a folder or a dataset's name ({names})")
-    return flash_sparse_datasets.load(
+    if not named and settings.init_from is not None:
+        options["keep_split"] = earlier_split(settings.init_from, resumed)
+        if options["keep_split"] is None:
+            notes.append(f"{settings.init_from} does not say which documents it was trained on: the test may have some")
+    dataset = flash_sparse_datasets.load(
         settings.dataset, root=settings.root, cache_dir=cache, **options, **settings.dataset_options or {}
     )
+    return replace(dataset, notes=(*dataset.notes, *notes))
 
 
 def _tokenized(
@@ -283,6 +286,8 @@ def _tokenizer(settings: Settings, dataset: Dataset, cache: Path) -> Tokenizer |
         return ByteTokenizer()
     if settings.tokenizer != "bpe":
         return load_tokenizer(settings.tokenizer)
+    if settings.init_from is not None and (tokenizer := earlier_tokenizer(settings.init_from)) is not None:
+        return tokenizer
     folder = cache / "tokenizers" / f"{dataset.fingerprint[:32]}-{settings.vocab_size}"
     if (folder / "tokenizer.json").is_file():
         try:

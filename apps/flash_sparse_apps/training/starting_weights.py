@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from flash_sparse.nn import Encoder
 from flash_sparse_apps.models.blend import Blend
 from flash_sparse_apps.models.saved_model import SavedModel, model_folder
+from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.tokenization import Tokenizer
@@ -23,6 +25,25 @@ def check_start(run: str):
         model_folder(run)
     except ValueError as error:
         raise UserError(f"--init-from: {error}") from error
+
+
+def earlier_split(run: str, resumed: Path | None) -> Path | None:
+    """Where it stands which documents trained `run`, a run folder or its `model/`; None for runs that do not say.
+
+    Args:
+        resumed: a run folder that began with it, and says so too: `run` may be gone by now.
+    """
+    folders = [Path(run), Path(run).parent, *([] if resumed is None else [resumed])]
+    return next((path for path in (RunFolder(folder).split for folder in folders) if path.is_file()), None)
+
+
+def earlier_tokenizer(run: str) -> Tokenizer | None:
+    """The tokenizer of `run`, whose weights know its tokens; None where it has none of texts, or is gone."""
+    try:
+        tokenizer = Tokenizer.from_folder(model_folder(run))
+    except ValueError:
+        return None
+    return None if tokenizer.has_fixed_words else tokenizer
 
 
 def load_start(

@@ -78,6 +78,7 @@ def fit_linear(settings: Settings, prepared: Prepared) -> LinearResult:
         len(prepared.dataset.labels),
         prepared.dataset.task,
         settings.seed,
+        balanced=settings.class_weights == "balanced",
         progress=sys.stderr.isatty(),
     )
 

@@ -18,7 +18,8 @@ from flash_sparse_apps.console import spoken
 from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.metrics import Pretraining
 from flash_sparse_apps.models import layouts
-from flash_sparse_apps.models.lightning_module import MONITOR, Classifier
+from flash_sparse_apps.models.class_weights import balanced
+from flash_sparse_apps.models.lightning_module import Classifier
 from flash_sparse_apps.models.saved_model import READING, SavedModel
 from flash_sparse_apps.models.token_vectors import begin_with_vectors
 from flash_sparse_apps.models.weights_file import load_weights
@@ -87,9 +88,14 @@ def train(settings: Settings, prepared: Prepared, run: RunFolder) -> tuple[Class
 
     module = _make_module(settings, prepared, encoder, layout)
     stopping = EarlyStopping(
-        MONITOR, mode="max", patience=settings.patience, check_on_train_epoch_end=False, min_delta=0.0
+        f"validation/{settings.metric.replace('-', '_')}",
+        mode="min" if settings.metric == "loss" else "max",
+        patience=settings.patience,
+        check_on_train_epoch_end=False,
+        min_delta=0.0,
     )
-    callbacks = [history, stopping, Checkpoints(run, settings.checkpoint_every, history, stopping)]
+    checkpoints = Checkpoints(run, settings.checkpoint_every, history, stopping, settings.metric)
+    callbacks = [history, stopping, checkpoints]
     if prepared.data.growth is not None:
         callbacks.append(Growing(prepared.data.growth, settings.grow_below))
     callbacks.append(Progress(history, max_seconds))
@@ -127,6 +133,9 @@ def _set_start(settings: Settings, prepared: Prepared, encoder: Any):
 
 
 def _make_module(settings: Settings, prepared: Prepared, encoder: nn.Module, layout: BlockLayout | None) -> Classifier:
+    weights = None
+    if settings.class_weights == "balanced":
+        weights = balanced(prepared.data.train_store.label_matrix(), prepared.dataset.task)
     return Classifier(
         encoder,
         layout,
@@ -137,6 +146,7 @@ def _make_module(settings: Settings, prepared: Prepared, encoder: nn.Module, lay
         warmup_share=settings.warmup_share,
         gradient_clip=settings.gradient_clip,
         none_counts=prepared.dataset.none_label is not None,
+        weights=weights,
         anneal_share=None if settings.grow_from is None else ANNEALED,
         seed=settings.seed,
     )
@@ -224,7 +234,7 @@ def _draw(
     lengths = {split: store.text_lengths for split, store in prepared.stores.items()}
     pictures = {
         "loss": figures.loss_curve(history.steps, history.epochs),
-        "score": figures.score_curve(history.epochs),
+        "score": figures.score_curve(history.epochs, settings.metric),
         "lengths": figures.length_histogram(lengths, settings.seq_len),
     }
     if pretraining is not None:

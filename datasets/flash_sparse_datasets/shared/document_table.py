@@ -23,21 +23,25 @@ class DocumentTable:
     Attributes:
         numbers: (rows,) the documents' numbers.
         keys: (rows,) S16, equal for equal texts, see `row_key`.
+        texts: (rows,) S16, hashes of the texts alone, whatever the seed.
         offsets, label_ids: (rows + 1,) and (labels of all rows,): the labels of row i are label_ids[offsets[i]:...].
         digest: SHA-256 of all ids, texts and labels.
     """
 
     def __init__(self, numbered: Iterable[tuple[int, Document]], label_ids: dict[str, int], seed: int):
-        numbers, keys, offsets, labels, digest = array("q"), bytearray(), array("q", [0]), array("i"), hashlib.sha256()
+        numbers, offsets, labels, digest = array("q"), array("q", [0]), array("i"), hashlib.sha256()
+        keys, texts = bytearray(), bytearray()
         for number, document in numbered:
             text_digest = hashlib.sha256(cast(str, document.text).encode()).digest()
             digest.update(repr((document.id, document.labels)).encode() + text_digest)
             numbers.append(number)
             keys += row_key(seed, text_digest)
+            texts += text_digest[:16]
             labels.extend(label_ids.setdefault(label, len(label_ids)) for label in document.labels)
             offsets.append(len(labels))
         self.numbers = numbers
         self.keys = np.frombuffer(keys, "S16")  # (rows,)
+        self.texts = np.frombuffer(texts, "S16")  # (rows,)
         self.offsets = np.frombuffer(offsets, np.int64)  # (rows + 1,)
         self.label_ids = np.frombuffer(labels, np.intc)  # (labels of all rows,)
         self.digest = digest.digest()

@@ -88,6 +88,7 @@ class Dataset:
             predicted; nothing learns it. None if they count the labels alone.
         baselines: Gives what simple rules reach on the test documents, to stand beside a model's result: names and the
             shares of right answers. It reads all documents. None where there are no such rules; single-label alone.
+        text_hashes: Split -> (texts,) S16 of one's own documents, for a later run to know them; None for others.
         fresh: Makes more training documents of the same kind; None where they cannot be made.
     """
 
@@ -104,4 +105,5 @@ class Dataset:
     grid: tuple[int, int] | None = None
     none_label: str | None = None
     baselines: Callable[[], dict[str, float]] | None = None
+    text_hashes: dict[str, np.ndarray] | None = None
     fresh: Fresh | None = None

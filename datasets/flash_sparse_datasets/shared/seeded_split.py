@@ -45,7 +45,19 @@ def seeded_split(
                 split_of_group[group] = split
                 left[split] -= size
                 break
+    return with_all_labels_in_training(split_of_group, group_of_row, offsets, label_ids)
 
+
+def with_all_labels_in_training(
+    split_of_group: np.ndarray, group_of_row: np.ndarray, offsets: np.ndarray, label_ids: np.ndarray
+) -> np.ndarray:
+    """The split of each row, (rows,), where a label that training lacks gets its first row moved there, with its group.
+
+    Args:
+        split_of_group: (groups,) uint8, changed in place.
+        group_of_row: (rows,) the group of rows that stay together.
+        offsets, label_ids: as of `seeded_split`.
+    """
     group_of_label = np.repeat(group_of_row, np.diff(offsets))  # the group of each entry of label_ids
     in_training = np.zeros(label_ids.max(initial=-1) + 1, bool)
     in_training[label_ids[split_of_group[group_of_label] == TRAIN]] = True
