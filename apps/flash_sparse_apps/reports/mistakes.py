@@ -45,6 +45,7 @@ def mistakes(metrics: Metrics, examples: Sequence[Example]) -> list[str]:
     if not found:
         return []
     what = kind(metrics)
+    far = ", whose probability is furthest from the threshold" * (metrics["data"]["task"] == "multi-label")
     rows = []
     for number, mistake in enumerate(found):
         name = escape(mistake["id"])
@@ -63,8 +64,8 @@ def mistakes(metrics: Metrics, examples: Sequence[Example]) -> list[str]:
     )
     return [
         "<h2>Surest mistakes, and likely errors in the data</h2>",
-        f'<p class="soft">Test {what} with wrong labels, those first of which the model was surest. Look at the labels '
-        "in the data too: where the model is good, many of these are errors there, and to mend them in training "
+        f'<p class="soft">Test {what} with wrong labels, those first of which the model was surest{far}. Look at the '
+        "labels in the data too: where the model is good, many of these are errors there, and to mend them in training "
         f"{what} as well is often the best next step. predictions.jsonl has all test {what}.</p>",
         table(head, rows, ["name", "name", "name", "name", "n"]),
         *passages,

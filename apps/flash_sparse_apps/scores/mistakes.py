@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from scipy.special import logit
 
-PAIRS = 20  # of labels that are confused, at most
+PAIRS = 12  # of labels that are confused, at most
 DOCUMENTS = 20  # that are wrong, at most
 
 
@@ -45,25 +46,30 @@ class Mistake(NamedTuple):
     confidence: float
 
 
-def surest_mistakes(probabilities: np.ndarray, targets: np.ndarray, predictions: np.ndarray) -> list[Mistake]:
-    """The documents whose labels are wrong, those first of which the model was surest. Where the model is good, many of
-    these are errors in the data.
+def surest_mistakes(
+    probabilities: np.ndarray, targets: np.ndarray, predictions: np.ndarray, thresholds: np.ndarray | None
+) -> list[Mistake]:
+    """The documents whose labels are wrong, those first of which the model was surest: whose probability is the highest
+    or, where there are thresholds, the furthest from its own in log-odds. Where the model is good, many of these are
+    errors in the data.
 
     Args:
         probabilities: (N, L).
         targets, predictions: (N, L) of 0 and 1, or (N,) class indices.
+        thresholds: (L,), None for a single-label task.
     """
-    if predictions.ndim == 1:
+    if thresholds is None:
         rows = np.flatnonzero(predictions != targets)
         labels = predictions[rows]
-        given, sure = np.ones(len(rows), dtype=bool), probabilities[rows, labels]
+        given, far = np.ones(len(rows), dtype=bool), probabilities[rows, labels]
     else:
-        decided = np.where(predictions.astype(bool), probabilities, 1 - probabilities)  # (N, L)
-        decided = np.where(predictions == targets, -1.0, decided)
-        rows = np.flatnonzero(decided.max(1) >= 0)
-        labels = decided[rows].argmax(1)
-        given, sure = predictions[rows, labels].astype(bool), decided[rows, labels]
-    order = np.argsort(-sure, kind="stable")[:DOCUMENTS]
+        distance = np.abs(logit(np.clip(probabilities, 1e-6, 1 - 1e-6)) - logit(thresholds))  # (N, L)
+        distance = np.where(predictions == targets, -1.0, distance)
+        rows = np.flatnonzero((predictions != targets).any(1))
+        labels = distance[rows].argmax(1)
+        given, far = predictions[rows, labels].astype(bool), distance[rows, labels]
+    sure = np.where(given, probabilities[rows, labels], 1 - probabilities[rows, labels])
+    order = np.argsort(-far, kind="stable")[:DOCUMENTS]
     return [Mistake(int(rows[at]), int(labels[at]), bool(given[at]), float(sure[at])) for at in order]
 
 

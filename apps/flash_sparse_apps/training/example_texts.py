@@ -11,7 +11,7 @@ from torch import nn
 
 from flash_sparse import BlockLayout
 from flash_sparse_apps.metrics import Mistake
-from flash_sparse_apps.prediction.evidence import LEAST_DROP, find_passages
+from flash_sparse_apps.prediction.evidence import FOLLOWED, LEAST_DROP, find_passages
 from flash_sparse_apps.reports.examples import Example, Excerpt
 from flash_sparse_apps.scores.evaluation import given_labels
 from flash_sparse_apps.settings import Settings
@@ -61,12 +61,14 @@ def find_examples(
     layout: BlockLayout | None,
     predictions: np.ndarray,
     chosen: Mapping[int, Sequence[int]],
+    passages: int = FOLLOWED,
 ) -> list[Example]:
     """Test documents with the passages that carry the labels chosen of each, in their order, until it takes too long.
 
     Args:
         predictions: (N, L) or (N,), as `evaluation.predict_labels` gives them.
         chosen: row -> labels.
+        passages: of each label, at most.
     """
     dataset, store = prepared.dataset, prepared.stores["test"]
     texts: dict[int, str] = {}
@@ -86,7 +88,7 @@ def find_examples(
                 labels=tuple(dataset.labels[label] for label in store.label_indices(row)),
                 predicted=tuple(dataset.labels[label] for label in given_labels(predictions[row])),
                 tokens=int(store.lengths[row]),
-                excerpts=_excerpts(settings, prepared, encoder, layout, texts[row], labels),
+                excerpts=_excerpts(settings, prepared, encoder, layout, texts[row], labels, passages),
             )
         )
     return examples
@@ -99,6 +101,7 @@ def _excerpts(
     layout: BlockLayout | None,
     text: str,
     labels: Sequence[int],
+    most: int,
 ) -> tuple[Excerpt, ...]:
     found = find_passages(
         encoder,
@@ -120,5 +123,5 @@ def _excerpts(
             carries=drop >= LEAST_DROP,
         )
         for label, passages in found.items()
-        for start, stop, drop in passages
+        for start, stop, drop in passages[:most]
     )

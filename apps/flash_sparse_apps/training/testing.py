@@ -265,7 +265,7 @@ def _calibration(answers: Answers) -> Calibration:
 def _mistakes(prepared: Prepared, answers: Answers) -> list[Mistake]:
     """The test documents that are wrong, those first of which the model was surest."""
     labels, store = prepared.dataset.labels, prepared.stores["test"]
-    found = surest_mistakes(answers.test_probabilities, answers.test_truth, answers.predictions)
+    found = surest_mistakes(answers.test_probabilities, answers.test_truth, answers.predictions, answers.thresholds)
     return [
         {
             "id": store.ids(mistake.row),

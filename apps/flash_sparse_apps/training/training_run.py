@@ -216,7 +216,7 @@ def _find_examples(
         say("looking for passages that carry labels")
         find = partial(find_examples, settings, prepared, module.encoder, module.layout, answers.predictions)
         examples = find(draw_likely(settings, answers.test_probabilities, answers.predictions))
-        wrong = find(doubtful(prepared.dataset.labels, metrics["mistakes"]))
+        wrong = find(doubtful(prepared.dataset.labels, metrics["mistakes"]), passages=1)
     return images, examples, wrong
 
 
