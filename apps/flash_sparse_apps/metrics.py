@@ -15,6 +15,8 @@ VERSION = 1
 
 Interval = list[float]  # its lower and upper bound
 
+_NEWER = {"version", "blend", "confusions", "mistakes", "calibration"}  # what the first files do not have
+
 
 class LabelCounts(TypedDict):
     label: str
@@ -39,16 +41,23 @@ class Scores(TypedDict):
     macro_f1: float
     macro_f1_interval: Interval
     accuracy: float
+    accuracy_interval: Interval
     per_label: list[LabelScores]
 
 
-class ModelScores(Scores):
-    """Of the model; `answers` and `truths` are how many different sets of labels are given, and are right."""
-
+class ModelCounts(Scores):
     documents: int
     answers: int
     truths: int
     bootstrap_samples: int
+
+
+class ModelScores(ModelCounts, total=False):
+    """Of the model; `answers` and `truths` are how many different sets of labels are given, and are right. `precision`
+    and `recall` are over all labels of a multi-label task."""
+
+    precision: float | None
+    recall: float | None
 
 
 class ValidationScores(TypedDict):
@@ -82,6 +91,59 @@ class Blended(TypedDict):
     encoder_micro_f1: float
     encoder_macro_f1: float
     encoder_accuracy: float
+
+
+class Confusion(TypedDict):
+    """How many test `documents` have the `label` and were `given` the other in its place; the most frequent pairs."""
+
+    label: str
+    given: str
+    documents: int
+
+
+class Mistake(TypedDict):
+    """A test document whose labels are wrong, the surest first; none with --examples 0. `row` is its place in the test,
+    from 0; `label` was `given` to it wrongly, or withheld, with this `confidence`."""
+
+    id: str
+    row: int
+    label: str
+    given: bool
+    confidence: float
+    labels: list[str]
+    predicted: list[str]
+
+
+class CalibrationBin(TypedDict):
+    """The labels given with a probability from `low` to `high`: how many, the mean probability, the share that is
+    right."""
+
+    low: float
+    high: float
+    decisions: int
+    probability: float
+    right: float
+
+
+class ReviewLevel(TypedDict):
+    """The test `documents` that are decided where people review what is below a `confidence`: their share, those of
+    them with exactly the right labels, and the share of the labels given to them that is right."""
+
+    confidence: float
+    documents: int
+    decided: float
+    accuracy: float | None
+    precision: float | None
+
+
+class Calibration(TypedDict):
+    """The temperature, and the expected calibration error of the labels given to test documents, with and before it."""
+
+    temperature: float
+    error: float | None
+    error_before: float | None
+    bins: list[CalibrationBin]
+    review: list[ReviewLevel]
 
 
 class Compared(TypedDict):
@@ -159,7 +221,8 @@ class Model(TypedDict):
 
 
 class Data(TypedDict):
-    """`truncation` has for each split what --seq-len cuts; `grid` is the rows and columns of images."""
+    """`truncation` has for each split what --seq-len cuts; `grid` is the rows and columns of images, `tokens_per_page`
+    of a printed page, about, None where tokens are no parts of words."""
 
     name: str
     task: str
@@ -171,6 +234,7 @@ class Data(TypedDict):
     truncation: dict[str, dict[str, Any]]
     pairs: bool
     grid: list[int] | tuple[int, int] | None
+    tokens_per_page: int | None
 
 
 class Metrics(TypedDict):
@@ -182,6 +246,9 @@ class Metrics(TypedDict):
     linear_baseline: LinearScores | None
     blend: Blended | None
     rule_baselines: dict[str, float]
+    confusions: list[Confusion]
+    mistakes: list[Mistake]
+    calibration: Calibration
     compare: Compared | None
     peers: Peers | None
     speed: Speed
@@ -225,6 +292,6 @@ def read_metrics(path: Path) -> Metrics:
     version = found.get("version", VERSION)  # the first files did not say it
     if version != VERSION:
         raise ValueError(f"{path}: of version {version}, not {VERSION}")
-    if not Metrics.__required_keys__ - {"version", "blend"} <= found.keys():
+    if not Metrics.__required_keys__ - _NEWER <= found.keys():
         raise ValueError(f"{path}: damaged")
     return cast(Metrics, found)

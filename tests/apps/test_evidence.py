@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from flash_sparse.nn import Encoder
 from flash_sparse_apps import predict
 from flash_sparse_apps.models.saved_model import SavedModel
 from flash_sparse_apps.prediction import evidence
+from flash_sparse_apps.prediction.borders import Borders
 from flash_sparse_apps.prediction.evidence import find_evidence, find_passages
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.tokenization import word_tokenizer
@@ -96,7 +98,7 @@ def test_a_drop_is_what_taking_the_passage_out_does(monkeypatch):
     encoder = Encoder(50, 16, 1, 2, num_outputs=4, pooling="mean").eval()
     tokens = torch.randint(50, (200,))
     probabilities = encoder(tokens, torch.tensor([0, 200], dtype=torch.int32), 200)[0].sigmoid().detach()
-    found = find_evidence(encoder, tokens, range(4), None, "multi-label", 400, borders=range(1, 201))
+    found = find_evidence(encoder, tokens, range(4), None, "multi-label", 400, borders=Borders(range(1, 201)))
     for label, passages in found.items():
         for start, stop, drop in passages:
             assert 1 <= start < stop <= 200
@@ -116,7 +118,7 @@ def test_labels_share_what_is_read_for_each(monkeypatch):
     torch.manual_seed(3)
     encoder = Encoder(50, 16, 1, 2, num_outputs=4, pooling="mean").eval()
     tokens = torch.randint(50, (600,))
-    arguments = (None, "multi-label", 10_000, range(601))
+    arguments = (None, "multi-label", 10_000, Borders(range(601)))
     together = find_evidence(encoder, tokens, range(4), *arguments)
     texts = {tuple(text.tolist()) for (text,) in read}
     assert len(read) == len(texts)  # none twice
@@ -156,7 +158,9 @@ def test_the_shortest_texts(length):
     encoder = Encoder(50, 16, 1, 2, num_outputs=2).eval()
     for first in (0, 1):
         tokens = torch.randint(50, (length,))
-        (found,) = find_evidence(encoder, tokens, [1], None, "single-label", 16, range(first, length + 1)).values()
+        (found,) = find_evidence(
+            encoder, tokens, [1], None, "single-label", 16, Borders(range(first, length + 1))
+        ).values()
         assert all(first <= start < stop <= length and stop - start < length for start, stop, _ in found)
 
 
@@ -166,7 +170,61 @@ def test_spans_of_bytes_are_characters():
     assert spans == [(0, 1), (1, 2), (1, 2), *[(2, 3)] * 4, (3, 4)]
 
 
-def test_evidence_has_no_place_in_csv(multi_label_run, tmp_path, capsys):
-    (tmp_path / "a.txt").write_text("word1")
-    assert predict.main([str(multi_label_run), str(tmp_path / "a.txt"), "--evidence", "--format", "csv"]) == 2
-    assert "--evidence is given, but the format is csv" in capsys.readouterr().err
+def spans_of(text: str) -> list[tuple[int, int]]:
+    """As a byte-level BPE has them, of words with the space before them and of punctuation; [CLS] first."""
+    return [(0, 0), *(match.span() for match in re.finditer(r" ?\w+|\s|[^\w\s]", text))]
+
+
+def test_cuts_are_made_at_sentences_then_lines_then_words():
+    text = "One two three. Four (five)! six seven\neight nine 日本。語"
+    spans = spans_of(text)
+    borders = Borders.of_text(text, spans, 1)
+    sentences, lines, words = ([text[spans[at][0] :].lstrip() for at in kind] for kind in borders.better)
+    assert sentences == ["Four (five)! six seven\neight nine 日本。語", "語"]  # `six` goes on
+    assert lines == ["eight nine 日本。語"] * len(lines)
+    assert lines
+    assert not any(word.startswith(("wo", ".", "(five"[1:], "本")) for word in words)
+    assert {"two three. Four (five)! six seven\neight nine 日本。語", text[text.index("nine") :]} <= set(words)
+    assert borders.places[0] == 1
+    assert borders.places[-1] == len(spans)
+
+
+def test_much_white_space_takes_no_time():
+    text = "a. " + " \n" * 50_000 + "b"
+    spans = [(0, 0), *((at, at + 1) for at in range(len(text)))]
+    sentences, lines, words = Borders.of_text(text, spans, 1).better
+    assert len(sentences) == len(lines) == len(words) > 100_000
+
+
+def test_a_cut_is_made_at_the_nearest_of_the_best_kind_within_reach():
+    borders = Borders(range(101), [10, 55, 99], [24, 48, 80])
+    assert borders.cut(0, 100, 2) == [(0, 55), (55, 100)]
+    assert borders.cut(0, 100, 4) == [(0, 24), (24, 55), (55, 80), (80, 100)]
+    assert borders.cut(0, 8, 4) == [(0, 2), (2, 4), (4, 6), (6, 8)]  # nothing better is near
+    assert borders.cut(55, 57, 1) == [(55, 57)]
+    assert Borders([0, 40, 100]).cut(0, 100, 4) == [(0, 40), (40, 100)]
+
+
+def test_passages_are_whole_sentences(run, tmp_path, capsys):
+    draw = random.Random(4)
+    sentences = [" ".join(f"word{draw.randrange(40)}" for _ in range(12)).capitalize() + " ." for _ in range(40)]
+    sentences[33] = "Word1 word2 keyfig word3 word4 word5 word6 word7 word8 word9 word1 word2 ."
+    text = "  ".join(sentences)
+    (tmp_path / "a.txt").write_text(text)
+    assert predict.main([str(run), str(tmp_path / "a.txt"), "--evidence"]) == 0
+    (passage,) = json.loads(capsys.readouterr().out)["evidence"]["fig"]
+    assert passage["text"] == text[passage["start"] : passage["end"]]
+    assert "keyfig" in passage["text"]
+    assert passage["text"].startswith("Word")
+    assert passage["text"].endswith(" .")
+
+
+def test_where_no_passage_carries_a_label_the_best_is_named(run, tmp_path, capsys):
+    """One keyword is enough, and it stands everywhere: to take a passage out changes nothing."""
+    text = "word1 keyfig word2 word3 keyfig word4 " * 60
+    (tmp_path / "a.txt").write_text(text)
+    assert predict.main([str(run), str(tmp_path / "a.txt"), "--evidence"]) == 0
+    (passage,) = json.loads(capsys.readouterr().out)["evidence"]["fig"]
+    assert passage["drop"] < evidence.LEAST_DROP
+    assert passage["text"] == text[passage["start"] : passage["end"]].strip()
+    assert 0 < len(passage["text"]) < len(text) / 4

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,6 +15,8 @@ import pytest
 from flash_sparse import patterns
 from flash_sparse_apps.reports import figures, page, report
 from flash_sparse_apps.reports.examples import Example, Excerpt
+from flash_sparse_apps.reports.glossary import GLOSSARY
+from flash_sparse_apps.reports.words import plain_sentence
 
 from .conftest import LABELS
 
@@ -88,9 +92,9 @@ def test_page_and_card_show_the_figures(metrics, multi_label_run):
     text = " ".join(Page((multi_label_run / "report.html").read_text()).text)
     card = (multi_label_run / "model" / "README.md").read_text()
     for shown in (text, card):
-        assert f"{metrics['test']['micro_f1']:.4f}" in shown
-        assert f"{metrics['linear_baseline']['micro_f1']:.4f}" in shown
-        assert page.interval(metrics["linear_baseline"]["difference"]["micro_f1_interval"]) in shown
+        assert f"{metrics['test']['micro_f1']:.2f}" in shown  # ten documents do not tell 0.7012 from 0.7034
+        assert f"{metrics['linear_baseline']['micro_f1']:.2f}" in shown
+        assert page.interval(metrics["linear_baseline"]["difference"]["micro_f1_interval"], 2) in shown
         assert metrics["data"]["fingerprint"] in shown
     assert f"{metrics['compare']['speedup']:.2f}x" in text
     assert metrics["versions"]["torch"] in text
@@ -199,15 +203,17 @@ def test_a_histogram_of_equal_lengths():
 def test_examples_show_passages_as_text(metrics):
     excerpt = Excerpt("<b>label</b>", 0.25, "before & ", "<script>passage</script>", " after")
     example = Example("<i>id</i>", ("a",), ("a", "b"), 12345, (excerpt,))
-    bare = Example("other", (), ("b",), 7, ())
-    source = report.render(metrics, {"loss": "", "score": "", "lengths": ""}, [example, bare])
+    faint = Excerpt("c", -0.002, "", "some words", "", carries=False)
+    bare, little = Example("other", (), ("b",), 7, ()), Example("third", ("c",), ("c",), 9, (faint,))
+    source = report.render(metrics, {"loss": "", "score": "", "lengths": ""}, [example, bare, little])
     assert "<mark>&lt;script&gt;passage&lt;/script&gt;</mark>" in source
     shown = " ".join("".join(Page(source).text).split())
     assert "<i>id</i>" in shown
     assert "12,345 tokens; labels: a; predicted: a, b" in shown
     assert "<b>label</b>, 0.250 less without" in shown
     assert "7 tokens; labels: none; predicted: b" in shown
-    assert "No passage alone carries its labels." in shown
+    assert "nothing that can be taken out of so short a text" in shown
+    assert "c, 0.002 more without; no passage carries it alone, this one does most" in shown
 
 
 def test_a_run_shows_passages_unless_texts_are_confidential(multi_label_run, single_label_run):
@@ -216,3 +222,105 @@ def test_a_run_shows_passages_unless_texts_are_confidential(multi_label_run, sin
     assert "word1" not in (multi_label_run / "metrics.json").read_text()
     assert "Passages that carry a label" not in (single_label_run / "report.html").read_text()
     assert "word1" not in (single_label_run / "report.html").read_text()
+
+
+def shown_page(metrics: dict, **changes) -> str:
+    source = report.render(metrics | changes, {"loss": "", "score": "", "lengths": ""})
+    return " ".join("".join(Page(source).text).split())
+
+
+def test_a_sentence_in_plain_words_comes_first_and_speed_behind_the_results(metrics, multi_label_run):
+    source = (multi_label_run / "report.html").read_text()
+    source = source[source.index("<h1>") :]
+    assert source.index('class="lead"') < source.index('class="tiles"') < source.index("micro-F1")
+    assert plain_sentence(metrics) in unescape(source)
+    tiles = source[source.index('class="tiles"') : source.index("<h2>")]
+    assert f"{metrics['compare']['speedup']:.2f}x" not in tiles
+    assert source.index("Speed and memory") > max(source.index(title) for title in ("Test results", "Training</h2>"))
+    assert report.console(metrics).startswith(plain_sentence(metrics)[:80])
+
+
+def test_every_row_of_the_results_says_what_it_means(metrics):
+    rules = metrics | {"rule_baselines": {"first word": 0.4}}
+    text = shown_page(rules)
+    for what, _, _ in report.result_rows(rules):
+        assert report._meaning(what) in text
+
+
+def test_the_page_has_the_glossary_of_the_docs(multi_label_run):
+    told = (Path(__file__).parents[2] / "docs" / "glossary.md").read_text()
+    defined = dict(re.findall(r"^\*\*(.+?)\*\*: (.+?)\n\n", told + "\n\n", re.MULTILINE | re.DOTALL))
+    assert {term: " ".join(said.split()) for term, said in defined.items()} == GLOSSARY
+    text = " ".join("".join(Page((multi_label_run / "report.html").read_text()).text).split())
+    for term, said in GLOSSARY.items():
+        assert f"{term}{said}" in text
+
+
+def test_links_lead_to_passages_of_what_is_wrong(multi_label_run):
+    source = (multi_label_run / "report.html").read_text()
+    page = Page(source)
+    links = [value[1:] for name, value in page.attributes if name == "href" and value.startswith("#")]
+    ids = {value for name, value in page.attributes if name == "id"}
+    linked = [link for link in links if link.startswith("mistake-")]
+    assert linked == [f"mistake-{number}" for number in range(1, len(linked) + 1)]
+    assert set(linked) <= ids
+    assert len(linked) > 0
+    passages = source[source.index('id="mistake-1"') :]
+    assert "<mark>" in passages[: passages.index("<h2>")]
+
+
+def test_no_document_is_named_where_data_is_confidential(single_label_run):
+    rows = [json.loads(line) for line in (single_label_run / "predictions.jsonl").read_text().splitlines()]
+    source = (single_label_run / "report.html").read_text()
+    assert not any(row["id"] in source for row in rows)
+    assert "Surest mistakes" not in source
+
+
+def test_confusions_are_a_matrix_or_pairs(multi_label_run, single_label_run):
+    multi, single = ((run / "report.html").read_text() for run in (multi_label_run, single_label_run))
+    assert 'aria-label="confusion matrix"' in single
+    assert 'aria-label="confusion matrix"' not in multi
+    for source in (multi, single):
+        assert 'aria-label="reliability"' in source
+    pair = {"label": "<i>has</i>", "given": "given", "documents": 3}
+    metrics = json.loads((multi_label_run / "metrics.json").read_text())
+    assert "<i>has</i>given3" in shown_page(metrics, confusions=[pair])
+    assert "No label was given in another one's place." in shown_page(metrics, confusions=[])
+
+
+def test_a_label_without_a_test_document_has_no_score(metrics):
+    first = metrics["test"]["per_label"][0] | {"label": "never tested", "support": 0, "f1": 0.0}
+    text = shown_page(metrics, test=metrics["test"] | {"per_label": [first]})
+    assert f"never tested0---{first['threshold']:.2f}" in text
+    assert "1 without a test document (-) were not tested." in text
+
+
+def test_levels_of_review_are_a_table(metrics):
+    level = {"confidence": 0.62, "documents": 7, "decided": 0.7, "accuracy": 0.857, "precision": None}
+    text = shown_page(metrics, calibration=metrics["calibration"] | {"review": [level]})
+    assert "0.6270.0% (7)85.7%-" in text
+
+
+@pytest.mark.parametrize(
+    ("temperature", "said"), [(1.01, "needed no correction"), (2.5, "too sure of itself"), (0.5, "less sure")]
+)
+def test_the_temperature_is_explained(metrics, temperature, said):
+    assert said in shown_page(metrics, calibration=metrics["calibration"] | {"temperature": temperature})
+
+
+def test_pages_stand_beside_tokens(metrics):
+    long = {"settings": metrics["settings"] | {"seq-len": 16384}}
+    assert "16,384 tokens (about 33 pages) of a document" in shown_page(metrics, **long)
+    symbols = {"data": metrics["data"] | {"tokens_per_page": None}}
+    assert "(about" not in shown_page(metrics, **long, **symbols)
+
+
+def test_the_confusion_matrix_counts():
+    counts = np.array([[5, 1], [0, 7]])
+    svg = figures.confusion_matrix(counts, ["<b>", "x" * 90])
+    root = ElementTree.fromstring(svg)
+    text = "".join(root.itertext())
+    assert "<b>" in text
+    assert "x" * 40 not in text
+    drawn = [element.text for element in root.iter() if element.text in ("5", "1", "0", "7")]
+    assert sorted(drawn) == ["1", "5", "7"]  # nothing is written where there is nothing

@@ -5,6 +5,7 @@ On a CPU what the model says of a document has the same bits whatever it is pack
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -28,7 +29,7 @@ def compute_logits(
         documents: at least one; the one text of each or, for a model of pairs, its two, (n,) int64, n at least 1.
         tokens_per_batch: tokens that go through the model at once, at most, unless a single document has more.
     """
-    device = next(encoder.parameters()).device
+    device = next(itertools.chain(encoder.parameters(), encoder.buffers())).device  # a linear model has buffers alone
     logits: dict[int, Tensor] = {}
     totals = np.array([sum(text.shape[0] for text in texts) for texts in documents])
     for rows in EvaluationSampler(totals, tokens_per_batch):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from torch import nn
@@ -17,6 +18,7 @@ from flash_sparse import BlockLayout
 from flash_sparse.nn import Encoder
 from flash_sparse_apps.files import check_sums, partial_path, to_json, umask, write_atomically, write_sums
 from flash_sparse_apps.models.blend import Blend, Weights
+from flash_sparse_apps.models.calibrated import Calibrated
 from flash_sparse_apps.models.chunking import Chunked
 from flash_sparse_apps.models.layouts import PATTERNS, make_layout
 from flash_sparse_apps.models.two_towers import TwoTowers
@@ -25,7 +27,16 @@ from flash_sparse_apps.scores.linear_model import LinearModel
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.tokenization import Tokenizer, open_saved
 
+LINEAR = "linear.safetensors"
 READING = ("text_field", "file_field", "encoding", "delimiter", "quotes", "columns")
+
+
+class Linear(NamedTuple):
+    """The linear model to label with alone: its thresholds, (L,) or None as of a `SavedModel`, and its temperature."""
+
+    model: LinearModel
+    thresholds: np.ndarray | None
+    temperature: float
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,8 @@ class SavedModel:
     """All that predicting needs, and `model/` holds.
 
     Attributes:
-        encoder: weights loaded, in evaluation mode; a `Blend` where the linear model votes.
+        encoder: weights loaded, in evaluation mode; a `Blend` where the linear model votes, and `Calibrated` where its
+            logits have a temperature.
         encoder_arguments: what `flash_sparse.nn.Encoder` or `PretrainedEncoder` was made with.
         pretrained: name or folder of the checkpoint that training began with; None for an `Encoder`.
         attention: `{"sparse": bool, "pattern": ..., ...}`, what `make_layout` takes.
@@ -43,6 +55,7 @@ class SavedModel:
         reading: how the run's own files were read, for new ones of the same kind: `text_field` and the other options
             of `flash_sparse_datasets.own_files.load` by which texts are found; empty for named datasets.
         thresholds: (L,) for multi-label, None for single-label, where the most probable label is given.
+        linear: the linear model of the same tokens, which a `Blend` holds too; None where there is none.
     """
 
     encoder: nn.Module
@@ -59,6 +72,7 @@ class SavedModel:
     pairs: bool = False
     grid: tuple[int, int] | None = None
     reading: dict = field(default_factory=dict)
+    linear: Linear | None = None
 
     def layout(self) -> BlockLayout | None:
         return make_layout(self.seq_len, self.attention)
@@ -69,7 +83,12 @@ class SavedModel:
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=partial_path(folder)))
         try:
             os.chmod(temporary, 0o777 & ~umask())
-            write_atomically(temporary / "model.safetensors", encode_weights(self.encoder))
+            encoder, temperature = self.encoder, 1.0
+            if isinstance(encoder, Calibrated):
+                encoder, temperature = encoder.encoder, encoder.temperature
+            write_atomically(temporary / "model.safetensors", encode_weights(encoder))
+            if self.linear is not None and not isinstance(encoder, Blend):
+                write_atomically(temporary / LINEAR, encode_weights(self.linear.model))
             self.tokenizer.save(temporary)
             description = {
                 "format": 1,
@@ -83,15 +102,15 @@ class SavedModel:
                 "chunk_tokens": self.chunk_tokens,
                 "pairs": self.pairs,
                 "grid": self.grid,
-                "blend": self._describe_blend(),
+                "blend": _describe_blend(encoder),
+                "temperature": temperature,
+                "linear": self._describe_linear(),
                 "dataset": self.dataset,
                 "reading": self.reading,
             }
             write_atomically(temporary / "classifier.json", to_json(description))
             if self.pretrained is not None:
-                write_atomically(
-                    temporary / "config.json", cast(Any, self.encoder).body.config.to_json_string().encode()
-                )
+                write_atomically(temporary / "config.json", cast(Any, encoder).body.config.to_json_string().encode())
             write_sums(temporary)  # before the README, which anybody may edit
             write_atomically(temporary / "README.md", card.encode(errors="backslashreplace"))
             shutil.rmtree(folder, ignore_errors=True)
@@ -100,10 +119,15 @@ class SavedModel:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
-    def _describe_blend(self) -> dict | None:
-        if not isinstance(self.encoder, Blend):
+    def _describe_linear(self) -> dict | None:
+        if self.linear is None:
             return None
-        return {"features": len(self.encoder.linear.columns), **self.encoder.weights._asdict()}
+        model, thresholds, temperature = self.linear
+        return {
+            "features": len(model.columns),
+            "thresholds": None if thresholds is None else [float(value) for value in thresholds],
+            "temperature": temperature,
+        }
 
     @classmethod
     def load(cls, run: str | Path) -> SavedModel:
@@ -118,39 +142,25 @@ class SavedModel:
         try:
             described = json.loads(path.read_text(encoding="utf-8"))
             _check(described)
-            labels = tuple(described["labels"])
-            thresholds = described["thresholds"]
-            pretrained = described.get("pretrained")
-            blend = described.get("blend")
-            encoder: Any
-            if pretrained is None:
-                encoder, vocab_size = Encoder(**described["encoder"]), described["encoder"]["vocab_size"]
-            else:
-                encoder, vocab_size = _make_pretrained(folder, described)
-            chunk_tokens = described.get("chunk_tokens")
-            if chunk_tokens is not None:
-                encoder = Chunked(encoder, chunk_tokens)
-            pairs = described.get("pairs", False)
-            if pairs:
-                encoder = TwoTowers(encoder)
-            if blend is not None:
-                linear = LinearModel(blend["features"], len(labels))
-                encoder = Blend(encoder, linear, Weights(*(float(blend[name]) for name in Weights._fields)))
+            thresholds, temperature = described["thresholds"], described.get("temperature", 1.0)
+            encoder, vocab_size = _make_encoder(folder, described)
+            linear = _make_linear(encoder, described)
             model = cls(
-                encoder=encoder,
+                encoder=encoder if temperature == 1 else Calibrated(encoder, temperature),
                 encoder_arguments=described["encoder"],
-                pretrained=pretrained,
+                pretrained=described.get("pretrained"),
                 attention=described["attention"],
-                chunk_tokens=chunk_tokens,
-                pairs=pairs,
+                chunk_tokens=described.get("chunk_tokens"),
+                pairs=described.get("pairs", False),
                 grid=None if described.get("grid") is None else tuple(described["grid"]),
                 tokenizer=open_saved(folder),
-                labels=labels,
+                labels=tuple(described["labels"]),
                 task=described["task"],
                 thresholds=None if thresholds is None else np.asarray(thresholds, dtype=np.float64),
                 seq_len=described["seq_len"],
                 dataset=described["dataset"],
                 reading=described.get("reading", {}),
+                linear=linear,
             )
             model.layout()
             if model.tokenizer.vocab_size > vocab_size:
@@ -160,7 +170,30 @@ class SavedModel:
                 raise
             raise ValueError(f"{path}: damaged: {type(error).__name__}: {error}") from None
         load_weights(encoder, folder / "model.safetensors")
+        if linear is not None and not isinstance(encoder, Blend):
+            load_weights(linear.model, folder / LINEAR)
+        model.encoder.eval()
         return model
+
+    def by_linear_model(self) -> SavedModel:
+        """What labels by the linear model alone.
+
+        Raises:
+            ValueError: it was not kept.
+        """
+        if self.linear is None:
+            raise ValueError(
+                "the run keeps no linear model; expected one of single texts, trained without --no-linear-baseline and "
+                "with this version"
+            )
+        model, thresholds, temperature = self.linear
+        return replace(self, encoder=Calibrated(model, temperature).eval(), thresholds=thresholds)
+
+
+def _describe_blend(encoder: nn.Module) -> dict | None:
+    if not isinstance(encoder, Blend):
+        return None
+    return {"features": len(encoder.linear.columns), **encoder.weights._asdict()}
 
 
 def model_folder(run: str | Path) -> Path:
@@ -172,6 +205,37 @@ def model_folder(run: str | Path) -> Path:
         missing = "no model/classifier.json in it" if Path(run).is_dir() else "no such folder"
         raise ValueError(f"{run}: {missing}; expected the folder of a finished run")
     return folder
+
+
+def _make_encoder(folder: Path, described: dict) -> tuple[nn.Module, int]:
+    """What `model.safetensors` has the weights of, without these, and the number of tokens that it knows."""
+    encoder: Any
+    if described.get("pretrained") is None:
+        encoder, vocab_size = Encoder(**described["encoder"]), described["encoder"]["vocab_size"]
+    else:
+        encoder, vocab_size = _make_pretrained(folder, described)
+    if (chunk_tokens := described.get("chunk_tokens")) is not None:
+        encoder = Chunked(encoder, chunk_tokens)
+    if described.get("pairs", False):
+        encoder = TwoTowers(encoder)
+    if (blend := described.get("blend")) is not None:
+        linear = LinearModel(blend["features"], len(described["labels"]))
+        encoder = Blend(encoder, linear, Weights(*(float(blend[name]) for name in Weights._fields)))
+    return encoder, vocab_size
+
+
+def _make_linear(encoder: nn.Module, described: dict) -> Linear | None:
+    """The linear model: that of the blend, or another without its coefficients."""
+    linear = described.get("linear")
+    if linear is None:
+        return None
+    model = LinearModel(linear["features"], len(described["labels"]))
+    thresholds = linear["thresholds"]
+    return Linear(
+        model=encoder.linear if isinstance(encoder, Blend) else model,
+        thresholds=None if thresholds is None else np.asarray(thresholds, dtype=np.float64),
+        temperature=linear["temperature"],
+    )
 
 
 def _make_pretrained(folder: Path, described: dict) -> tuple[nn.Module, int]:
@@ -188,7 +252,7 @@ def _make_pretrained(folder: Path, described: dict) -> tuple[nn.Module, int]:
 
 def _check(described: dict):
     """Raise ValueError, KeyError or TypeError for what `SavedModel.save` did not write."""
-    labels, thresholds, task = described["labels"], described["thresholds"], described["task"]
+    labels, task = described["labels"], described["task"]
     if described["format"] != 1:
         raise ValueError(f"format is {described['format']!r}; expected 1")
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
@@ -197,10 +261,9 @@ def _check(described: dict):
         raise ValueError(f"{len(set(labels))} different labels; expected {described['encoder']['num_outputs']}")
     if task not in ("single-label", "multi-label"):
         raise ValueError(f"task is {task!r}; expected single-label or multi-label")
-    if (thresholds is None) != (task == "single-label") or (thresholds is not None and len(thresholds) != len(labels)):
-        raise ValueError(f"thresholds do not fit {len(labels)} labels of a {task} task")
-    if not all(isinstance(value, float) and 0 <= value <= 1 for value in thresholds or ()):
-        raise ValueError(f"thresholds are {thresholds}; expected numbers from 0 to 1")
+    for decider in (described, described.get("linear")):
+        if decider is not None:
+            _check_decisions(decider, len(labels), task)
     if not isinstance(described["seq_len"], int) or described["seq_len"] < 1:
         raise ValueError(f"seq_len is {described['seq_len']!r}; expected an integer of at least 1")
     if not isinstance(described.get("pairs", False), bool):
@@ -213,3 +276,13 @@ def _check(described: dict):
     attention = described["attention"]
     if attention["sparse"] and attention["pattern"] not in PATTERNS:
         raise ValueError(f"pattern is {attention['pattern']!r}; expected one of {', '.join(PATTERNS)}")
+
+
+def _check_decisions(decider: dict, num_labels: int, task: str):
+    thresholds, temperature = decider["thresholds"], decider.get("temperature", 1.0)
+    if (thresholds is None) != (task == "single-label") or (thresholds is not None and len(thresholds) != num_labels):
+        raise ValueError(f"thresholds do not fit {num_labels} labels of a {task} task")
+    if not all(isinstance(value, float) and 0 <= value <= 1 for value in thresholds or ()):
+        raise ValueError(f"thresholds are {thresholds}; expected numbers from 0 to 1")
+    if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature!r}; expected a number above 0")

@@ -10,9 +10,7 @@ Letters: N tokens of a text, C labels.
 from __future__ import annotations
 
 import functools
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,12 +19,13 @@ from torch import Tensor, nn
 
 from flash_sparse import BlockLayout
 from flash_sparse_apps.models.logits import compute_logits
+from flash_sparse_apps.prediction.borders import Borders
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.tokenization import Tokenizer
 
 PASSAGE_TOKENS = 64  # of a passage, about
 PARTS = 4  # that a stretch is cut into
-LEAST_DROP = 0.01  # of a probability: what changes less carries nothing
+LEAST_DROP = 0.01  # of a probability: what changes less does not carry a label alone
 FOLLOWED = 3  # stretches that are cut further, and passages that are named, at most
 
 
@@ -62,13 +61,19 @@ def find_passages(
     first = 0 if tokenizer.cls_id is None else 1
     read = torch.tensor(cut(tokens, seq_len, first, side), dtype=torch.int64)  # (N,)
     spans = cut(spans, seq_len, first, side)
-    # a character that several tokens make up is not cut in two
-    borders = [first, *(at for at in range(first + 1, len(read)) if spans[at][0] >= spans[at - 1][1]), len(read)]
+    borders = Borders.of_text(text, spans, first)
     found = find_evidence(encoder, read, labels, layout, task, tokens_per_batch, borders)
     return {
-        label: [Passage(spans[start][0], spans[stop - 1][1], drop) for start, stop, drop in passages]
+        label: [_trimmed(text, Passage(spans[start][0], spans[stop - 1][1], drop)) for start, stop, drop in passages]
         for label, passages in found.items()
     }
+
+
+def _trimmed(text: str, passage: Passage) -> Passage:
+    """Without the white space around it."""
+    words = text[passage.start : passage.stop]
+    start = passage.start + len(words) - len(words.lstrip())
+    return passage._replace(start=start, stop=start + len(words.strip())) if words.strip() else passage
 
 
 def find_evidence(
@@ -78,19 +83,20 @@ def find_evidence(
     layout: BlockLayout | None,
     task: str,
     tokens_per_batch: int,
-    borders: Sequence[int],
+    borders: Borders,
 ) -> dict[int, list[Passage]]:
-    """For each label the passages that carry it, the weightiest first; none where no passage alone does.
+    """For each label the passages that carry it, the weightiest first. Where no passage alone does, the one that does
+    most, with a drop below `LEAST_DROP`; none in a text that is too short to be cut.
 
     Args:
         encoder: in evaluation mode.
         tokens: (N,) int64, as the model reads them.
         tokens_per_batch: tokens that go through the model at once.
-        borders: where a passage may begin or end, ascending; before the first one stands what belongs to no passage,
-            such as [CLS], and the last one is N.
+        borders: where a passage may begin or end; before the first one stands what belongs to no passage, such as
+            [CLS], and the last one is N.
     """
-    first, length = borders[0], borders[-1]
-    if not labels or length == first or (first == 0 and len(borders) == 2):
+    first, length = borders.places[0], borders.places[-1]
+    if not labels or length == first or (first == 0 and len(borders.places) == 2):
         return {label: [] for label in labels}  # nothing to take out, or nothing that would be left
     size = max(1, min(PASSAGE_TOKENS, (length - first) // 8))  # finer in a short text
     known: dict[tuple[int, int], Tensor] = {}
@@ -114,7 +120,7 @@ def find_evidence(
     followed = {label: [(first, length)] for label in labels}
     while followed != before:
         parts = {
-            label: [part for stretch in stretches for part in _cut(*stretch, size, borders)]
+            label: [part for start, stop in stretches for part in borders.cut(start, stop, _parts(stop - start, size))]
             for label, stretches in followed.items()
         }
         read_without(part for stretches in parts.values() for part in stretches)
@@ -126,14 +132,11 @@ def find_evidence(
     found = {}
     for label, stretches in followed.items():
         drops = [float(known[nothing][label].exp() - known[stretch][label].exp()) for stretch in stretches]
-        found[label] = [
-            Passage(*stretch, drop) for stretch, drop in zip(stretches, drops, strict=True) if drop >= LEAST_DROP
-        ]
+        passages = [Passage(*stretch, drop) for stretch, drop in zip(stretches, drops, strict=True)]
+        found[label] = [passage for passage in passages if passage.drop >= LEAST_DROP] or passages[:1]
     return found
 
 
-def _cut(start: int, stop: int, size: int, borders: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """The stretch in at most `PARTS` parts of nearly equal length, not much shorter than `size`, if the borders let."""
-    parts = min(PARTS, max(1, round((stop - start) / size)))
-    wanted = [start + (stop - start) * part // parts for part in range(parts + 1)]
-    return pairwise(sorted({borders[bisect_left(borders, place)] for place in wanted}))
+def _parts(length: int, size: int) -> int:
+    """In how many parts a stretch is cut: at most `PARTS`, not much shorter than `size`."""
+    return min(PARTS, max(1, round(length / size)))

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +15,8 @@ from flash_sparse_apps.models.logits import compute_logits
 from flash_sparse_apps.models.saved_model import SavedModel
 from flash_sparse_apps.prediction.evidence import cut, find_passages
 from flash_sparse_apps.prediction.new_documents import NewDocument
-from flash_sparse_apps.scores.evaluation import predict_labels
+from flash_sparse_apps.scores.calibration import confidence
+from flash_sparse_apps.scores.evaluation import given_labels, predict_labels
 
 TOGETHER = 64  # documents that are read and sorted by length together
 
@@ -24,8 +24,8 @@ TOGETHER = 64  # documents that are read and sorted by length together
 def predict_documents(
     model: SavedModel, documents: Iterable[NewDocument], tokens_per_batch: int, device: str, evidence: bool = False
 ) -> Iterator[dict]:
-    """For each document, in order: id, labels given, probabilities (L,) as a list, tokens, truncated, the first word
-    that is unknown (None if all are known); and evidence. For one that cannot be read: id and error."""
+    """For each document, in order: id, labels given, confidence, probabilities (L,) as a list, tokens, truncated, the
+    first word that is unknown (None if all are known); and evidence. For one that cannot be read: id and error."""
     encoder = model.encoder.to(device)
     layout = model.layout()
     layout = layout.to(device) if layout is not None else None
@@ -74,12 +74,14 @@ def decide(model: SavedModel, document: NewDocument, texts: tuple, logits: Tenso
     """What `predict_documents` gives for a document, without evidence, from its tokens and its logits (L,)."""
     # alone: in a batch, the last digits would depend on the other rows
     probabilities = to_probabilities(logits[None], model.task).numpy()  # (1, L)
-    (predicted,) = predict_labels(probabilities, model.thresholds, model.task)
-    indices = [int(predicted)] if model.task == "single-label" else np.flatnonzero(predicted).tolist()
+    predictions = predict_labels(probabilities, model.thresholds, model.task)
+    (predicted,) = predictions
+    indices = given_labels(predicted)
     text = cast(str, document.text)  # only pixels are bytes, and of those no words are read
     return {
         "id": document.id,
         "labels": [model.labels[index] for index in indices],
+        "confidence": float(confidence(probabilities, predictions)[0]),
         "probabilities": [float(share) for share in probabilities[0]],
         "tokens": sum(map(len, texts)),
         "truncated": max(map(len, texts)) > model.seq_len,

@@ -9,13 +9,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A passage in its surroundings, and how far the label's probability falls without it."""
+    """A passage in its surroundings, how far the label's probability falls without it, and whether it `carries` the
+    label by that."""
 
     label: str
     drop: float
     before: str
     passage: str
     after: str
+    carries: bool = True
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from flash_sparse import BlockLayout
 from flash_sparse_apps.files import write_atomically
-from flash_sparse_apps.metrics import best_epoch, history_key
+from flash_sparse_apps.metrics import CalibrationBin, best_epoch, history_key
 from flash_sparse_apps.reports.examples import ExampleImage
 
 BLUE, ORANGE, GREY, GREEN, VIOLET, GOLD = "#2463a8", "#c4571b", "#6b7280", "#2f7d4f", "#7c4d9e", "#a8860b"
@@ -182,6 +183,41 @@ def images(examples: Sequence[ExampleImage]) -> str:
                 if example is not None:
                     axes.imshow(example.pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
                     axes.set_title(f"{example.label}; given {example.given}, {example.probability:.2f}", fontsize=9)
+    return svg[0]
+
+
+def confusion_matrix(counts: np.ndarray, labels: Sequence[str]) -> str:
+    """How many documents have the label of the row and were given that of the column, (L, L); shades are shares of the
+    row."""
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = max(3.2, 0.42 * len(labels))
+    with _figure("confusion matrix", side + 2.4, side + 1.2) as (figure, svg):
+        axes = figure.subplots()
+        shades = LinearSegmentedColormap.from_list("shares", ["#ffffff", BLUE])
+        axes.imshow(shares, cmap=shades, vmin=0, vmax=1)
+        axes.grid(False)
+        names = [textwrap.shorten(label, 28, placeholder="...") or label[:28] for label in labels]
+        axes.set_xticks(range(len(labels)), names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(labels)), names)
+        axes.set(xlabel="label given", ylabel="label in the data")
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            color = "white" if shares[row, column] > 0.5 else "#1f2937"
+            axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=8, color=color)
+    return svg[0]
+
+
+def reliability(bins: Sequence[CalibrationBin]) -> str:
+    """The share of labels that is right over their mean probability, as `scores.calibration.reliability` has both."""
+    with _figure("reliability", 4.2, 3.9) as (figure, svg):
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="as they say")
+        said, right = ([each[key] for each in bins] for key in ("probability", "right"))
+        most = max(each["decisions"] for each in bins)
+        areas = [15 + 150 * each["decisions"] / most for each in bins]
+        axes.plot(said, right, color=BLUE, linewidth=1.5)
+        axes.scatter(said, right, s=areas, color=BLUE, zorder=3, clip_on=False, label="labels given")
+        axes.set(xlabel="mean probability", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
+        _legend_above(axes)
     return svg[0]
 
 

@@ -6,12 +6,16 @@ Everything that comes from the data (labels, names, notes) is escaped where it e
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from flash_sparse_apps.console import spoken
-from flash_sparse_apps.metrics import Metrics, ModelScores, Training
+from flash_sparse_apps.metrics import Metrics, ModelScores
+from flash_sparse_apps.reports.advice import advice, advice_lines
 from flash_sparse_apps.reports.examples import Example
+from flash_sparse_apps.reports.glossary import GLOSSARY
+from flash_sparse_apps.reports.mistakes import confusions, mistakes, passages_of
 from flash_sparse_apps.reports.page import (
     document,
     duration,
@@ -24,6 +28,8 @@ from flash_sparse_apps.reports.page import (
     table,
     tile,
 )
+from flash_sparse_apps.reports.trust import trust
+from flash_sparse_apps.reports.words import kind, pages, places, plain_sentence
 
 MAX_LABELS = 200  # rows of the table of labels; metrics.json has all
 
@@ -53,21 +59,41 @@ def result_rows(metrics: Metrics) -> list[tuple[str, str, str]]:
     test, baseline = metrics["test"], metrics["linear_baseline"]
     none = metrics["data"]["none_label"]
     counted = "" if none is None else f' ("{none}" counted)'  # figures of the two conventions must not be compared
-    rows = [(f"micro-F1{counted}", score(test["micro_f1"]), interval(test["micro_f1_interval"]))]
-    rows.append((f"macro-F1{counted}", score(test["macro_f1"]), interval(test["macro_f1_interval"])))
+    decimals = places(test["documents"])
+
+    def row(what: str, found: Mapping[str, Any], key: str) -> tuple[str, str, str]:
+        return what, score(found[key], decimals), interval(found[f"{key}_interval"], decimals)
+
+    rows = [row(f"micro-F1{counted}", test, "micro_f1"), row(f"macro-F1{counted}", test, "macro_f1")]
     if metrics["data"]["task"] == "multi-label":  # else it is micro-F1 again
-        rows.append(("documents with exactly the right labels", percent(test["accuracy"]), ""))
+        low, high = (100 * bound for bound in test["accuracy_interval"])
+        rows.append((f"{EXACTLY} ({kind(metrics)})", percent(test["accuracy"]), f"[{low:.1f}, {high:.1f}]%"))
     if (blend := metrics.get("blend")) is not None:
-        rows.append(("without the linear model's vote, micro-F1", score(blend["encoder_micro_f1"]), ""))
+        rows.append(("without the linear model's vote, micro-F1", score(blend["encoder_micro_f1"], decimals), ""))
     if baseline is not None:
-        rows.append(("linear baseline, micro-F1", score(baseline["micro_f1"]), interval(baseline["micro_f1_interval"])))
-        rows.append(("linear baseline, macro-F1", score(baseline["macro_f1"]), interval(baseline["macro_f1_interval"])))
+        rows.append(row("linear baseline, micro-F1", baseline, "micro_f1"))
+        rows.append(row("linear baseline, macro-F1", baseline, "macro_f1"))
         difference = baseline["difference"]
-        rows.append(
-            ("difference in micro-F1", f"{difference['micro_f1']:+.4f}", interval(difference["micro_f1_interval"]))
-        )
-    rows += [(f"by {name} alone, micro-F1", score(value), "") for name, value in metrics["rule_baselines"].items()]
-    return rows
+        bounds = interval(difference["micro_f1_interval"], decimals)
+        rows.append(("difference in micro-F1", f"{difference['micro_f1']:+.{decimals}f}", bounds))
+    rules = metrics["rule_baselines"].items()
+    return rows + [(f"by {name} alone, micro-F1", score(value, decimals), "") for name, value in rules]
+
+
+EXACTLY = "exactly the right labels"
+MEANINGS = {  # what rows of the results begin with, and what they say
+    "micro-F1": "all labels of all documents together: 1 is perfect",
+    "macro-F1": "the mean over labels, rare ones counting as much as frequent ones",
+    EXACTLY: "no label wrong and none missing",
+    "without": "what the encoder reaches alone",
+    "linear baseline": "the usual simple method on the same documents, to be beaten",
+    "difference": "of the model to the linear baseline; above 0 the model is better",
+    "by ": "what the best guess from this alone reaches",
+}
+
+
+def _meaning(what: str) -> str:
+    return next(said for begin, said in MEANINGS.items() if what.startswith(begin))
 
 
 def speed_rows(metrics: Metrics) -> list[tuple[str, str]]:
@@ -163,45 +189,71 @@ def truncation_lines(truncation: dict[str, dict], seq_len: int) -> list[str]:
 
 
 def console(metrics: Metrics) -> str:
-    """The results as a few aligned lines."""
+    """The results as a few aligned lines, the first of them in words, and what to try next."""
     results, speed = result_rows(metrics), speed_rows(metrics)
     width = max(len(row[0]) for row in (*results, *speed))
-    lines = [f"test, {metrics['test']['documents']:,} document{'s' * (metrics['test']['documents'] != 1)}"]
+    lines = textwrap.wrap(plain_sentence(metrics), 118)
+    lines.append(f"test, {metrics['test']['documents']:,} document{'s' * (metrics['test']['documents'] != 1)}")
     lines += [f"  {what:<{width}}  {value:>7}  {bounds}".rstrip() for what, value, bounds in results]
     lines.append(f"  {verdict(metrics)}")
+    lines += advice_lines(metrics)
     lines.append("speed and memory")
     lines += [f"  {what:<{width}}  {value}" for what, value in speed]
     return "\n".join(lines)
 
 
-def render(metrics: Metrics, figures: dict[str, str], examples: Sequence[Example] = ()) -> str:
-    """The page. `figures` maps loss, score, lengths and, where they apply, layout, pretraining and images to SVG."""
+def render(
+    metrics: Metrics, figures: dict[str, str], examples: Sequence[Example] = (), wrong: Sequence[Example] = ()
+) -> str:
+    """The page.
+
+    Args:
+        figures: loss, score, lengths and, where they apply, reliability, confusions, layout, pretraining and images, as
+            SVG.
+        examples: with the passages that carry their labels.
+        wrong: the same of the first of `metrics["mistakes"]`, in their order.
+    """
     data = metrics["data"]
     parts = [
         *_headline(metrics),
+        *_advice(metrics),
         *_results(metrics),
-        *_training(metrics, figures),
-        *_pretraining(metrics, figures),
-        *_documents(metrics, figures),
         "<h2>Labels</h2>",
         _label_table(metrics),
+        *confusions(metrics, figures),
+        *mistakes(metrics, wrong),
+        *trust(metrics, figures),
         *_images(figures),
         *_examples(examples),
+        *_documents(metrics, figures),
+        *_training(metrics, figures),
+        *_pretraining(metrics, figures),
         *_speed(metrics, figures),
         *_use_and_repeat(metrics),
+        *_glossary(),
     ]
-    return document(f"{data['name']}: test micro-F1 {score(metrics['test']['micro_f1'])}", parts)
+    return document(f"{data['name']}: test micro-F1 {_score(metrics, metrics['test']['micro_f1'])}", parts)
+
+
+def _score(metrics: Metrics, value: float) -> str:
+    """With the decimals that the test can tell apart."""
+    return score(value, places(metrics["test"]["documents"]))
+
+
+def _interval(metrics: Metrics, bounds: Sequence[float]) -> str:
+    return interval(bounds, places(metrics["test"]["documents"]))
 
 
 def _headline(metrics: Metrics) -> list[str]:
-    """What it is, the scores in boxes, the verdict, and what to beware of."""
-    data = metrics["data"]
+    """What it is, what to expect of it in words, the scores in boxes, the verdict, and what to beware of."""
+    data, seq_len = metrics["data"], metrics["settings"]["seq-len"]
     notes = "".join(f"<li>{escape(note)}</li>" for note in data["notes"])
     return [
         f"<h1>{escape(data['name'])}</h1>",
         f'<p class="soft">{escape(data["task"])}, {data["num_labels"]:,} labels; up to '
-        f"{metrics['settings']['seq-len']:,} tokens of {_text(metrics)}; {escape(attention_line(metrics))}; "
+        f"{seq_len:,} tokens{pages(metrics, seq_len)} of {_text(metrics)}; "
         f"{escape(metrics['finished'])}</p>",
+        f'<p class="lead">{escape(plain_sentence(metrics))}</p>',
         f'<div class="tiles">{"".join(_tiles(metrics))}</div>',
         f"<p>{escape(verdict(metrics))}</p>",
         f'<ul class="notes">{notes}</ul>' if notes else "",
@@ -209,19 +261,30 @@ def _headline(metrics: Metrics) -> list[str]:
 
 
 def _tiles(metrics: Metrics) -> list[str]:
-    test, baseline, compare = metrics["test"], metrics["linear_baseline"], metrics["compare"]
+    test, baseline = metrics["test"], metrics["linear_baseline"]
     tiles = [
-        tile("test micro-F1", score(test["micro_f1"]), f"95% interval {interval(test['micro_f1_interval'])}", "head"),
-        tile("test macro-F1", score(test["macro_f1"]), f"95% interval {interval(test['macro_f1_interval'])}"),
+        tile(
+            f"test {name}",
+            _score(metrics, found),
+            f"{_meaning(name)}; 95% interval {_interval(metrics, bounds)}",
+            "head" * (name == "micro-F1"),
+        )
+        for name, found, bounds in (
+            ("micro-F1", test["micro_f1"], test["micro_f1_interval"]),
+            ("macro-F1", test["macro_f1"], test["macro_f1_interval"]),
+        )
     ]
     if baseline is not None:
         difference = baseline["difference"]
-        against = f"difference {difference['micro_f1']:+.4f} {interval(difference['micro_f1_interval'])}"
-        tiles.append(tile("linear baseline", score(baseline["micro_f1"]), against))
-    if compare is not None:
-        agree = f"same labels for {percent(compare['document_agreement'])} of {compare['documents']} documents"
-        tiles.append(tile("sparse step over dense", f"{compare['speedup']:.2f}x", agree))
+        shown = f"{difference['micro_f1']:+.{places(test['documents'])}f}"
+        against = f"micro-F1; difference {shown} {_interval(metrics, difference['micro_f1_interval'])}"
+        tiles.append(tile("linear baseline", _score(metrics, baseline["micro_f1"]), against))
     return tiles
+
+
+def _advice(metrics: Metrics) -> list[str]:
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in advice(metrics))
+    return ["<h2>What to try next</h2>", f"<ul>{sentences}</ul>"] if sentences else []
 
 
 def _results(metrics: Metrics) -> list[str]:
@@ -230,12 +293,18 @@ def _results(metrics: Metrics) -> list[str]:
     if rules := metrics["rule_baselines"]:
         names = escape(" or by the ".join(rules))
         method += f" By the {names} alone: the best guess, from training, of what sees nothing else of a document."
+    tested = f"{test['documents']:,} test {kind(metrics, test['documents'])}"
     return [
         "<h2>Test results</h2>",
-        f'<p class="soft">{test["documents"]:,} test documents. {escape(_threshold_sentence(metrics))} Intervals: '
+        f'<p class="soft">{tested}. {escape(_threshold_sentence(metrics))} Intervals: '
         f"{test['bootstrap_samples']:,} bootstrap resamples of the test documents"
-        f"{'; the difference is resampled in pairs' if baseline is not None else ''}.{method}</p>",
-        table(("", "value", "95% interval"), [(escape(a), b, c) for a, b, c in result_rows(metrics)], ["", "n", "n"]),
+        f"{'; the difference is resampled in pairs' if baseline is not None else ''}.{method} The words are explained "
+        'in the <a href="#glossary">glossary</a> below.</p>',
+        table(
+            ("", "value", "95% interval", "what it says"),
+            [(escape(a), b, c, f'<span class="soft">{_meaning(a)}</span>') for a, b, c in result_rows(metrics)],
+            ["", "n", "n", "name"],
+        ),
     ]
 
 
@@ -245,7 +314,7 @@ def _training(metrics: Metrics, figures: dict[str, str]) -> list[str]:
     chosen = f"{by} the tested weights are chosen{tuned}, so the score is rather higher than a test would be."
     return [
         "<h2>Training</h2>",
-        f"<p>{escape(_training_sentence(metrics['training']) + _before_training(metrics))}</p>",
+        f"<p>{escape(_training_sentence(metrics) + _before_training(metrics))}</p>",
         '<div class="pair">',
         picture(figures["loss"], "Loss; the faint line is that of single steps.", ""),
         picture(figures["score"], chosen, ""),
@@ -270,6 +339,7 @@ def _documents(metrics: Metrics, figures: dict[str, str]) -> list[str]:
 def _speed(metrics: Metrics, figures: dict[str, str]) -> list[str]:
     parts = [
         "<h2>Speed and memory</h2>",
+        f'<p class="soft">Attention: {escape(attention_line(metrics))}.</p>',
         table(("", ""), [(escape(a), escape(b)) for a, b in speed_rows(metrics)], ["", ""]),
     ]
     if "layout" in figures:
@@ -326,22 +396,14 @@ def _examples(examples: Sequence[Example]) -> list[str]:
     parts = [
         "<h2>Passages that carry a label</h2>",
         '<p class="soft">Test documents drawn by the seed. Each marked passage was taken out of the text, and its '
-        "label's probability fell by so much.</p>",
+        "label's probability changed by so much.</p>",
     ]
-    for example in examples:
-        labels, predicted = ", ".join(example.labels) or "none", ", ".join(example.predicted)
-        parts.append(
-            f'<h3>{escape(example.id)}</h3><p class="soft">{example.tokens:,} tokens; labels: {escape(labels)}; '
-            f"predicted: {escape(predicted)}</p>"
-        )
-        parts += [
-            f"<blockquote><b>{escape(excerpt.label)}, {excerpt.drop:.3f} less without</b> ... {escape(excerpt.before)}"
-            f"<mark>{escape(excerpt.passage)}</mark>{escape(excerpt.after)} ...</blockquote>"
-            for excerpt in example.excerpts
-        ]
-        if not example.excerpts:
-            parts.append("<p>No passage alone carries its labels.</p>")
-    return parts
+    return parts + [part for example in examples for part in passages_of(example)]
+
+
+def _glossary() -> list[str]:
+    terms = "".join(f"<dt>{escape(term)}</dt><dd>{escape(said)}</dd>" for term, said in GLOSSARY.items())
+    return ['<h2 id="glossary">Glossary</h2>', f"<dl>{terms}</dl>"]
 
 
 def _text(metrics: Metrics) -> str:
@@ -356,15 +418,16 @@ def _threshold_sentence(metrics: Metrics) -> str:
     return "A label is given where its probability reaches the label's threshold, tuned on the validation documents."
 
 
-def _training_sentence(training: Training) -> str:
+def _training_sentence(metrics: Metrics) -> str:
+    training = metrics["training"]
     metric, chosen = training.get("metric", "micro-f1"), ""
     if metric != "micro-f1":
-        chosen = f", chosen by {metric.replace('f1', 'F1')} ({score(training['best_validation_score'])})"
+        chosen = f", chosen by {metric.replace('f1', 'F1')} ({_score(metrics, training['best_validation_score'])})"
     return (
         f"{training['steps']:,} optimizer steps in {training['epochs']} epoch{'s' * (training['epochs'] > 1)}, "
         f"{duration(training['seconds'])}. "
         f"{training['stopped']} The tested weights are those after epoch {training['best_epoch']}, "
-        f"validation micro-F1 {score(training['best_validation_micro_f1'])}{chosen}."
+        f"validation micro-F1 {_score(metrics, training['best_validation_micro_f1'])}{chosen}."
     )
 
 
@@ -408,9 +471,9 @@ def _truncation_table(metrics: Metrics) -> str:
             f"{cut['documents_cut']:,} ({percent(cut['documents_cut_share'])})",
             f"{cut['tokens']:,}",
             f"{cut['tokens_cut']:,} ({percent(cut['tokens_cut_share'])})",
-            f"{cut['median_length']:,.0f}",
-            f"{cut['p95_length']:,.0f}",
-            f"{cut['max_length']:,}",
+            f"{cut['median_length']:,.0f}{pages(metrics, cut['median_length'])}",
+            f"{cut['p95_length']:,.0f}{pages(metrics, cut['p95_length'])}",
+            f"{cut['max_length']:,}{pages(metrics, cut['max_length'])}",
         )
         for split, cut in metrics["data"]["truncation"].items()
     ]
@@ -422,22 +485,31 @@ def _label_table(metrics: Metrics) -> str:
     multi = metrics["data"]["task"] == "multi-label"
     rows = []
     for entry in labels[:MAX_LABELS]:
-        bar = f'<div><i style="width:{100 * entry["f1"]:.1f}%"></i></div>'
-        row = [escape(entry["label"]), f"{entry['support']:,}", score(entry["f1"]), bar]
-        row += [score(entry["precision"]), score(entry["recall"])]
+        tested = entry["support"] > 0
+        bar = f'<div><i style="width:{100 * entry["f1"]:.1f}%"></i></div>' if tested else ""
+        f1, precision, recall = (
+            _score(metrics, share) if tested else "-" for share in (entry["f1"], entry["precision"], entry["recall"])
+        )
+        row = [escape(entry["label"]), f"{entry['support']:,}", f1, bar, precision, recall]
         if multi:  # what is counted as none of the others has no threshold
-            row.append("" if entry["threshold"] is None else score(entry["threshold"]))
+            row.append("" if entry["threshold"] is None else _score(metrics, entry["threshold"]))
         rows.append(row)
     head = ["label", "test documents", "F1", "", "precision", "recall", *(["threshold"] if multi else [])]
     more = (
         f"The {MAX_LABELS} most frequent of {len(labels):,}; metrics.json has all. " if len(labels) > MAX_LABELS else ""
     )
+    untested = sum(not entry["support"] for entry in labels)
+    more += f"{untested:,} without a test document (-) were not tested. " if untested else ""
     absent = (
         "A label that no test document has counts F1 0 in macro-F1."
         if multi
         else "Macro-F1 is over the labels that a test document has or is given."
     )
-    sentence = f'<p class="soft">{more}{absent}</p>'
+    meaning = (
+        "Precision: of the documents given the label, the share that has it. Recall: of those that have it, the share "
+        "that is given it. F1: one number for both."
+    )
+    sentence = f'<p class="soft">{meaning} {more}{absent}</p>'
     return sentence + table(head, rows, ["name", "n", "n", "bar", "n", "n", *(["n"] if multi else [])])
 
 
@@ -458,6 +530,8 @@ pipeline_tag: text-classification
 # {_markdown(data["name"])}, {data["task"]}, {data["num_labels"]:,} labels
 
 {textwrap.fill(_markdown(data["description"]), 100)}
+
+{textwrap.fill(plain_sentence(metrics), 100)}
 
 Reads the first {metrics["settings"]["seq-len"]:,} tokens of {_text(metrics)}; attention: {attention_line(metrics)};
 {metrics["model"]["parameters"]:,} parameters. {_threshold_sentence(metrics)}

@@ -24,6 +24,11 @@ def predict_labels(probabilities: np.ndarray, thresholds: np.ndarray | None, tas
     return (probabilities >= (0.5 if thresholds is None else thresholds)).astype(np.uint8)
 
 
+def given_labels(decisions: np.ndarray) -> list[int]:
+    """The labels that one document is given, by what `predict_labels` decides of it: (L,), or a class index."""
+    return np.flatnonzero(decisions).tolist() if decisions.ndim else [int(decisions)]
+
+
 def count_none(decisions: np.ndarray) -> np.ndarray:
     """Decisions (N, L) of a multi-label task with one more column, 1 for documents without a label: (N, L + 1)."""
     return np.hstack([decisions, decisions.sum(1, keepdims=True) == 0]).astype(np.uint8)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.svm import LinearSVC
 from tqdm import tqdm
 
+from flash_sparse_apps.scores.calibration import fit_temperature
 from flash_sparse_apps.scores.evaluation import predict_labels
 from flash_sparse_apps.scores.linear_model import LinearModel, token_columns
 from flash_sparse_apps.scores.thresholds import tune_thresholds
@@ -34,8 +36,9 @@ class LinearResult:
     """What the linear model says of both held-out splits, in the forms that `evaluation` takes.
 
     Attributes:
-        validation_probabilities, test_probabilities: (N, L) float64 in (0, 1), not calibrated; sigmoid of the margins
-            for multi-label, softmax for single-label.
+        validation_probabilities, test_probabilities: (N, L) float64 in (0, 1); sigmoid of the margins for multi-label,
+            softmax for single-label, at the temperature.
+        temperature: of the margins, from the validation documents.
         thresholds: (L,) for multi-label, None for single-label.
         validation_predictions, test_predictions: (N, L) uint8 for multi-label, (N,) int64 for single-label.
         model: what was fitted, to predict with; None where it has more than `MOST_COEFFICIENTS`, or reads pairs.
@@ -44,6 +47,7 @@ class LinearResult:
 
     validation_probabilities: np.ndarray
     test_probabilities: np.ndarray
+    temperature: float
     thresholds: np.ndarray | None
     validation_predictions: np.ndarray
     test_predictions: np.ndarray
@@ -108,13 +112,16 @@ def linear_baseline(
             model.coefficients[:, label] = torch.from_numpy(svm.coef_[0])
             model.intercepts[label] = float(svm.intercept_[0])
 
-    probabilities = [softmax(scores, 1) if task == "single-label" else expit(scores) for scores in margins]
-    thresholds = None
-    if task == "multi-label":
-        thresholds = tune_thresholds(probabilities[0], validation.label_matrix().toarray())
+    matrix = validation.label_matrix()
+    truth = np.asarray(matrix.argmax(1)).ravel() if task == "single-label" else matrix.toarray()
+    temperature = fit_temperature(margins[0], truth, task)
+    to_probabilities = expit if task == "multi-label" else partial(softmax, axis=1)
+    probabilities = [to_probabilities(scores / temperature) for scores in margins]
+    thresholds = tune_thresholds(probabilities[0], truth) if task == "multi-label" else None
     return LinearResult(
         validation_probabilities=probabilities[0],
         test_probabilities=probabilities[1],
+        temperature=temperature,
         thresholds=thresholds,
         validation_predictions=predict_labels(probabilities[0], thresholds, task),
         test_predictions=predict_labels(probabilities[1], thresholds, task),

@@ -42,10 +42,10 @@ class LinearModel(nn.Module):
         self.register_buffer("intercepts", torch.zeros(num_labels))
 
     @torch.no_grad()
-    def forward(self, tokens: Tensor, cu_seqlens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, cu_seqlens: Tensor, *unused) -> Tensor:
         """Margins (B, L) float32 of documents laid end to end, `tokens` (total,), which begin at `cu_seqlens` (B + 1,).
 
-        A document's margins do not depend on the others.
+        A document's margins do not depend on the others. What else an encoder is given changes nothing.
         """
         return torch.stack([self._margins(tokens[start:stop]) for start, stop in pairwise(cu_seqlens.tolist())])
 

@@ -48,6 +48,7 @@ class Detail(BaseModel):
 
     id: str = Field(description="The file's name; of a text, its place in the request.")
     labels: list[str] = Field(description="Those that reach their threshold; single-label: the most probable one.")
+    confidence: float = Field(description="How sure the labels are: the probability of the least sure decision.")
     probabilities: dict[str, float] = Field(description="Of all labels, the most probable first.")
     tokens: int = Field(description="Of the whole text, read or not.")
     truncated: bool

@@ -13,10 +13,13 @@ from flash_sparse_apps import metrics
 from flash_sparse_apps.machine import describe_machine, describe_versions
 from flash_sparse_apps.models.lightning_module import Classifier
 from flash_sparse_apps.settings import Settings
+from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.training.callbacks import History
 from flash_sparse_apps.training.preparing import Prepared
 from flash_sparse_apps.training.stopping import why_stopped
 from flash_sparse_apps.training.testing import Costs, Scores
+
+TOKENS_PER_PAGE = 500  # of English prose, some 400 words, by a tokenizer of parts of words
 
 
 def assemble(
@@ -38,6 +41,9 @@ def assemble(
         "linear_baseline": scores.linear_baseline,
         "blend": scores.blend,
         "rule_baselines": scores.rule_baselines,
+        "confusions": scores.confusions,
+        "mistakes": scores.mistakes,
+        "calibration": scores.calibration,
         "compare": costs.compare,
         "peers": costs.peers,
         "speed": _speed(history, prepared.pixels_read),
@@ -98,6 +104,7 @@ def _model(settings: Settings, prepared: Prepared, module: Classifier) -> metric
 
 def _data(prepared: Prepared) -> metrics.Data:
     dataset = prepared.dataset
+    symbols = dataset.vocabulary is not None or isinstance(prepared.tokenizer, ByteTokenizer)
     return {
         "name": dataset.name,
         "task": dataset.task,
@@ -109,4 +116,5 @@ def _data(prepared: Prepared) -> metrics.Data:
         "truncation": prepared.truncation,
         "pairs": prepared.stores["train"].pairs,
         "grid": dataset.grid,
+        "tokens_per_page": None if symbols else TOKENS_PER_PAGE,
     }

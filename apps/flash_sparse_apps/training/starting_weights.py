@@ -9,6 +9,7 @@ from torch import nn
 
 from flash_sparse.nn import Encoder
 from flash_sparse_apps.models.blend import Blend
+from flash_sparse_apps.models.calibrated import Calibrated
 from flash_sparse_apps.models.saved_model import SavedModel, model_folder
 from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.settings import Settings
@@ -70,7 +71,9 @@ def load_start(
         saved = SavedModel.load(str(settings.init_from))
     except ValueError as error:
         raise UserError(f"--init-from: {error}") from error
-    before_encoder = saved.encoder.encoder if isinstance(saved.encoder, Blend) else saved.encoder
+    before_encoder = saved.encoder
+    while isinstance(before_encoder, Blend | Calibrated):
+        before_encoder = before_encoder.encoder
     for model, whose in ((before_encoder, "whose model"), (encoder, "but the model to train")):
         if not isinstance(model, Encoder):
             raise UserError(

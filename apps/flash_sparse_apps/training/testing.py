@@ -17,18 +17,41 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from flash_sparse_apps.metrics import Blended, Compared, LinearScores, ModelScores, Peers, ValidationScores
-from flash_sparse_apps.models.blend import Blend, fit_weights
+from flash_sparse_apps.metrics import (
+    Blended,
+    Calibration,
+    CalibrationBin,
+    Compared,
+    Confusion,
+    LinearScores,
+    Mistake,
+    ModelScores,
+    Peers,
+    ReviewLevel,
+    ValidationScores,
+)
+from flash_sparse_apps.models.blend import Blend, Weights, fit_weights
+from flash_sparse_apps.models.calibrated import Calibrated
 from flash_sparse_apps.models.lightning_module import Classifier, predict, to_probabilities
+from flash_sparse_apps.scores.calibration import (
+    confidence,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+    review_levels,
+)
 from flash_sparse_apps.scores.evaluation import (
+    METRICS,
     bootstrap_interval,
     count_none,
     evaluate,
+    given_labels,
     paired_bootstrap,
     predict_labels,
 )
 from flash_sparse_apps.scores.linear_baseline import LinearResult, linear_baseline
 from flash_sparse_apps.scores.linear_model import LinearModel
+from flash_sparse_apps.scores.mistakes import micro_precision_recall, most_confused, surest_mistakes
 from flash_sparse_apps.scores.thresholds import tune_thresholds
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.batching import PackedBatch
@@ -53,17 +76,24 @@ class Answers:
     Attributes:
         validation_probabilities, test_probabilities: (N, L).
         encoder_probabilities: the same two from the encoder alone, where the linear model votes too, else None.
+        temperature: that the probabilities have, from the validation documents alone.
+        uncalibrated_probabilities: of the test documents, at a temperature of 1.
         thresholds: (L,), from the validation documents alone; None for single-label.
-        predictions: of the test documents, as `predict_labels` gives them.
+        validation_predictions, predictions: of the validation and the test documents, as `predict_labels` gives them.
         validation_truth, test_truth: (N, L) of 0 and 1 for multi-label, (N,) class indices for single-label.
+        weights: of the encoder and the linear model, where it votes too, else None.
     """
 
     validation_probabilities: np.ndarray
     test_probabilities: np.ndarray
+    temperature: float
+    uncalibrated_probabilities: np.ndarray
     thresholds: np.ndarray | None
+    validation_predictions: np.ndarray
     predictions: np.ndarray
     validation_truth: np.ndarray
     test_truth: np.ndarray
+    weights: Weights | None = None
     encoder_probabilities: tuple[np.ndarray, np.ndarray] | None = None
 
 
@@ -86,8 +116,11 @@ def fit_linear(settings: Settings, prepared: Prepared) -> LinearResult:
 def answer(prepared: Prepared, module: Classifier, voter: LinearModel | None) -> Answers:
     """Read the validation and test documents with the weights that are to be kept.
 
+    `module.encoder` becomes what is saved: a `Blend` where the linear model votes, `Calibrated` where the temperature
+    is not 1.
+
     Args:
-        voter: votes with the encoder: `module.encoder` becomes a `Blend`. None for the encoder alone.
+        voter: votes with the encoder; None for the encoder alone.
     """
     task, stores, data = prepared.dataset.task, prepared.stores, prepared.data
     device = next(module.encoder.parameters()).device
@@ -97,27 +130,35 @@ def answer(prepared: Prepared, module: Classifier, voter: LinearModel | None) ->
         _in_order(predict(module.encoder, _bar(data.all_batches(stores[split]), split), module.layout, device))
         for split in ("validation", "test")
     ]  # (N, L) each
-    validation, test = (_to_probabilities(each, task) for each in logits)
 
-    alone = None
+    weights = alone = None
     if voter is not None:
-        alone = validation, test
+        alone = _to_probabilities(logits[0], task), _to_probabilities(logits[1], task)
         margins = [_in_order(_margins(voter, data.all_batches(stores[split]))) for split in ("validation", "test")]
         weights = fit_weights(logits[0], margins[0], validation_truth, task)
         module.encoder = Blend(module.encoder, voter, weights).to(device).eval()
-        validation, test = (
-            _to_probabilities(weights.add(torch.from_numpy(own), torch.from_numpy(linear)).numpy(), task)
+        logits = [
+            weights.add(torch.from_numpy(own), torch.from_numpy(linear)).numpy()
             for own, linear in zip(logits, margins, strict=True)
-        )
+        ]
+
+    temperature = fit_temperature(logits[0], validation_truth, task)
+    if temperature != 1:
+        module.encoder = Calibrated(module.encoder, temperature).eval()
+    validation, test = (_to_probabilities(each, task, temperature) for each in logits)
     thresholds = tune_thresholds(validation, validation_truth) if task == "multi-label" else None
 
     return Answers(
         validation_probabilities=validation,
         test_probabilities=test,
+        temperature=temperature,
+        uncalibrated_probabilities=_to_probabilities(logits[1], task),
         thresholds=thresholds,
+        validation_predictions=predict_labels(validation, thresholds, task),
         predictions=predict_labels(test, thresholds, task),
         validation_truth=validation_truth,
         test_truth=test_truth,
+        weights=weights,
         encoder_probabilities=alone,
     )
 
@@ -125,23 +166,26 @@ def answer(prepared: Prepared, module: Classifier, voter: LinearModel | None) ->
 @dataclass(frozen=True)
 class Scores:
     """Figures for metrics.json: of the test, of validation, of simple rules; of the linear model, and of its vote, None
-    without."""
+    without; what is confused and wrong, and how far probabilities can be trusted."""
 
     test: ModelScores
     validation: ValidationScores
+    calibration: Calibration
+    confusions: list[Confusion]
+    mistakes: list[Mistake]
     linear_baseline: LinearScores | None
     blend: Blended | None
     rule_baselines: dict[str, float]
 
 
-def score(
-    settings: Settings, prepared: Prepared, module: Classifier, answers: Answers, linear: LinearResult | None
-) -> Scores:
+def score(settings: Settings, prepared: Prepared, answers: Answers, linear: LinearResult | None) -> Scores:
     """Score the answers, and what stands beside them."""
     dataset, none_counts = prepared.dataset, prepared.dataset.none_label is not None
     test = _scored(settings, prepared, answers.test_truth, answers.test_probabilities, answers.thresholds)
+    multi = dataset.task == "multi-label"
     test |= {
         "documents": len(prepared.stores["test"]),
+        **(micro_precision_recall(answers.test_truth, answers.predictions) if multi else {}),
         "answers": len(np.unique(answers.predictions, axis=0)),  # 1: all documents are given the same labels
         "truths": len(np.unique(answers.test_truth, axis=0)),  # 1: all documents have the same labels
         "bootstrap_samples": settings.bootstrap_samples,
@@ -151,7 +195,7 @@ def score(
     )
 
     beside = None if linear is None else _beside_linear(settings, prepared, answers, linear, test["micro_f1"])
-    blend = None if answers.encoder_probabilities is None else _vote(prepared, module, answers)
+    blend = None if answers.weights is None else _vote(prepared, answers, answers.weights)
 
     rules = {}
     if dataset.baselines is not None:
@@ -161,6 +205,12 @@ def score(
     return Scores(
         test=cast(ModelScores, test),
         validation=cast(ValidationScores, {key: validation[key] for key in ("micro_f1", "macro_f1", "accuracy")}),
+        calibration=_calibration(answers),
+        confusions=[
+            {"label": dataset.labels[has], "given": dataset.labels[given], "documents": count}
+            for has, given, count in most_confused(answers.test_truth, answers.predictions)
+        ],
+        mistakes=_mistakes(prepared, answers) if settings.examples else [],
         linear_baseline=beside,
         blend=blend,
         rule_baselines=rules,
@@ -181,7 +231,7 @@ def _scored(
     predicted, wanted = predict_labels(probabilities, thresholds, dataset.task), truth
     if none_counts:
         predicted, wanted = count_none(predicted), count_none(wanted)
-    for metric in ("micro_f1", "macro_f1"):
+    for metric in METRICS:
         bounds = bootstrap_interval(predicted, wanted, metric, settings.bootstrap_samples, settings.seed)
         found[f"{metric}_interval"] = list(bounds)
 
@@ -192,14 +242,54 @@ def _scored(
     return found
 
 
-def _vote(prepared: Prepared, module: Classifier, answers: Answers) -> Blended:
+def _calibration(answers: Answers) -> Calibration:
+    """How far the probabilities of the test documents can be trusted, and at which confidence."""
+    before, after = (
+        reliability(probabilities, answers.test_truth, answers.predictions)
+        for probabilities in (answers.uncalibrated_probabilities, answers.test_probabilities)
+    )
+    levels = review_levels(
+        confidence(answers.validation_probabilities, answers.validation_predictions),
+        confidence(answers.test_probabilities, answers.predictions),
+        answers.test_truth,
+        answers.predictions,
+    )
+    return {
+        "temperature": answers.temperature,
+        "error": expected_calibration_error(after),
+        "error_before": expected_calibration_error(before),
+        "bins": cast(list[CalibrationBin], after),
+        "review": cast(list[ReviewLevel], levels),
+    }
+
+
+def _mistakes(prepared: Prepared, answers: Answers) -> list[Mistake]:
+    """The test documents that are wrong, those first of which the model was surest."""
+    labels, store = prepared.dataset.labels, prepared.stores["test"]
+    found = surest_mistakes(answers.test_probabilities, answers.test_truth, answers.predictions, answers.thresholds)
+    return [
+        {
+            "id": store.ids(mistake.row),
+            "row": mistake.row,
+            "label": labels[mistake.label],
+            "given": mistake.given,
+            "confidence": mistake.confidence,
+            "labels": [labels[index] for index in store.label_indices(mistake.row)],
+            "predicted": [labels[index] for index in given_labels(answers.predictions[mistake.row])],
+        }
+        for mistake in found
+    ]
+
+
+def _vote(prepared: Prepared, answers: Answers, weights: Weights) -> Blended:
     """The weights of the encoder and of the linear model, and what the encoder reaches alone, as it would be used."""
     dataset = prepared.dataset
     validation, test = cast(tuple[np.ndarray, np.ndarray], answers.encoder_probabilities)
     thresholds = tune_thresholds(validation, answers.validation_truth) if dataset.task == "multi-label" else None
     alone = evaluate(test, answers.test_truth, thresholds, dataset.task, dataset.none_label is not None)
-    weights = module.encoder.weights._asdict()
-    return cast(Blended, weights | {f"encoder_{name}": alone[name] for name in ("micro_f1", "macro_f1", "accuracy")})
+    return cast(
+        Blended, weights._asdict() | {f"encoder_{name}": alone[name] for name in ("micro_f1", "macro_f1", "accuracy")}
+    )
 
 
 def _beside_linear(
@@ -263,12 +353,13 @@ def prediction_lines(prepared: Prepared, answers: Answers) -> bytes:
     """One JSON object for each test document, without its text."""
     labels, store = prepared.dataset.labels, prepared.stores["test"]
     lines = []
+    sure = confidence(answers.test_probabilities, answers.predictions)  # (N,)
     for row, (shares, predicted) in enumerate(zip(answers.test_probabilities, answers.predictions, strict=True)):
-        given = [int(predicted)] if prepared.dataset.task == "single-label" else np.flatnonzero(predicted)
         entry = {
             "id": store.ids(row),
             "labels": [labels[index] for index in store.label_indices(row)],
-            "predicted": [labels[index] for index in given],
+            "predicted": [labels[index] for index in given_labels(predicted)],
+            "confidence": float(sure[row]),
             "probabilities": {label: float(share) for label, share in zip(labels, shares, strict=True)},
             "tokens": int(store.lengths[row]),
         }
@@ -296,8 +387,8 @@ def _in_order(scored: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     return ordered
 
 
-def _to_probabilities(logits: np.ndarray, task: str) -> np.ndarray:
-    return to_probabilities(torch.from_numpy(logits), task).numpy()
+def _to_probabilities(logits: np.ndarray, task: str, temperature: float = 1.0) -> np.ndarray:
+    return to_probabilities(torch.from_numpy(logits) / temperature, task).numpy()
 
 
 def _truth(store: TokenStore, task: str) -> np.ndarray:

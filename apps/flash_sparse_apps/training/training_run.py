@@ -7,30 +7,33 @@ import logging
 import shlex
 import sys
 import warnings
+from functools import partial
 from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping
+from sklearn.metrics import confusion_matrix
 from torch import nn
 
 from flash_sparse import BlockLayout
 from flash_sparse_apps.console import spoken
 from flash_sparse_apps.files import to_json, write_atomically
-from flash_sparse_apps.metrics import Pretraining
+from flash_sparse_apps.metrics import Metrics, Pretraining
 from flash_sparse_apps.models import layouts
 from flash_sparse_apps.models.class_weights import balanced
 from flash_sparse_apps.models.lightning_module import Classifier
-from flash_sparse_apps.models.saved_model import READING, SavedModel
+from flash_sparse_apps.models.saved_model import READING, Linear, SavedModel
 from flash_sparse_apps.models.token_vectors import begin_with_vectors
 from flash_sparse_apps.models.weights_file import load_weights
 from flash_sparse_apps.reports import figures, report
 from flash_sparse_apps.reports.examples import Example, ExampleImage
 from flash_sparse_apps.run_folder import RunFolder
+from flash_sparse_apps.scores.linear_baseline import LinearResult
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.training.assembling import assemble
 from flash_sparse_apps.training.callbacks import Checkpoints, History, Progress
 from flash_sparse_apps.training.example_images import find_images
-from flash_sparse_apps.training.example_texts import can_be_read, find_examples
+from flash_sparse_apps.training.example_texts import can_be_read, doubtful, draw_likely, find_examples
 from flash_sparse_apps.training.fitting import fit, make_trainer
 from flash_sparse_apps.training.growing import ANNEALED, Growing
 from flash_sparse_apps.training.main_process import is_main_process, say
@@ -49,6 +52,8 @@ from flash_sparse_apps.training.testing import (
 )
 from flash_sparse_datasets import NAMED
 from flash_sparse_datasets.shared.exit_codes import UserError
+
+DRAWN_LABELS = 30  # of a confusion matrix, at most
 
 
 def introduce(settings: Settings, prepared: Prepared, run: RunFolder):
@@ -163,7 +168,7 @@ def finish(settings: Settings, prepared: Prepared, run: RunFolder, module: Class
         linear = fit_linear(settings, prepared)
     say("testing")
     answers = answer(prepared, module, linear.model if linear is not None and settings.blend else None)
-    scores = score(settings, prepared, module, answers, linear)
+    scores = score(settings, prepared, answers, linear)
     costs = time_attention(settings, prepared, module, answers, history.seconds)
     pretraining = read_summary(run) if settings.pretrain else None
     what = report.what_to_predict(prepared.dataset.grid, prepared.data.train_store.pairs)
@@ -171,13 +176,16 @@ def finish(settings: Settings, prepared: Prepared, run: RunFolder, module: Class
     metrics = assemble(settings, prepared, module, history, scores, costs, pretraining, command, predict_command)
 
     # show: documents, images, curves
-    images, examples = _find_examples(settings, prepared, module, answers)
+    images, examples, wrong = _find_examples(settings, prepared, module, answers, metrics)
     pictures = _draw(settings, prepared, module, history, pretraining, images)
+    pictures |= _draw_answers(prepared, answers, metrics)
+
+    page = report.render(metrics, pictures, examples, wrong)
 
     # write, metrics.json last: it marks the run as finished
-    _saved_model(settings, prepared, module, answers).save(run.model, report.model_card(metrics))
+    _saved_model(settings, prepared, module, answers, linear).save(run.model, report.model_card(metrics))
     write_atomically(run.predictions, prediction_lines(prepared, answers))
-    write_atomically(run.report, report.render(metrics, pictures, examples).encode(errors="backslashreplace"))
+    write_atomically(run.report, page.encode(errors="backslashreplace"))
     write_atomically(run.metrics, to_json(metrics))
     print(report.console(metrics))
     print(f"report: {run.report}")
@@ -200,10 +208,11 @@ def _load_best(settings: Settings, run: RunFolder, module: Classifier, history: 
 
 
 def _find_examples(
-    settings: Settings, prepared: Prepared, module: Classifier, answers: Answers
-) -> tuple[list[ExampleImage], list[Example]]:
-    """Test images with their answers, or test documents with the passages that carry their labels."""
-    images, examples = [], []
+    settings: Settings, prepared: Prepared, module: Classifier, answers: Answers, metrics: Metrics
+) -> tuple[list[ExampleImage], list[Example], list[Example]]:
+    """Test images with their answers, or test documents with the passages that carry their labels: some drawn by the
+    seed, and some that are wrong."""
+    images, examples, wrong = [], [], []
     if prepared.dataset.grid is not None:
         images = find_images(
             prepared.dataset,
@@ -216,10 +225,10 @@ def _find_examples(
         )
     if settings.examples and can_be_read(prepared):
         say("looking for passages that carry labels")
-        examples = find_examples(
-            settings, prepared, module.encoder, module.layout, answers.test_probabilities, answers.predictions
-        )
-    return images, examples
+        find = partial(find_examples, settings, prepared, module.encoder, module.layout, answers.predictions)
+        examples = find(draw_likely(settings, answers.test_probabilities, answers.predictions))
+        wrong = find(doubtful(prepared.dataset.labels, metrics["mistakes"]), passages=1)
+    return images, examples, wrong
 
 
 def _draw(
@@ -246,7 +255,23 @@ def _draw(
     return pictures
 
 
-def _saved_model(settings: Settings, prepared: Prepared, module: Classifier, answers: Answers) -> SavedModel:
+def _draw_answers(prepared: Prepared, answers: Answers, metrics: Metrics) -> dict[str, str]:
+    """What is confused, where that can be drawn, and how far probabilities can be trusted."""
+    pictures, labels = {}, prepared.dataset.labels
+    if metrics["calibration"]["bins"]:
+        pictures["reliability"] = figures.reliability(metrics["calibration"]["bins"])
+    if prepared.dataset.task == "single-label" and len(labels) <= DRAWN_LABELS:
+        counts = confusion_matrix(answers.test_truth, answers.predictions, labels=range(len(labels)))
+        pictures["confusions"] = figures.confusion_matrix(counts, labels)
+    return pictures
+
+
+def _saved_model(
+    settings: Settings, prepared: Prepared, module: Classifier, answers: Answers, linear: LinearResult | None
+) -> SavedModel:
+    kept = None
+    if linear is not None and linear.model is not None:
+        kept = Linear(linear.model, linear.thresholds, linear.temperature)
     return SavedModel(
         encoder=module.encoder,
         encoder_arguments=prepared.encoder_arguments,
@@ -262,6 +287,7 @@ def _saved_model(settings: Settings, prepared: Prepared, module: Classifier, ans
         seq_len=settings.seq_len,
         dataset=prepared.dataset.name,
         reading={} if settings.dataset in NAMED else {name: getattr(settings, name) for name in READING},
+        linear=kept,
     )
 
 

@@ -1,0 +1,104 @@
+"""What to try next, from the figures of a run, with the flag that does it."""
+
+from __future__ import annotations
+
+import textwrap
+
+from flash_sparse_apps.metrics import Metrics, best_epoch
+from flash_sparse_apps.reports.page import percent, score
+from flash_sparse_apps.reports.words import kind, pages, places
+
+CUT_SHARE = 0.05  # of the training documents, from which reading more is advised
+FEW_PER_LABEL = 50  # training documents
+WIDE = 0.1  # of an interval
+
+
+def advice(metrics: Metrics) -> list[str]:
+    """Sentences, the weightiest first; none where nothing suggests itself."""
+    found = [_by_linear_model, _by_reading_more, _by_training_longer, _by_more_documents, _by_a_larger_test]
+    return [sentence for find in found if (sentence := find(metrics))]
+
+
+def advice_lines(metrics: Metrics) -> list[str]:
+    """The same for the console."""
+    sentences = advice(metrics)
+    wrapped = ["\n    ".join(textwrap.wrap(sentence, 110)) for sentence in sentences]
+    return ["what to try next", *(f"  - {sentence}" for sentence in wrapped)] if sentences else []
+
+
+def _by_linear_model(metrics: Metrics) -> str:
+    test, baseline, blend = metrics["test"], metrics["linear_baseline"], metrics.get("blend")
+    if baseline is None:
+        return ""
+    linear = baseline["micro_f1"]
+    alone = test["micro_f1"] if blend is None else blend["encoder_micro_f1"]
+    if linear < max(alone, test["micro_f1"]) and (blend is None or linear < alone):
+        return ""
+    better = "--pretrained NAME begins with an encoder that has read much text before"
+    if metrics["settings"].get("pretrained") is not None:
+        better = "another --pretrained encoder, or a longer training, may change that"
+    if metrics["data"].get("tokens_per_page") is None:
+        better = "a longer training or another model size may change that"
+    shown = places(test["documents"])
+    if blend is not None and linear < test["micro_f1"]:
+        return (
+            f"By itself the encoder reaches a micro-F1 of {score(alone, shown)}, the linear model "
+            f"{score(linear, shown)}: most of the score is the linear model's. {better[0].upper()}{better[1:]}."
+        )
+    use = "" if metrics["data"]["pairs"] else f"{metrics['predict_command']} --linear labels with it alone; "
+    what = "does better" if linear > test["micro_f1"] else "does as well"
+    return f"The linear model {what} ({score(linear, shown)}): {use}{better}."
+
+
+def _by_reading_more(metrics: Metrics) -> str:
+    cut, seq_len = metrics["data"]["truncation"]["train"], metrics["settings"]["seq-len"]
+    if metrics["data"]["grid"] or cut["documents_cut_share"] < CUT_SHARE:
+        return ""
+    enough = 2 ** max(0, int(cut["p95_length"]) - 1).bit_length()
+    enough = max(enough, 2 * seq_len)
+    return (
+        f"{percent(cut['documents_cut_share'])} of the training {kind(metrics)} are cut at {seq_len:,} tokens"
+        f"{pages(metrics, seq_len)}: --seq-len {enough} would read nearly all of them whole, at about "
+        f"{enough / seq_len:.0f} times the memory for the longest."
+    )
+
+
+def _by_training_longer(metrics: Metrics) -> str:
+    training, settings = metrics["training"], metrics["settings"]
+    history = training["history"]
+    if best_epoch(history, training.get("metric", "micro-f1")) is not history[-1]:
+        return ""
+    losses = [entry["train_loss"] for entry in history if entry["train_loss"] is not None]
+    if len(losses) > 1 and losses[-1] >= losses[-2]:
+        return ""
+    if settings.get("max-time") is not None and "--max-time" in training["stopped"]:
+        return (
+            f"The last epoch was the best when --max-time {settings['max-time']:g} ended training: --resume RUN with a "
+            "higher --max-time goes on from there."
+        )
+    if "stopped early" in training["stopped"]:
+        return ""
+    return f"The last epoch was the best, and the loss still fell: --epochs {2 * settings['epochs']} trains longer."
+
+
+def _by_more_documents(metrics: Metrics) -> str:
+    documents, labels = metrics["data"]["truncation"]["train"]["documents"], metrics["data"]["num_labels"]
+    if metrics["data"]["grid"] or documents >= FEW_PER_LABEL * labels:
+        return ""
+    each = documents / labels
+    return (
+        f"{documents:,} training {kind(metrics)} for {labels:,} labels are few, {each:.0f} for each: more of them, "
+        "above all with rare labels, usually help most."
+    )
+
+
+def _by_a_larger_test(metrics: Metrics) -> str:
+    low, high = metrics["test"]["micro_f1_interval"]
+    if high - low < WIDE:
+        return ""
+    count = metrics["test"]["documents"]
+    return (
+        f"{count:,} test {kind(metrics, count)} leave micro-F1 open between {score(low, places(count))} and "
+        f"{score(high, places(count))}: a larger --test-share or a file for --test tells more, before two runs are "
+        "compared."
+    )
