@@ -9,19 +9,14 @@ Exit codes: 0 done, 2 something the user can mend (one line on stderr), 130 afte
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from flash_sparse_apps.console import plain_interrupt, print_anything, spoken
+from flash_sparse_apps.console import ended_by_sigterm, plain_interrupt, print_anything, spoken
+from flash_sparse_apps.files import room_to_write
 from flash_sparse_datasets.shared.cache_folder import cache_folder
 from flash_sparse_datasets.shared.exit_codes import Stopped, ending, stop
-
-if TYPE_CHECKING:
-    from flash_sparse_apps.settings import Settings
 
 
 @ending
@@ -38,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
 
     run = None
     try:
-        with training_run.quiet():
+        with training_run.quiet(), ended_by_sigterm():
             prepared = prepare(settings, resumed)
             run = open_run(settings, resumed, prepared)
             training_run.introduce(settings, prepared, run)
@@ -55,7 +50,8 @@ def main(arguments: Sequence[str]) -> int:
                 raise
             return stopped.code
         if stopped is not None:
-            stopped.line += _where(error, settings)
+            output = {"--output": settings.output or "runs"} if resumed is None else {}
+            stopped.line += room_to_write(error, {"--cache-dir": cache_folder(settings.cache_dir), **output})
         if run is not None and not run.has_checkpoint:
             run.remove()  # there is nothing to go on from
         elif run is not None and stopped is not None:
@@ -67,15 +63,3 @@ def main(arguments: Sequence[str]) -> int:
     finally:
         if run is not None:
             run.unlock()
-
-
-def _where(error: BaseException, settings: Settings) -> str:
-    """The flag that says where a file goes that cannot be written."""
-    cannot = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-    if not isinstance(error, OSError) or error.errno not in cannot or error.filename is None:
-        return ""
-    place = Path(error.filename).absolute()
-    for flag, folder in (("--cache-dir", cache_folder(settings.cache_dir)), ("--output", settings.output or "runs")):
-        if Path(folder).absolute() in (place, *place.parents):
-            return f"; expected room and permission to write, or another {flag}"
-    return ""

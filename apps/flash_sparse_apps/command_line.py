@@ -20,6 +20,7 @@ from flash_sparse_apps.settings import MAY_CHANGE, Settings, dashed
 from flash_sparse_datasets import NAMED
 
 LISTS = ("--text-field", "--label-fields", "--columns")  # flags that take any number of names
+VALUED = ("skip_black", "grow_from", "folds")  # flags that others need, whatever their value
 
 
 class OneLineParser(ArgumentParser):
@@ -242,9 +243,7 @@ def check_typed(given: dict, runs: Sequence[Settings], chunked: str):
             reason = "it needs --sparse"
         elif about.get("only") == "chunked" and "kinds" not in given and not any(run.chunked for run in runs):
             reason = f"it needs {chunked}"
-        elif about.get("only") in ("skip_black", "grow_from", "folds") and not any(
-            getattr(run, about["only"]) for run in runs
-        ):
+        elif about.get("only") in VALUED and not any(getattr(run, about["only"]) for run in runs):
             reason = f"it needs --{dashed(about['only'])}"
         elif about.get("scratch") and runs[0].pretrained is not None:
             reason = f"it cannot be used with --pretrained {runs[0].pretrained}, which decides that"

@@ -40,6 +40,19 @@ def print_anything():
 
 
 @contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Meanwhile, let SIGTERM end the process by SystemExit with code 143, as Ctrl-C does by KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may ask for signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def plain_interrupt() -> Iterator[None]:
     """While libraries are imported, let Ctrl-C end the process at once: in their C++ an exception can be a crash."""
     ours = (

@@ -13,13 +13,12 @@ SIGTERM.
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from flash_sparse_apps.console import plain_interrupt, print_anything
+from flash_sparse_apps.console import ended_by_sigterm, plain_interrupt, print_anything
 from flash_sparse_datasets.shared.exit_codes import UserError, ending
 
 
@@ -53,23 +52,21 @@ def main(arguments: Sequence[str]) -> int:
         check_folder(folder, stages)
     except ValueError as error:
         parser.error(str(error))
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        for number, stage in enumerate(stages, 1):
-            if stage.finished:
-                continue
-            print(f"== stage {number} of {len(stages)}: {stage.name}", flush=True)
-            code = run_stage(stage)
-            if code != 0:
-                print(f"error: stage {stage.name} ended with exit code {code}", file=sys.stderr)
-                return 1
-        print(summary(stages))
+        with ended_by_sigterm():
+            for number, stage in enumerate(stages, 1):
+                if stage.finished:
+                    continue
+                print(f"== stage {number} of {len(stages)}: {stage.name}", flush=True)
+                code = run_stage(stage)
+                if code != 0:
+                    print(f"error: stage {stage.name} ended with exit code {code}", file=sys.stderr)
+                    return 1
+            print(summary(stages))
     except (KeyboardInterrupt, SystemExit):  # the stage has named a command that would finish it alone
         print(f"to go on with all stages: the same command with --output {shlex.quote(str(folder))}", file=sys.stderr)
         raise
     except ValueError as error:  # a stage's files are damaged
         raise UserError(str(error)) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
     print(f"report: {stages[-1].run.report}")
     return 0

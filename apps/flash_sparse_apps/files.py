@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +24,25 @@ def naming(path: Path) -> Iterator[None]:
         if error.filename is not None or error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def room_to_write(error: BaseException, places: Mapping[str, str | Path]) -> str:
+    """What to add to an error of a full disk, or one that may not be written to: the flag that chooses another place.
+
+    Args:
+        places: flag -> the folder or file that it names. Where the error names no file, it may be any of them.
+    """
+    cannot = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+    if not isinstance(error, OSError) or error.errno not in cannot:
+        return ""
+    if error.filename is None:
+        where = " and ".join(f"{flag} {place}" for flag, place in places.items())
+        return f"; expected room and permission to write in {where}" if places and error.errno != errno.EACCES else ""
+    path = Path(error.filename).absolute()
+    for flag, place in places.items():
+        if Path(place).absolute() in (path, *path.parents):
+            return f"; expected room and permission to write, or another {flag}"
+    return ""
 
 
 def write_atomically(path: Path, content: bytes):

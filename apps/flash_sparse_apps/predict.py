@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from flash_sparse_apps.console import plain_interrupt, print_anything, spoken
-from flash_sparse_apps.files import write_atomically
-from flash_sparse_datasets.shared.exit_codes import UserError, ending, stop
+from flash_sparse_apps.files import room_to_write, write_atomically
+from flash_sparse_datasets.shared.exit_codes import Stopped, UserError, ending, stop
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         from flash_sparse_apps.models.saved_model import SavedModel, model_folder
         from flash_sparse_apps.prediction.formats import format_for
         from flash_sparse_apps.prediction.new_documents import check_paths
+    output = None
     try:
         given.format = format_for(given.output, given.format)
         _check(given)
@@ -63,6 +64,10 @@ def main(arguments: Sequence[str]) -> int:
         _write(_predict(given, model, unread), output)
     except ValueError as error:  # of files, which names arguments, or of a damaged run
         raise UserError(re.sub(r"\((\w+)_field\)", r"(--\1-field)", str(error))) from error
+    except OSError as error:
+        if output is None or not (room := room_to_write(error, {"--output": output})):
+            raise
+        raise Stopped(f"error: {error}{room}", 2) from error
     except (MemoryError, RuntimeError) as error:
         stopped = stop(error, "a lower --tokens-per-batch")
         if stopped is None:
@@ -138,12 +143,12 @@ def _predict(given: Namespace, model: SavedModel, unread: list[str]) -> Iterator
     """The predictions of all documents in the format that was asked for, a piece at a time; why some could not be read
     is added to `unread`."""
     import torch
-    from tqdm import tqdm
 
     from flash_sparse_apps.prediction.formats import FORMATS, in_ascii
     from flash_sparse_apps.prediction.labelling import predict_documents
     from flash_sparse_apps.prediction.new_documents import NewDocument, read_all, read_documents
     from flash_sparse_apps.prediction.new_images import read_images
+    from flash_sparse_datasets.shared.progress import Progress
 
     reading = _reading(given, model)
 
@@ -155,7 +160,7 @@ def _predict(given: Namespace, model: SavedModel, unread: list[str]) -> Iterator
     documents = read_all(given.files, read)
     device = "cuda" if given.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     predictions = predict_documents(model, documents, given.tokens_per_batch, device, given.evidence)
-    bar = tqdm(predictions, "predicting", unit=" documents", leave=False, disable=not sys.stderr.isatty())
+    bar = Progress(predictions, "predicting")
     lines = FORMATS[given.format](_counting(bar, model, unread), model, given.top_k)
     utf8 = given.output is not None or codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
     return lines if utf8 or given.format != "jsonl" else map(in_ascii, lines)

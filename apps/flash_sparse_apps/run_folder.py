@@ -8,9 +8,10 @@ RUN/model/               all that predicting needs: model.safetensors, the token
                          config.json where the encoder is a pretrained one; SHA256SUMS of these
 RUN/data.json            name and fingerprint of the data, and the settings, which a resumed run must still find
 RUN/split.npz            hashes of the texts of each split, for a run that begins with these weights (own files)
+RUN/start/               with --init-from: the tokenizer that came with the weights
 RUN/checkpoints/         last.ckpt to resume from, last-before.ckpt in case it is damaged, and best.safetensors: the
                          weights that did best on validation
-RUN/logs/history.csv     losses and scores of each epoch
+RUN/logs/history.csv     losses and scores of each epoch; beside it what --logger writes
 
 With --pretrain:
 
@@ -42,6 +43,7 @@ class RunFolder:
         self.best_weights = self.path / "checkpoints" / "best.safetensors"
         self.last_checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.data = self.path / "data.json"
+        self.start = self.path / "start"
         self.split = self.path / "split.npz"
         self.history = self.path / "logs" / "history.csv"
         self.pretraining_checkpoint = self.path / "checkpoints" / "pretraining.ckpt"

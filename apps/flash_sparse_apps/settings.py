@@ -386,6 +386,11 @@ class Settings:
 
     # files
     output: str | None = _flag(None, "run folder; null: a new one under runs/", group="files", daily=True)
+    logger: Literal["none", "csv", "tensorboard", "wandb", "mlflow"] = _flag(
+        "none",
+        "also log losses and scores by this logger of Lightning: csv and tensorboard to logs/ in the run folder, wandb "
+        "and mlflow where these are set up to; a run that is resumed begins a new log",
+    )
     cache_dir: str | None = _flag(None, "folder for tokenized text; null: flash-sparse in $XDG_CACHE_HOME or ~/.cache")
 
     def __post_init__(self):

@@ -2,11 +2,15 @@
 
     python apps/sweep.py --seq-lens 512 2048 16384 --output runs/sweep
     python apps/sweep.py --dataset my.jsonl --seq-lens 512 4096 --kinds sparse chunked --seeds 0 1 2 --output runs/mine
+    python apps/sweep.py --dataset my.jsonl --seq-lens 4096 --kinds sparse --folds 5 --output runs/folds
     python apps/sweep.py --suite lra --root data --output runs/lra
 
 Every cell, a length, a kind of attention and a seed, is a run of `classify.py` in a process of its own,
 in a folder of its own; all flags of `classify.py` go through to it. The same command again goes on with what is not
 finished. The table, in HTML, Markdown, CSV, JSON and PNG, is written anew after each cell.
+
+With `--folds` each cell is a run for each fold, whole as `classify.py` does it, the linear model's vote included: every
+document is tested once, by a model that was not trained on it.
 
 With `--suite lra` the cells are the tasks of Long Range Arena instead of lengths, dense and block-sparse, as the
 recipes in configs/lra have them, and the table stands beside published results. Tasks that need official files are run
@@ -20,16 +24,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from flash_sparse_apps.console import plain_interrupt, print_anything, spoken
-from flash_sparse_datasets.shared.exit_codes import Stopped, UserError, ending
+from flash_sparse_apps.console import ended_by_sigterm, plain_interrupt, print_anything, spoken
+from flash_sparse_apps.files import room_to_write
+from flash_sparse_datasets.shared.exit_codes import UserError, ending, stop
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -42,6 +47,7 @@ OWN = (
     "sparse",
     "chunked",
     "seed",
+    "fold",
     "resume",
     "linear_baseline",
     "blend",
@@ -112,11 +118,13 @@ def _make_parser() -> ArgumentParser:
 def _check(options: Namespace, typed: dict):
     """Raise ValueError for flags that a sweep does not take."""
     for name in OWN:
-        if name in typed:
+        if name in typed and not (options.folds is not None and name in ("linear_baseline", "blend")):
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} is for classify.py; expected --seq-lens, --kinds and --seeds in its place")
     if options.parallel is not None and options.parallel < 1:
         raise ValueError(f"--parallel is {options.parallel}; expected at least 1")
+    if options.suite is not None and options.folds is not None:
+        raise ValueError(f"--folds is {options.folds}; it cannot be used with --suite, whose tasks have their tests")
     if options.suite is None:
         for name in ("tasks", "scale", "recipes"):
             if name in typed:
@@ -145,18 +153,22 @@ def _run(cells: list[Cell], write: Callable[[str], None], folder: Path, options:
     """Run what is not finished and show the table; the exit code."""
     from flash_sparse_apps.sweeping.cells import check_folder, run_cells
 
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        check_folder(folder, cells)
-        failed = run_cells(cells, options.parallel, lambda: write(command))
+        with ended_by_sigterm():
+            check_folder(folder, cells)
+            failed = run_cells(cells, options.parallel, lambda: write(command))
     except ValueError as error:  # the folder holds something else, or damaged cells
         raise UserError(str(error)) from error
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, SystemExit, OSError) as error:
+        stopped = stop(error)
+        if stopped is None:
+            raise
         if options.output is None:  # a folder named by the time of day
             command += f" --output {shlex.quote(str(folder))}"
-        raise Stopped(f"interrupted; to continue: {command}", 130) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        room = room_to_write(error, {"--output": folder})
+        if stopped.code != 2 or room:
+            stopped.line += f"{room}; to continue: {command}"
+        raise stopped from error
     if (folder / "sweep.md").is_file():
         print((folder / "sweep.md").read_text(encoding="utf-8"))
         print(f"report: {folder / 'report.html'}")
@@ -210,31 +222,33 @@ def _check_once(options: Namespace, *names: str):
 
 
 def make_cells(options: Namespace, folder: Path) -> list[Cell]:
-    """One cell for each length, kind and seed; those of the first seed first, so that a whole table is there early.
+    """One cell for each length, kind, seed and fold; the first seed's come first, so that a whole table is there early.
 
-    The linear baseline and the timings do not depend on the seed: the first seed's cells have them.
+    The linear baseline and the timings do not depend on the seed: the first seed's cells have them. The timings are for
+    one fold.
     """
     from flash_sparse_apps.settings import Settings
     from flash_sparse_apps.sweeping.cells import Cell
 
     _check_once(options, "seq_lens", "kinds", "seeds")
     given = {field.name: options[field.name] for field in dataclasses.fields(Settings)}
+    folds = [None] if options.folds is None else range(1, options.folds + 1)
     cells = []
-    for seed in options.seeds:
-        for length in sorted(options.seq_lens):
-            for kind in options.kinds:
-                name = f"{length}-{kind}-{seed}"
-                first = seed == options.seeds[0]
-                own = {
-                    "seq_len": length,
-                    "sparse": kind == "sparse",
-                    "chunked": kind == "chunked",
-                    "seed": seed,
-                    "linear_baseline": first and kind == options.kinds[0],
-                    "blend": False,  # encoders are compared
-                    "compare": first,
-                    "compare_peers": first,
-                    "output": str(folder / "cells" / name),
-                }
-                cells.append(Cell(name, length, kind, seed, Settings(**given | own)))
+    for seed, fold, length, kind in itertools.product(options.seeds, folds, sorted(options.seq_lens), options.kinds):
+        name = f"{length}-{kind}-{seed}" + ("" if fold is None else f"-fold{fold}")
+        first = seed == options.seeds[0]
+        own = {
+            "seq_len": length,
+            "sparse": kind == "sparse",
+            "chunked": kind == "chunked",
+            "seed": seed,
+            "fold": fold,
+            "compare": first and fold in (None, 1),
+            "compare_peers": first and fold in (None, 1),
+            "output": str(folder / "cells" / name),
+        }
+        if fold is None:
+            own["linear_baseline"] = first and kind == options.kinds[0]
+            own["blend"] = False  # encoders are compared
+        cells.append(Cell(name, length, kind, seed, Settings(**given | own), fold))
     return cells

@@ -16,10 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from tqdm import tqdm
-
 from flash_sparse_datasets.shared.documents import DataError, Dataset, Document, Documents
 from flash_sparse_datasets.shared.official_files import LRA_RELEASE, official_folder
+from flash_sparse_datasets.shared.progress import Progress
 from flash_sparse_datasets.shared.statistics_table import print_statistics
 from flash_sparse_datasets.shared.surprises import other_sizes, unused_labels
 from flash_sparse_datasets.shared.text_files import file_stamp, reading, shortened
@@ -53,7 +52,7 @@ def load(root: str | os.PathLike | None = None, level: str = "bytes") -> Dataset
     used: set[str] = set()
     for split, file in FILES.items():
         stamp, length = file_stamp(folder / file), 0
-        for document in tqdm(_documents(folder / file, stamp, "bytes"), f"reading {file}", disable=None, leave=False):
+        for document in Progress(_documents(folder / file, stamp, "bytes"), f"reading {file}"):
             digest.update(repr((split, document.id, document.labels)).encode())
             texts = cast(bytes, document.text), cast(bytes, document.second)
             digest.update(b"%b\t%b\n" % texts)

@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from flash_sparse_datasets.shared.documents import DataError, Dataset, Document, Documents
 from flash_sparse_datasets.shared.labelled_sources import visible
 from flash_sparse_datasets.shared.official_files import official_folder
+from flash_sparse_datasets.shared.progress import Progress
 from flash_sparse_datasets.shared.seeded_split import TRAIN, VALIDATION, row_key, seeded_split
 from flash_sparse_datasets.shared.statistics_table import print_statistics
 from flash_sparse_datasets.shared.surprises import other_sizes
@@ -53,10 +53,7 @@ def load(
     root = locate(root)
     files = {part: _files(root, part) for part in ("train", "test")}
     digests = {
-        part: [
-            hashlib.sha256(_read(root, file).encode()).digest()
-            for file, _ in tqdm(members, f"reading {part}", disable=None, leave=False)
-        ]
+        part: [hashlib.sha256(_read(root, file).encode()).digest() for file, _ in Progress(members, f"reading {part}")]
         for part, members in files.items()
     }
 

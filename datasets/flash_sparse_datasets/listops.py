@@ -32,11 +32,11 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from tqdm import tqdm
 
 from flash_sparse_datasets.shared.cache_folder import cache_folder
 from flash_sparse_datasets.shared.documents import DataError, Dataset, Document, Documents
 from flash_sparse_datasets.shared.official_files import LRA_RELEASE, official_folder
+from flash_sparse_datasets.shared.progress import Progress
 from flash_sparse_datasets.shared.row_files import RowFile, open_rows
 from flash_sparse_datasets.shared.statistics_table import print_statistics
 from flash_sparse_datasets.shared.surprises import other_sizes, unused_labels
@@ -141,7 +141,7 @@ def load(
         seen[split] = set()
         length = 0
         documents = _documents(rows) if root is None else _checked(rows)
-        for document in tqdm(documents, f"reading {file}", disable=None, leave=False):
+        for document in Progress(documents, f"reading {file}"):
             digest.update(repr((split, document.id, document.text, document.labels)).encode())
             seen[split].add(_key(cast(str, document.text)))
             used.update(document.labels)
@@ -299,7 +299,7 @@ def generate(
         ValueError: for an argument's value, and if the recipe does not allow for so many different expressions.
     """
     recipe = Recipe(min_length, max_length, max_depth, max_arguments)
-    pairs = list(tqdm(_generated(count, seed, recipe, workers), "listops", count, disable=not progress))
+    pairs = list(Progress(_generated(count, seed, recipe, workers), "listops", count, shown=progress))
     return [expression for expression, _ in pairs], [target for _, target in pairs]
 
 
@@ -477,7 +477,7 @@ def write_files(
     for split, size in sizes.items():
         _check_count(f"{split}_size", size, 1)
     total = sum(sizes.values())
-    pairs = iter(tqdm(_generated(total, seed, recipe, workers), "generating listops", total, disable=None, leave=False))
+    pairs = iter(Progress(_generated(total, seed, recipe, workers), "generating listops", total))
     for split in ("test", "validation", "train"):  # so that more training data leaves the others as they are
         with open(folder / FILES[split], "w", encoding="utf-8", newline="") as file:
             file.write("Source\tTarget\r\n")

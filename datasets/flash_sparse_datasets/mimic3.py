@@ -30,9 +30,8 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from tqdm import tqdm
-
 from flash_sparse_datasets.shared.documents import DataError, Dataset, Document
+from flash_sparse_datasets.shared.progress import Progress
 from flash_sparse_datasets.shared.published_set import published_set
 from flash_sparse_datasets.shared.row_files import RowFile, open_rows
 from flash_sparse_datasets.shared.statistics_table import print_statistics
@@ -257,7 +256,7 @@ def _count_summaries(table: _Table) -> tuple[Counter[int], int]:
     """How many summaries and addenda each admission has, and how many have no admission."""
     counts: Counter[int] = Counter()
     without = 0
-    for admission, _ in tqdm(_summaries(table), f"counting in {table.path.name}", disable=None, leave=False):
+    for admission, _ in Progress(_summaries(table), f"counting in {table.path.name}"):
         if admission is None:
             without += 1
         else:

@@ -19,7 +19,7 @@ labels and hashes, and again in each iteration.
 import hashlib
 import os
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -32,6 +32,7 @@ from flash_sparse_datasets.shared.documents import DataError, Dataset, Document,
 from flash_sparse_datasets.shared.drawn_splits import SPLITS, Draw, Drawn, EarlierSplit, draw_splits
 from flash_sparse_datasets.shared.joined_rows import EqualTexts
 from flash_sparse_datasets.shared.labelled_sources import Fields, FolderSource, Source, TableSource, visible
+from flash_sparse_datasets.shared.progress import Progress
 from flash_sparse_datasets.shared.reading_notes import Heard, missing_words, several_in_one
 from flash_sparse_datasets.shared.row_files import FORMATS, ReaderOptions, format_of
 from flash_sparse_datasets.shared.row_files.fasttext import is_fasttext
@@ -140,7 +141,8 @@ def load(
     tables, bad, heard = {}, {}, {}
     for split, source in sources.items():
         bad[split], heard[split] = BadRows(source), Heard()
-        tables[split] = DocumentTable(bad[split].others(heard[split]), label_ids, split_seed)
+        documents = _with_progress(source, bad[split].others(heard[split]))
+        tables[split] = DocumentTable(documents, label_ids, split_seed)
         if bad[split].count and (bad_rows == "error" or not len(tables[split].keys)):
             raise bad[split].error(several_in_one(label_ids) if label_separator is None else None)
     names = list(label_ids)
@@ -308,6 +310,22 @@ def _split_parts(folder: Path, reader: ReaderOptions) -> dict[str, Path]:
             f"folders or a file ({' '.join(FORMATS)}); it holds {holds}"
         )
     return {"train": folder}
+
+
+def _with_progress(source: Source, numbered: Iterable[tuple[int, Document]]) -> Iterator[tuple[int, Document]]:
+    """Pass the documents on and say how far the reading is, in percent where that is known."""
+    bar = None
+    try:
+        for each in numbered:
+            share = source.share_read()
+            if bar is None:  # what is known of a file is known once its reading has begun
+                much = (None, " documents") if share is None else (100, "%")
+                bar = Progress(None, f"reading {source.path.name}", *much)
+            bar.update(1 if share is None else int(100 * share) - bar.n)
+            yield each
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def _open(path: Path, fields: Fields) -> Source:

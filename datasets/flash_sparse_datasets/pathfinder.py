@@ -32,13 +32,13 @@ from typing import cast
 
 import numpy as np
 from scipy.ndimage import label as label_components
-from tqdm import tqdm
 
 from flash_sparse_datasets.shared.cache_folder import cache_folder
 from flash_sparse_datasets.shared.documents import DataError, Dataset, Document, Documents, Fresh
 from flash_sparse_datasets.shared.exit_codes import UserError
 from flash_sparse_datasets.shared.gray_images import read_gray
 from flash_sparse_datasets.shared.official_files import LRA_RELEASE, official_folder
+from flash_sparse_datasets.shared.progress import Progress
 from flash_sparse_datasets.shared.statistics_table import print_statistics
 from flash_sparse_datasets.shared.surprises import other_sizes, unused_labels
 from flash_sparse_datasets.shared.workers import process_pool
@@ -195,7 +195,7 @@ def load(
 
     used: set[str] = set()
     for split in SIZES:
-        for document in tqdm(splits[split], f"reading {split}", disable=None, leave=False):
+        for document in Progress(splits[split], f"reading {split}", unit=" images"):
             digest.update(repr((split, document.id, document.labels)).encode() + cast(bytes, document.text))
             used.update(document.labels)
     notes += unused_labels(LABELS, used, "image")
@@ -252,7 +252,7 @@ def _generated(cache: Path, count: int, workers: int, recipe: dict) -> Path:
         labels = np.memmap(folder / "labels.bin", np.uint8, "r+", shape=count)
         starts = [s for s in range(0, count, CHUNK) if (labels[s : s + CHUNK] == 255).any()]
         done = count - sum(min(CHUNK, count - start) for start in starts)
-        with tqdm(total=count, initial=done, desc="generating pathfinder", disable=None, leave=False) as bar:
+        with Progress(None, "generating pathfinder", count, " images", initial=done) as bar:
             for place, some in _chunks(starts, count, workers, **recipe):
                 images[place], markers[place] = some.images, some.markers
                 images.flush()  # before the labels, which say that they are there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -23,10 +25,11 @@ from flash_sparse_apps.models.saved_model import SavedModel
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.sweeping import stages
 from flash_sparse_apps.training.callbacks import Checkpoints
+from flash_sparse_apps.training.preparing import prepare
 from flash_sparse_apps.training.starting_weights import load_start
 from flash_sparse_datasets.shared.exit_codes import UserError
 
-from .conftest import LABELS, TINY
+from .conftest import LABELS, TINY, write_planted
 from .test_resume import Killed, kill_at, same_results
 from .test_settings import one_error_line
 
@@ -354,3 +357,42 @@ def test_the_config_for_pathx_runs_in_small(in_this_process, cache_folder, tmp_p
     assert [entry["data"]["truncation"]["train"]["max_length"] for entry in metrics] == [1024, 1024, 4096, 16384]
     assert [entry["model"]["encoder"]["grid"][0] for entry in metrics] == [32, 32, 64, 128]
     assert [entry["model"]["attention"]["sparse"] for entry in metrics] == [False, False, True, True]
+
+
+def test_with_more_documents_nothing_is_tested_that_was_trained_on(cache_folder, tmp_path, monkeypatch, capsys):
+    """Also its tokens are those of the weights, and it goes on where the first run is gone."""
+    few, more = tmp_path / "few.jsonl", tmp_path / "more.jsonl"
+    write_planted(more, "single-label", count=160)
+    few.write_text("".join(more.read_text().splitlines(keepends=True)[::2]))
+    flags = ("--cache-dir", str(cache_folder), *TINY, *SHORT, "--epochs", "1", "--id-field", "name")
+    first = tmp_path / "first"
+    assert classify.main(["--dataset", str(few), *flags, "--output", str(first)]) == 0
+    capsys.readouterr()
+
+    again = ["--dataset", str(more), *flags, "--init-from", str(first), "--checkpoint-every", "4"]
+    assert classify.main([*again, "--output", str(tmp_path / "whole")]) == 0
+    assert re.search(rf"note: \d+ documents stay in the part that they had in {first}", capsys.readouterr().out)
+    for part in ("train", "validation", "test"):
+        before, now = (np.load(run / "split.npz")[part] for run in (first, tmp_path / "whole"))
+        assert np.isin(before, now).all()
+    assert np.load(first / "split.npz")["train"].size == 64
+    tokens = [run / "model" / "tokenizer.json" for run in (first, tmp_path / "whole")]
+    assert tokens[0].read_bytes() == tokens[1].read_bytes()
+
+    kill_at(monkeypatch, Checkpoints, 1)
+    with pytest.raises(Killed):
+        classify.main([*again, "--output", str(tmp_path / "run")])
+    monkeypatch.undo()
+    shutil.rmtree(first)
+    assert classify.main(["--resume", str(tmp_path / "run")]) == 0
+    same_results(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_that_does_not_say_what_it_was_trained_on(planted_files, cache_folder, single_label_run, tmp_path):
+    shutil.copytree(single_label_run, tmp_path / "old")
+    (tmp_path / "old" / "split.npz").unlink()
+    settings = Settings(
+        dataset=str(planted_files["single-label"]), init_from=str(tmp_path / "old"), cache_dir=str(cache_folder)
+    )
+    notes = prepare(settings, None).dataset.notes
+    assert f"{tmp_path / 'old'} does not say which documents it was trained on: the test may have some" in notes

@@ -156,6 +156,13 @@ def test_flags_override_the_file_wherever_they_stand(tmp_path, order):
         (["--config", "/not/there.yaml"], "/not/there.yaml: No such file or directory"),
         (["--config"], ""),
         (["--resume", "/not/there"], "--resume is /not/there; expected a run folder"),
+        (["--folds", "5"], "--folds is 5; expected --fold too, or sweep.py, which runs all folds"),
+        (["--folds", "1", "--fold", "1"], "--folds is 1; expected at least 2"),
+        (["--folds", "5", "--fold", "6"], "--fold is 6; expected at most --folds 5"),
+        (["--fold", "2"], "--fold is 2; it needs --folds"),
+        (["--folds", "5", "--fold", "1", "--test", "a.csv"], "--folds is 5; it cannot be used with --test"),
+        (["--folds", "5", "--fold", "1", "--init-from", "run"], "--folds is 5; it cannot be used with --init-from"),
+        (["--folds", "5", "--fold", "1", "--test-share", "0.3"], "--test-share is 0.3; it cannot be used with --folds"),
     ],
 )
 def test_wrong_flags_are_one_line(capsys, flags, said):
@@ -288,3 +295,17 @@ def test_a_relative_dataset_is_found_from_another_folder(tmp_path, monkeypatch, 
     (tmp_path / "there" / "my.jsonl").unlink()
     line = one_error_line(capsys, ["--resume", str(tmp_path / "there" / "run")])
     assert line.startswith("error: --dataset is my.jsonl, which is not here nor in ")
+
+
+def test_a_run_from_before_there_was_a_flag_goes_on_as_it_began(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("dataset: my.csv\nepochs: 3\n")
+    (tmp_path / "my.csv").write_text("")
+    given = ["--resume", str(tmp_path), "--dataset", str(tmp_path / "my.csv")]
+    assert not parse(given)[0].stratify
+    assert not load_settings(tmp_path / "config.yaml").stratify
+    (tmp_path / "config.yaml").write_text("dataset: my.csv\nstratify: true\n")
+    assert parse(given)[0].stratify
+    (tmp_path / "config.yaml").write_text("dataset: listops\n")  # which draws no splits of its own
+    assert load_settings(tmp_path / "config.yaml").stratify
+    (tmp_path / "config.yaml").write_text("dataset: my.csv\n")  # for a new run
+    assert parse(["--config", str(tmp_path / "config.yaml")])[0].stratify

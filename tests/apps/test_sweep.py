@@ -19,7 +19,7 @@ import torch
 
 from flash_sparse_apps import classify, sweep
 from flash_sparse_apps.__main__ import main
-from flash_sparse_apps.command_line import load_settings
+from flash_sparse_apps.command_line import load_settings, read_arguments
 from flash_sparse_apps.scores.evaluation import micro_f1
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.sweeping import cells as sweep_cells
@@ -151,6 +151,61 @@ def test_windows_stand_beside_whole_documents(flags, in_this_process, tmp_path):
     assert (settings["chunked"], settings["sparse"], settings["chunk-tokens"]) == (True, False, 16)
 
 
+def test_every_document_is_tested_in_one_fold(flags, in_this_process, tmp_path):
+    folder = tmp_path / "sweep"
+    given = [*flags("single-label", folds="3", id_field="name"), "--kinds", "dense", "--seeds", "0", "1"]
+    assert sweep.main([*given, "--seq-lens", "16", "64"]) == 0
+    assert len(in_this_process) == 12
+    found = json.loads((folder / "sweep.json").read_text())
+    for row in found["rows"]:
+        assert (row["folds"], row["seeds"]) == ([1, 2, 3], [0, 1])
+        scores, right, ids = [], [], []
+        for fold in row["folds"]:
+            cells = [folder / "cells" / f"{row['length']}-dense-{seed}-fold{fold}" for seed in (0, 1)]
+            results = [json.loads((cell / "metrics.json").read_text()) for cell in cells]
+            assert all(result["linear_baseline"] and result["blend"] for result in results)  # whole runs
+            scores.append(np.mean([result["test"]["micro_f1"] for result in results]))
+            for cell in cells:
+                lines = [json.loads(line) for line in (cell / "predictions.jsonl").read_text().splitlines()]
+                right += [line["labels"] == line["predicted"] for line in lines]
+                ids += [line["id"] for line in lines]
+        assert sorted(ids) == sorted([f"document {number}" for number in range(100)] * 2)
+        assert row["micro_f1"] == pytest.approx(np.mean(right))
+        over = row["over_folds"]
+        half = 4.302653 * np.std(scores, ddof=1) * (1 / 3 + 1 / 2) ** 0.5  # Student's t of two degrees of freedom
+        assert over["micro_f1"] == pytest.approx(np.mean(scores))
+        assert over["micro_f1_interval"] == pytest.approx([np.mean(scores) - half, np.mean(scores) + half])
+        assert f"{over['micro_f1']:.4f}" in (folder / "sweep.md").read_text()
+    linear = [
+        json.loads((folder / "cells" / f"16-dense-0-fold{fold}" / "metrics.json").read_text())["linear_baseline"]
+        for fold in (1, 2, 3)
+    ]
+    assert found["linear"][0]["micro_f1"] == pytest.approx(np.mean([each["micro_f1"] for each in linear]))
+    assert "Every document is in the test of one fold" in (folder / "report.html").read_text()
+
+    shutil.rmtree(folder / "cells" / "64-dense-1-fold2")  # as if it had failed
+    cells = sweep.make_cells(cell_options(given, "16", "64"), folder)
+    rows = collect(cells)["rows"]
+    assert [row["folds"] for row in rows] == [[1, 2, 3], [1, 3]]
+    assert rows[1]["gain"] is None
+
+
+def cell_options(given, *lengths):
+    return read_arguments(sweep._make_parser(), [*given, "--seq-lens", *lengths])[0]
+
+
+def test_folds_of_a_file_that_was_changed_are_not_mixed(flags, in_this_process, tmp_path, planted_files, capsys):
+    data = tmp_path / "data.jsonl"
+    data.write_text(planted_files["multi-label"].read_text())
+    command = [*flags(dataset=str(data), folds="2"), "--kinds", "dense", "--seq-lens", "16"]
+    assert sweep.main(command) == 0
+    shutil.rmtree(tmp_path / "sweep" / "cells" / "16-dense-0-fold2")
+    data.write_text("".join(data.read_text().splitlines(keepends=True)[:-1]))
+    capsys.readouterr()
+    assert sweep.main(command) == 2
+    assert "16-dense-0-fold2: trained on other data than" in capsys.readouterr().err
+
+
 def test_documents_are_told_apart_by_their_length(flags, in_this_process, tmp_path):
     folder = tmp_path / "sweep"
     assert sweep.main([*flags(test_share="0.4"), "--seq-lens", "8", "40", "--kinds", "dense"]) == 0
@@ -214,6 +269,10 @@ def test_a_cell_that_fails_does_not_end_the_sweep(flags, in_this_process, tmp_pa
             "--embeddings is random; it cannot be used with --init-from",
         ),
         (("--chunk-tokens", "64"), "--chunk-tokens is 64; it needs --kinds chunked"),
+        (("--folds", "3", "--fold", "1"), "--fold is for classify.py"),
+        (("--folds", "3", "--test", "a.csv"), "--folds is 3; it cannot be used with --test"),
+        (("--folds", "3", "--suite", "lra"), "--folds is 3; it cannot be used with --suite"),
+        (("--no-blend",), "--blend is for classify.py"),
     ],
 )
 def test_wrong_flags_are_one_line(flags, given, said, capsys):

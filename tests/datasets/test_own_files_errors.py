@@ -165,7 +165,7 @@ def test_permission_denied_by_a_stand_in(tmp_path, monkeypatch):
     def denied(path, encoding=None):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("flash_sparse_datasets.shared.row_files.delimited.open_text", denied)
+    monkeypatch.setattr("flash_sparse_datasets.shared.row_files.row_file.open_text", denied)
     assert error_of(tmp_path / "a.csv") == "a.csv: cannot be read (Permission denied)"
 
 

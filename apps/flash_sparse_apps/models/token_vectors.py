@@ -17,10 +17,10 @@ import torch
 from scipy.sparse import csr_matrix
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
-from tqdm import tqdm
 
 from flash_sparse.nn import Encoder
 from flash_sparse_apps.tokens.token_store import TokenStore
+from flash_sparse_datasets.shared.progress import Progress
 
 REACH = 2  # tokens on either side that count as neighbours
 SMOOTHING = 0.75  # power of how frequent a neighbour is, so that rare ones are not overrated
@@ -53,7 +53,7 @@ def count_neighbours(store: TokenStore, seq_len: int, vocab_size: int, seed: int
     gap = np.full(REACH, -1)  # between texts, so that nobody has neighbours in another one
     texts, waiting, read = [gap], 0, 0
     order = np.random.default_rng(seed).permutation(len(store))
-    for index in tqdm(order, "token vectors", unit=" documents", leave=False, disable=not progress):
+    for index in Progress(order, "token vectors", shown=progress):
         if read >= ENOUGH_TOKENS:
             break
         for text in store.texts(index, min(seq_len, ENOUGH_TOKENS)):

@@ -20,13 +20,13 @@ from scipy.special import expit, softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.svm import LinearSVC
-from tqdm import tqdm
 
 from flash_sparse_apps.scores.calibration import fit_temperature
 from flash_sparse_apps.scores.evaluation import predict_labels
 from flash_sparse_apps.scores.linear_model import LinearModel, token_columns
 from flash_sparse_apps.scores.thresholds import tune_thresholds
 from flash_sparse_apps.tokens.token_store import TokenStore
+from flash_sparse_datasets.shared.progress import Progress
 
 MOST_COEFFICIENTS = 50_000_000  # that are kept, 100 MB
 
@@ -94,7 +94,7 @@ def linear_baseline(
 
     wanted = train.label_matrix().tocsc()  # (N, L)
     margins = [np.empty((part.shape[0], num_labels)) for part in held_out]
-    for label in tqdm(range(num_labels), "linear model", unit=" labels", leave=False, disable=not progress):
+    for label in Progress(range(num_labels), "fitting the linear model", unit=" labels", shown=progress):
         present = wanted[:, [label]].toarray().ravel()  # (N,)
         if present.all() or not present.any():
             for scores in margins:
@@ -133,7 +133,7 @@ def linear_baseline(
 def _count(store: TokenStore, seq_len: int, progress: bool = False) -> csr_matrix:
     """How often each document has each pair of tokens (the first 2**20 columns, hashed) and each token."""
     columns, counts, ends = [], [], [0]
-    for index in tqdm(range(len(store)), "counting tokens", unit=" documents", leave=False, disable=not progress):
+    for index in Progress(range(len(store)), "counting tokens", shown=progress):
         tokens = torch.from_numpy(store.tokens(index, seq_len))
         found, often = np.unique(token_columns(tokens).numpy(), return_counts=True)
         columns.append(found)

@@ -7,7 +7,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -16,13 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from flash_sparse_apps.settings import MAY_CHANGE, Settings
 from flash_sparse_apps.sweeping.planned_run import PlannedRun
+from flash_sparse_datasets.shared.progress import Progress
 
 # Settings that decide nothing about a cell's training and test: cells may differ in them from what was asked.
-NO_MATTER = MAY_CHANGE | {"output", "linear_baseline", "compare", "compare_peers", "compare_documents", "examples"}
+NO_MATTER = MAY_CHANGE | {
+    "output",
+    "logger",
+    "linear_baseline",
+    "compare",
+    "compare_peers",
+    "compare_documents",
+    "examples",
+}
 PATIENCE = 60.0  # seconds that a cell gets to end when the sweep ends
 OWN_PACE = 10.0  # of those, after Ctrl-C: the terminal has told the cells too, and a second signal would cut them short
 
@@ -33,6 +40,7 @@ class Cell(PlannedRun):
 
     Attributes:
         kind: "dense", "sparse" or "chunked".
+        fold: of --folds, which is its test; None without.
     """
 
     name: str
@@ -40,6 +48,7 @@ class Cell(PlannedRun):
     kind: str
     seed: int
     settings: Settings
+    fold: int | None = None
 
     @property
     def log(self) -> Path:
@@ -117,8 +126,8 @@ def _run_waiting(
     executor = ThreadPoolExecutor(parallel)
     try:
         futures = {executor.submit(run, cell): cell for cell in waiting}
-        with tqdm(total=len(cells), initial=len(cells) - len(waiting), desc="sweep", unit=" cells",
-                  disable=parallel == 1 or not sys.stderr.isatty()) as bar:  # fmt: skip
+        done = len(cells) - len(waiting)
+        with Progress(None, "sweep", len(cells), " cells", initial=done, shown=parallel > 1) as bar:
             for future in as_completed(futures):
                 cell, code = futures[future], future.result()
                 if code != 0:
@@ -144,7 +153,8 @@ def _run(
     """Begin or resume one cell and wait for it: its exit code. What it prints goes to the terminal or to its log."""
     command = cell.command()
     if to_terminal:
-        print(f"== {cell.settings.dataset}, {cell.length:,} tokens, {cell.kind}, seed {cell.seed}", flush=True)
+        fold = "" if cell.fold is None else f", fold {cell.fold} of {cell.settings.folds}"
+        print(f"== {cell.settings.dataset}, {cell.length:,} tokens, {cell.kind}, seed {cell.seed}{fold}", flush=True)
         process = subprocess.Popen(command, env=environment, pass_fds=[lock])
     else:
         with open(cell.log, "ab") as log:

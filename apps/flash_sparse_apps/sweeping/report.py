@@ -24,7 +24,11 @@ def write_table(cells: Sequence[Cell], folder: Path, command: str):
     found = collect(cells)
     if not found["rows"]:
         return
-    data = cell_metrics(next(cell for cell in cells if cell.finished))["data"]
+    every = [cell_metrics(cell)["data"] for cell in cells if cell.finished]
+    data = every[0]
+    if found["rows"][0]["folds"] is not None:
+        data = data | {"notes": list(dict.fromkeys(note for each in every for note in each["notes"]))}
+        data["description"] = f"{cells[0].settings.folds} folds, each once the test. The first: {data['description']}"
     about = {
         "command": command,
         "dataset": data["name"],
@@ -53,6 +57,11 @@ def _result_columns(found: dict) -> Columns:
     ]
     if any(row["micro_f1_spread"] is not None for row in found["rows"]):
         columns.insert(4, ("sd of seeds", lambda row: or_none(score, row["micro_f1_spread"])))
+    if any(row["over_folds"] is not None for row in found["rows"]):
+        columns[4:4] = [
+            ("mean of folds", lambda row: or_none(lambda over: score(over["micro_f1"]), row["over_folds"])),
+            ("its 95% interval", lambda row: or_none(lambda o: interval(o["micro_f1_interval"]), row["over_folds"])),
+        ]
     linear = {entry["length"]: entry["micro_f1"] for entry in found["linear"]}
     if linear:
         columns.append(("linear model, micro-F1", lambda row: or_none(score, linear.get(row["length"]))))
@@ -122,10 +131,16 @@ def _csv(found: dict) -> str:
     linear = {entry["length"]: entry for entry in found["linear"]}
     rows = []
     for row in found["rows"]:
-        flat = {key: value for key, value in row.items() if key not in ("longer", "gain", "peers", "seeds")}
+        nested = ("longer", "gain", "peers", "seeds", "folds", "over_folds")
+        flat = {key: value for key, value in row.items() if key not in nested}
         flat["seeds"] = " ".join(map(str, row["seeds"]))
         low, high = flat.pop("micro_f1_interval")
         flat |= {"micro_f1_low": low, "micro_f1_high": high}
+        if row["folds"] is not None:
+            over = row["over_folds"] or {"micro_f1": None, "micro_f1_interval": (None, None)}
+            low, high = over["micro_f1_interval"]
+            flat |= {"folds": len(row["folds"]), "mean_of_folds": over["micro_f1"]}
+            flat |= {"mean_of_folds_low": low, "mean_of_folds_high": high}
         flat["linear_micro_f1"] = linear.get(row["length"], {}).get("micro_f1")
         flat |= {f"longest_{key}": (row["peers"] or {}).get(key)
                  for key in ("step_tokens", "own_seconds", "pytorch_seconds", "textbook_seconds")}  # fmt: skip
@@ -163,6 +178,16 @@ def _pictures(found: dict, folder: Path) -> dict[str, str]:
     return pictures
 
 
+def _about_folds(found: dict) -> str:
+    if found["rows"][0]["folds"] is None:
+        return ""
+    return (
+        " Every document is in the test of one fold, whose model was not trained on it; micro-F1 is over all of them "
+        "together. Beside it the mean of the folds' own scores (which the linear model has alone), with an interval of "
+        "Student's t that allows for the documents which folds share in training (Nadeau and Bengio 2003)."
+    )
+
+
 def _page(found: dict, about: dict, pictures: dict[str, str]) -> str:
     def shown(columns: Columns) -> str:
         return Table.of(columns, found["rows"], words=(1,)).html()
@@ -183,7 +208,7 @@ def _page(found: dict, about: dict, pictures: dict[str, str]) -> str:
         "<h2>Test results</h2>",
         f'<p class="soft">Intervals are from resampled test documents{together}; the gain over the next shorter length '
         "is resampled in pairs, and is more than chance where its interval leaves out 0. The linear model: for each "
-        "label an SVM on TF-IDF of the same tokens.</p>",
+        f"label an SVM on TF-IDF of the same tokens.{_about_folds(found)}</p>",
         shown(_result_columns(found)),
     ]
     if longer := _longer_columns(found):

@@ -2,6 +2,9 @@
 
 Scores over several seeds are of all their decisions together, and intervals draw documents, each with what every seed
 says of it: so they tell of the choice of documents, while the spread tells of the seeds.
+
+Of a cross-validation, the decisions of all folds are taken together too: each document has those of the one model that
+was not trained on it. The mean over the folds, and its interval, stand beside.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from flash_sparse_apps.metrics import Metrics, read_metrics
-from flash_sparse_apps.scores.evaluation import bootstrap_interval, micro_f1, paired_bootstrap
+from flash_sparse_apps.scores.evaluation import bootstrap_interval, fold_interval, micro_f1, paired_bootstrap
 from flash_sparse_apps.sweeping.cells import Cell
 
 FEWEST = 10  # documents that a score is given for
@@ -26,7 +29,7 @@ def collect(cells: Sequence[Cell]) -> dict:
 
     Returns:
         rows: dicts with length, kind, seeds and what `_row` adds, by kind and length; `gain` compares a row with the
-            row of the next shorter length of its kind.
+            row of the next shorter length of its kind; `folds` are those that are finished for all of its seeds.
         linear: dicts with length, micro_f1, micro_f1_interval and macro_f1 of the linear baseline.
         unfinished: names of cells.
     """
@@ -39,27 +42,27 @@ def collect(cells: Sequence[Cell]) -> dict:
     for kind in dict.fromkeys(cell.kind for cell in cells):
         shorter = None
         for length in lengths:
-            group = [cell for cell in finished if (cell.kind, cell.length) == (kind, length)]
-            if not group:
+            seeds = _by_seed([cell for cell in finished if (cell.kind, cell.length) == (kind, length)])
+            if not seeds:
                 continue
+            group = [cell for cells_of_seed in seeds.values() for cell in cells_of_seed]
             results = [metrics[cell.name] for cell in group]
-            tested = [_tested(cell, result) for cell, result in zip(group, results, strict=True)]
+            tested = [_joined([_tested(cell, metrics[cell.name]) for cell in folds]) for folds in seeds.values()]
             settings = group[0].settings
-            row: dict[str, Any] = {"length": length, "kind": kind, "seeds": [cell.seed for cell in group]}
+            row: dict[str, Any] = {"length": length, "kind": kind, "seeds": list(seeds)}
+            row["folds"] = None if group[0].fold is None else [cell.fold for cell in seeds[group[0].seed]]
             row |= _row(results, tested, lengths, settings.bootstrap_samples)
+            row["over_folds"] = _over_folds([result["test"]["micro_f1"] for result in results], row["folds"])
             predictions, targets, _ = _stacked(tested)
             row["gain"] = None
-            if shorter is not None and shorter[0]["seeds"] == row["seeds"]:
+            if shorter is not None and all(shorter[0][key] == row[key] for key in ("seeds", "folds")):
                 bounds = paired_bootstrap(predictions, shorter[1], targets, samples=settings.bootstrap_samples)
                 gained = row["micro_f1"] - shorter[0]["micro_f1"]
                 row["gain"] = {"from": shorter[0]["length"], "micro_f1": gained, "micro_f1_interval": list(bounds)}
             shorter = row, predictions
             rows.append(row)
-            for result in results:
-                scores = result["linear_baseline"]
-                if scores is not None and length not in [entry["length"] for entry in linear]:
-                    kept = {key: scores[key] for key in ("micro_f1", "micro_f1_interval", "macro_f1")}
-                    linear.append({"length": length} | kept)
+            if length not in [entry["length"] for entry in linear]:
+                linear += _linear(length, results[: len(seeds[group[0].seed])])
     linear.sort(key=lambda entry: entry["length"])
     return {"rows": rows, "linear": linear, "unfinished": [cell.name for cell in cells if not cell.finished]}
 
@@ -72,13 +75,57 @@ def cell_metrics(cell: Cell) -> Metrics:
         raise ValueError(f"{error}; remove {cell.run.path} to run that cell again") from None
 
 
-def _check_same_data(cells: Sequence[Cell], metrics: dict[str, Metrics]):
-    """Raise ValueError where cells were trained on different data: the file was changed between them."""
+def _by_seed(cells: Sequence[Cell]) -> dict[int, list[Cell]]:
+    """The cells of each seed, one for each fold; only folds that all of these seeds have."""
+    folds = set.intersection(
+        *({c.fold for c in cells if c.seed == seed} for seed in {cell.seed for cell in cells}),
+        {cell.fold for cell in cells},
+    )
+    seeds: dict[int, list[Cell]] = {}
     for cell in cells:
-        if metrics[cell.name]["data"]["fingerprint"] != metrics[cells[0].name]["data"]["fingerprint"]:
+        if cell.fold in folds:
+            seeds.setdefault(cell.seed, []).append(cell)
+    return seeds
+
+
+def _over_folds(scores: Sequence[float], folds: Sequence[int] | None) -> dict | None:
+    """Mean and interval over the folds of `scores`, seed after seed; None without at least two folds."""
+    if folds is None or len(folds) < 2:
+        return None
+    means = np.reshape(scores, (-1, len(folds))).mean(0).tolist()  # (folds,), over the seeds
+    return {"micro_f1": statistics.mean(means), "micro_f1_interval": list(fold_interval(means)), "each": means}
+
+
+def _linear(length: int, results: Sequence[Metrics]) -> list[dict]:
+    """What the linear model reaches at a length, from the cells of one seed: the mean of folds, where there are any."""
+    found = [result["linear_baseline"] for result in results]
+    scores = [each for each in found if each is not None]
+    if not scores:
+        return []
+    entry = {key: cast(dict, scores[0])[key] for key in ("micro_f1", "micro_f1_interval", "macro_f1")}
+    if len(scores) > 1:
+        each = [score["micro_f1"] for score in scores]
+        entry |= {"micro_f1": statistics.mean(each), "micro_f1_interval": list(fold_interval(each))}
+        entry["macro_f1"] = statistics.mean(score["macro_f1"] for score in scores)
+    return [{"length": length} | entry]
+
+
+def _check_same_data(cells: Sequence[Cell], metrics: dict[str, Metrics]):
+    """Raise ValueError where cells were trained on different data: the file was changed between them.
+
+    Of other folds it is known how many documents they have.
+    """
+
+    def documents(cell: Cell) -> int:
+        return sum(split["documents"] for split in metrics[cell.name]["data"]["truncation"].values())
+
+    for cell in cells:
+        first = next(other for other in cells if other.fold == cell.fold)
+        same = metrics[cell.name]["data"]["fingerprint"] == metrics[first.name]["data"]["fingerprint"]
+        if not same or documents(cell) != documents(cells[0]):
             raise ValueError(
-                f"{cell.run.path}: trained on other data than {cells[0].run.path}; expected the same: remove the one "
-                "whose data is no longer meant, to run that cell again"
+                f"{cell.run.path}: trained on other data than {(cells[0] if same else first).run.path}; expected the "
+                "same: remove the one whose data is no longer meant, to run that cell again"
             )
 
 
@@ -102,6 +149,12 @@ def _tested(cell: Cell, result: Metrics) -> tuple[np.ndarray, np.ndarray, np.nda
         raise ValueError(f"{cell.run.predictions}: damaged; remove {cell.run.path} to run that cell again") from None
 
 
+def _joined(folds: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The test documents of all folds end to end, in the forms of `_tested`."""
+    predictions, targets, tokens = (np.concatenate(parts) for parts in zip(*folds, strict=True))
+    return predictions, targets, tokens
+
+
 def _stacked(tested: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Several seeds side by side, as if they were further labels: (N, seeds * L) twice, and (N,)."""
     predictions, targets, tokens = zip(*tested, strict=True)
@@ -111,7 +164,7 @@ def _stacked(tested: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.n
 def _row(results: Sequence[Metrics], tested: Sequence[tuple], lengths: Sequence[int], samples: int) -> dict:
     """Scores and costs of one length and kind. Times and memory are means over the seeds; None is not measured."""
     predictions, targets, tokens = _stacked(tested)
-    scores = [result["test"]["micro_f1"] for result in results]
+    scores = [micro_f1(*decisions[:2]) for decisions in tested]
     peers = next((result["peers"] for result in results if result["peers"] is not None), None)
     longer = {}
     for least, most in itertools.pairwise([*lengths, None]):

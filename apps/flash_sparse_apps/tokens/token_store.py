@@ -31,12 +31,12 @@ from typing import BinaryIO
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from tqdm import tqdm
 
 from flash_sparse_apps.files import naming
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.tokenization import Tokenizer
 from flash_sparse_datasets import Document
+from flash_sparse_datasets.shared.progress import Progress
 
 FORMAT_VERSION = 2
 _MAGIC = b"TOKSTORE"
@@ -249,7 +249,7 @@ def _write_store(
         sections[name] = (file.tell(), len(values), values.dtype.str)
         file.write(values.data)
 
-    with tqdm(total=total, desc="tokenizing", unit=" documents", leave=False, disable=not progress) as bar:
+    with Progress(None, "tokenizing", total, shown=progress) as bar:
         for batch in _batches(documents):
             for document in batch:
                 try:

@@ -16,11 +16,11 @@ from typing import cast
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
-from tqdm import tqdm
 
 from flash_sparse_apps.tokens import byte_tokenizer
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.hub import fetch
+from flash_sparse_datasets.shared.progress import Progress
 
 CLS, MASK = "[CLS]", "[MASK]"  # no [PAD]: batches are packed; no [UNK]: every byte has a token
 UNKNOWN = "[UNK]"  # for words outside a fixed vocabulary
@@ -105,6 +105,8 @@ class Tokenizer:
         try:
             self._backend.save(str(path))
         except Exception as error:  # the library raises plain Exception
+            if (number := re.search(r"\(os error (\d+)\)", str(error))) is not None:
+                raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
             raise OSError(f"{path}: {error}") from error
 
     @classmethod
@@ -130,6 +132,7 @@ def train_tokenizer(
     path: str | Path | None = None,
     *,
     sample_bytes: int = SAMPLE_BYTES,
+    total: int | None = None,
     progress: bool = True,
 ) -> Tokenizer:
     """Train a byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2) on the training split alone.
@@ -142,7 +145,8 @@ def train_tokenizer(
         vocab_size: token ids at most, the 256 bytes and 2 special tokens included; small texts give fewer.
         path: folder to save it in, made where missing.
         sample_bytes: bytes to learn from, at most; also bounds the memory taken.
-        progress: show a progress bar.
+        total: how many texts there are.
+        progress: say how far it is.
 
     Raises:
         ValueError: `vocab_size` is too small.
@@ -160,10 +164,8 @@ def train_tokenizer(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    sample = _even_sample(
-        tqdm(texts, "reading for the tokenizer", unit=" documents", leave=False, disable=not progress), sample_bytes
-    )
-    bar = tqdm(sample, "training the tokenizer", unit=" texts", leave=False, disable=not progress)
+    sample = _even_sample(Progress(texts, "reading for the tokenizer", total, shown=progress), sample_bytes)
+    bar = Progress(sample, "training the tokenizer", unit=" texts", shown=progress)
     backend.train_from_iterator(bar, trainer)
     backend.post_processor = _cls_first(backend, CLS)
     tokenizer = Tokenizer(backend)

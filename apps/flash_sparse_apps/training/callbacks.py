@@ -1,14 +1,12 @@
-"""What accompanies training: the history behind the curve, the checkpoints, the progress bar."""
+"""What accompanies training: the history behind the curve, the checkpoints, how far it is."""
 
 from __future__ import annotations
 
 import csv
 import io
-import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -16,11 +14,12 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from tqdm import tqdm
 
 from flash_sparse_apps.files import write_atomically
-from flash_sparse_apps.metrics import best_epoch
+from flash_sparse_apps.metrics import best_epoch, history_key
 from flash_sparse_apps.models.lightning_module import METRICS
 from flash_sparse_apps.models.weights_file import encode_weights
 from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.training.saved_state import save_state
+from flash_sparse_datasets.shared.progress import Progress
 
 CURVE_POINTS = 400  # training losses kept for the curve, about
 
@@ -110,6 +109,10 @@ class History(L.Callback):
             )
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self.steps.append({"step": trainer.global_step, "loss": float(losses.mean()), "learning_rate": rate})
+        for logger in trainer.loggers:
+            logger.log_metrics(
+                {"training/loss": float(losses.mean()), "training/learning_rate": rate}, trainer.global_step
+            )
         self._epoch_losses += losses.tolist()
 
     def on_validation_end(self, trainer, module):
@@ -176,49 +179,68 @@ class Checkpoints(Checkpoint):
         save_state(trainer, self.run.last_checkpoint)
 
 
-class Progress(L.Callback):
-    """A bar with the time left where stderr is a terminal, and one line for each validation everywhere."""
+class Shown(L.Callback):
+    """How far training and each validation are, by `Progress`, and one line of results for each validation."""
 
     what = "training"
 
-    def __init__(self, history: History, max_seconds: float | None):
+    def __init__(self, history: History, max_seconds: float | None, metric: str = "micro-f1"):
         self.history = history
         self.max_seconds = max_seconds
-        self._bar: Any = None  # made when training begins
+        self.metric = metric
+        self._bar: Progress | None = None  # made when training begins
+        self._validation: Progress | None = None
 
     def on_train_start(self, trainer, module):
-        self._bar = tqdm(
-            desc=self.what,
-            total=module.planned_steps,
+        self._bar = Progress(
+            None,
+            self.what,
+            module.planned_steps,
+            " steps",
             initial=trainer.global_step,
-            unit=" steps",
-            smoothing=0.05,
-            disable=not (trainer.is_global_zero and sys.stderr.isatty()),
-            file=sys.stderr,
-            leave=False,
-            dynamic_ncols=True,
+            shown=trainer.is_global_zero,
         )
         self._began, self._first_step = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
+        if self.history.steps:
+            self._bar.set_postfix_str(self._beside(), refresh=False)
         self._bar.update(trainer.global_step - self._bar.n)
 
-    def on_validation_batch_start(self, trainer, module, batch, batch_index, dataloader_index=0):
-        if self._bar is not None:
-            self._bar.set_description(f"validating, batch {batch_index + 1}")
+    def _beside(self) -> str:
+        """The latest loss, and what --max-time leaves."""
+        beside = f"loss {self.history.steps[-1]['loss']:.4f}"
+        if self.max_seconds is not None:
+            left = max(0.0, self.max_seconds - self.history.seconds)
+            beside += f", --max-time ends it in {timedelta(seconds=round(left))}"
+        return beside
+
+    def on_validation_start(self, trainer, module):
+        batches = sum(trainer.num_val_batches)
+        self._validation = Progress(None, "validating", batches, " batches", shown=trainer.is_global_zero)
+
+    def on_validation_batch_end(self, trainer, module, outputs, batch, batch_index, dataloader_index=0):
+        self._validation.update()
 
     def on_validation_end(self, trainer, module):
+        self._validation.close()
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        self._bar.set_description(self.what)
         entry = self.history.epochs[-1]
         loss = "" if entry["train_loss"] is None else f"loss {entry['train_loss']:.4f}  "
         self._print(
             trainer,
             module,
             f"  epoch {entry['epoch']}/{trainer.max_epochs}  step {entry['step']}  {loss}"
-            f"validation loss {entry['validation_loss']:.4f}  micro-F1 {entry['validation_micro_f1']:.4f}",
+            f"validation loss {entry['validation_loss']:.4f}  micro-F1 {entry['validation_micro_f1']:.4f}"
+            f"{self._chosen(entry)}",
         )
+
+    def _chosen(self, entry: dict) -> str:
+        """The score that --metric names, where it does not stand there already."""
+        if self.metric not in ("macro-f1", "accuracy"):
+            return ""
+        return f"  {self.metric.replace('f1', 'F1')} {entry[history_key(self.metric)]:.4f}"
 
     def _print(self, trainer, module, line: str):
         """A line of results, with the time left behind it."""
@@ -233,7 +255,8 @@ class Progress(L.Callback):
             print(line, flush=True)
 
     def _close(self, *unused):
-        if self._bar is not None:
-            self._bar.close()
+        for bar in (self._validation, self._bar):
+            if bar is not None:
+                bar.close()
 
     on_train_end = on_exception = _close

@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from flash_sparse_apps.run_folder import RunFolder
@@ -20,7 +21,13 @@ from flash_sparse_datasets.shared.exit_codes import UserError
 
 
 def make_trainer(
-    settings: Settings, run: RunFolder, callbacks: Sequence[L.Callback], epochs: int, max_seconds: float | None, **more
+    settings: Settings,
+    run: RunFolder,
+    callbacks: Sequence[L.Callback],
+    epochs: int,
+    max_seconds: float | None,
+    logger: Logger | None = None,
+    **more,
 ) -> L.Trainer:
     """A Trainer for so many epochs, which time may end earlier; `more` goes to Lightning."""
     if max_seconds is not None:
@@ -36,7 +43,7 @@ def make_trainer(
         use_distributed_sampler=False,  # the data module shares the documents out
         callbacks=list(callbacks),
         plugins=[WritesInPlace()],
-        logger=False,
+        logger=logger or False,
         enable_checkpointing=True,
         enable_progress_bar=False,
         enable_model_summary=False,

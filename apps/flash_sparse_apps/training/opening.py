@@ -61,6 +61,9 @@ def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> Ru
         write_atomically(run.data, to_json(described))
         if prepared.dataset.text_hashes is not None:
             write_atomically(run.split, _packed(prepared.dataset.text_hashes))
+        if settings.init_from is not None and resumed is None:
+            run.start.mkdir()
+            prepared.tokenizer.save(run.start)
     except BaseException:
         if resumed is None:
             run.remove()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -28,6 +27,7 @@ from flash_sparse_apps.tokens.growing import Growth
 from flash_sparse_apps.tokens.pixels import BLACK, SAMPLE, check_images, count_read
 from flash_sparse_apps.tokens.token_store import TokenStore, truncation
 from flash_sparse_apps.tokens.tokenization import Tokenizer, load_tokenizer, train_tokenizer, word_tokenizer
+from flash_sparse_apps.training.loggers import check_logger
 from flash_sparse_apps.training.main_process import is_main_process, say
 from flash_sparse_apps.training.starting_weights import check_start, earlier_split, earlier_tokenizer
 from flash_sparse_datasets import Dataset
@@ -92,7 +92,7 @@ def prepare(settings: Settings, resumed: Path | None) -> Prepared:
         attention = layouts.describe(settings, dataset.grid)
         layout = layouts.make_layout(settings.seq_len, attention)
         body = None if settings.pretrained is None else _load_body(settings)
-        tokenizer = _tokenizer(settings, dataset, cache)
+        tokenizer = _tokenizer(settings, dataset, cache, resumed)
         _check_tokenizer(settings, tokenizer, body)
 
         # the tokens
@@ -134,6 +134,7 @@ def _check_early(settings: Settings, resumed: Path | None):
         RunFolder(settings.output).check_new()
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
+    check_logger(settings.logger)
     if settings.init_from is not None and resumed is None:
         check_start(settings.init_from)
 
@@ -180,7 +181,7 @@ def _tokenized(
         tokens_per_batch=settings.tokens_per_batch,
         seed=settings.seed,
         cache_dir=cache,
-        progress=is_main_process() and sys.stderr.isatty(),
+        progress=is_main_process(),
         turned=settings.augment == "dihedral",
         fresh=settings.fresh_images,
         growth=None
@@ -276,8 +277,9 @@ def _check_kind(settings: Settings, dataset: Dataset):
             )
 
 
-def _tokenizer(settings: Settings, dataset: Dataset, cache: Path) -> Tokenizer | ByteTokenizer:
-    """What the data prescribes, the named tokenizer, or one trained on this training split, which is done only once."""
+def _tokenizer(settings: Settings, dataset: Dataset, cache: Path, resumed: Path | None) -> Tokenizer | ByteTokenizer:
+    """What the data prescribes, the named tokenizer, that of the run which training begins with, or one trained on this
+    training split, which is done only once."""
     if settings.pretrained is not None:
         return load_tokenizer(settings.pretrained)
     if dataset.vocabulary is not None:
@@ -286,7 +288,7 @@ def _tokenizer(settings: Settings, dataset: Dataset, cache: Path) -> Tokenizer |
         return ByteTokenizer()
     if settings.tokenizer != "bpe":
         return load_tokenizer(settings.tokenizer)
-    if settings.init_from is not None and (tokenizer := earlier_tokenizer(settings.init_from)) is not None:
+    if settings.init_from is not None and (tokenizer := earlier_tokenizer(settings.init_from, resumed)):
         return tokenizer
     folder = cache / "tokenizers" / f"{dataset.fingerprint[:32]}-{settings.vocab_size}"
     if (folder / "tokenizer.json").is_file():
@@ -307,7 +309,8 @@ def _tokenizer(settings: Settings, dataset: Dataset, cache: Path) -> Tokenizer |
             ),
             settings.vocab_size,
             temporary,
-            progress=is_main_process() and sys.stderr.isatty(),
+            total=len(dataset.train) * (1 if next(iter(dataset.train)).second is None else 2),
+            progress=is_main_process(),
         )
         folder.mkdir(exist_ok=True)
         os.replace(temporary / "tokenizer.json", folder / "tokenizer.json")

@@ -32,7 +32,7 @@ from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.batching import PackedBatch
 from flash_sparse_apps.tokens.data_module import TextDataModule
 from flash_sparse_apps.training import saved_state
-from flash_sparse_apps.training.callbacks import History, Progress
+from flash_sparse_apps.training.callbacks import History, Shown
 from flash_sparse_apps.training.fitting import fit, make_trainer
 from flash_sparse_datasets import Dataset
 from flash_sparse_datasets.shared.exit_codes import UserError
@@ -125,7 +125,7 @@ class PretrainingHistory(History):
             )
 
 
-class PretrainingProgress(Progress):
+class PretrainingShown(Shown):
     what = "pretraining"
 
     def on_train_epoch_end(self, trainer, module):
@@ -200,7 +200,7 @@ def pretrain(
     max_seconds = None if settings.max_time is None else 60 * settings.max_time
     callbacks = [
         history,
-        PretrainingProgress(history, max_seconds),
+        PretrainingShown(history, max_seconds),
         PretrainingCheckpoints(run, settings.checkpoint_every),
     ]
     trainer = make_trainer(settings, run, callbacks, settings.pretrain, max_seconds, limit_val_batches=0)

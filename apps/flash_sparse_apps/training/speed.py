@@ -16,6 +16,7 @@ from flash_sparse_apps.models.lightning_module import document_losses, to_probab
 from flash_sparse_apps.models.peers import attending, sdpa, textbook, textbook_fits
 from flash_sparse_apps.scores.evaluation import agreement, predict_labels
 from flash_sparse_apps.tokens.batching import PackedBatch
+from flash_sparse_datasets.shared.progress import Progress
 
 REPEATS = 3
 ENOUGH_SECONDS = 10.0  # a step that took longer is not repeated
@@ -90,7 +91,7 @@ def compare(
     began = time.monotonic()
     rows, predictions, count = [], [], 0
     with torch.no_grad():
-        for batch in batches:
+        for batch in Progress(batches, "comparing with dense attention", max_documents):
             batch = batch.to(device)
             logits = encoder(batch.tokens, batch.cu_seqlens, batch.max_seqlen, None)
             predictions.append(predict_labels(to_probabilities(logits, task).cpu().numpy(), thresholds, task))

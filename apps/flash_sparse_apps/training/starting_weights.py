@@ -38,10 +38,20 @@ def earlier_split(run: str, resumed: Path | None) -> Path | None:
     return next((path for path in (RunFolder(folder).split for folder in folders) if path.is_file()), None)
 
 
-def earlier_tokenizer(run: str) -> Tokenizer | None:
-    """The tokenizer of `run`, whose weights know its tokens; None where it has none of texts, or is gone."""
+def earlier_tokenizer(run: str, resumed: Path | None) -> Tokenizer | None:
+    """The tokenizer of `run`, whose weights know its tokens; None where it has none of texts.
+
+    Args:
+        resumed: as of `earlier_split`.
+    """
     try:
-        tokenizer = Tokenizer.from_folder(model_folder(run))
+        folder = model_folder(run)
+    except ValueError:
+        if resumed is None:
+            raise
+        folder = RunFolder(resumed).start
+    try:
+        tokenizer = Tokenizer.from_folder(folder)
     except ValueError:
         return None
     return None if tokenizer.has_fixed_words else tokenizer

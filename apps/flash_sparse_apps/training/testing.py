@@ -8,14 +8,12 @@ Letters: N documents of a split, L labels.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from flash_sparse_apps.metrics import (
     Blended,
@@ -55,11 +53,12 @@ from flash_sparse_apps.scores.mistakes import micro_precision_recall, most_confu
 from flash_sparse_apps.scores.thresholds import tune_thresholds
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.batching import PackedBatch
-from flash_sparse_apps.tokens.data_module import EvaluationLoader, TextDataModule
+from flash_sparse_apps.tokens.data_module import TextDataModule
 from flash_sparse_apps.tokens.token_store import TokenStore
 from flash_sparse_apps.training.main_process import say
 from flash_sparse_apps.training.preparing import Prepared
 from flash_sparse_apps.training.speed import compare, time_peers
+from flash_sparse_datasets.shared.progress import Progress
 
 COMPARE_SHARE, COMPARE_SECONDS = 0.1, 10.0  # dense predictions may take this share of training, or these seconds
 
@@ -109,7 +108,7 @@ def fit_linear(settings: Settings, prepared: Prepared) -> LinearResult:
         prepared.dataset.task,
         settings.seed,
         balanced=settings.class_weights == "balanced",
-        progress=sys.stderr.isatty(),
+        progress=True,
     )
 
 
@@ -122,19 +121,22 @@ def answer(prepared: Prepared, module: Classifier, voter: LinearModel | None) ->
     Args:
         voter: votes with the encoder; None for the encoder alone.
     """
-    task, stores, data = prepared.dataset.task, prepared.stores, prepared.data
+    task, stores = prepared.dataset.task, prepared.stores
     device = next(module.encoder.parameters()).device
 
     validation_truth, test_truth = (_truth(stores[split], task) for split in ("validation", "test"))
     logits = [
-        _in_order(predict(module.encoder, _bar(data.all_batches(stores[split]), split), module.layout, device))
+        _in_order(predict(module.encoder, _batches(prepared, split, "testing"), module.layout, device))
         for split in ("validation", "test")
     ]  # (N, L) each
 
     weights = alone = None
     if voter is not None:
         alone = _to_probabilities(logits[0], task), _to_probabilities(logits[1], task)
-        margins = [_in_order(_margins(voter, data.all_batches(stores[split]))) for split in ("validation", "test")]
+        margins = [
+            _in_order(_margins(voter, _batches(prepared, split, "the linear model's vote")))
+            for split in ("validation", "test")
+        ]
         weights = fit_weights(logits[0], margins[0], validation_truth, task)
         module.encoder = Blend(module.encoder, voter, weights).to(device).eval()
         logits = [
@@ -367,9 +369,9 @@ def prediction_lines(prepared: Prepared, answers: Answers) -> bytes:
     return ("\n".join(lines) + "\n").encode(errors="backslashreplace")
 
 
-def _bar(batches: EvaluationLoader, split: str) -> tqdm:
-    """The batches with a progress bar, where stderr is a terminal."""
-    return tqdm(batches, f"{split} documents", unit=" batches", leave=False, disable=not sys.stderr.isatty())
+def _batches(prepared: Prepared, split: str, reader: str) -> Progress:
+    """The documents of a split, saying how far `reader` is with them."""
+    return Progress(prepared.data.all_batches(prepared.stores[split]), f"{reader}, {split}", unit=" batches")
 
 
 def _margins(linear: LinearModel, batches: Iterable[PackedBatch]) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-import sys
 import warnings
 from functools import partial
 from typing import Any, cast
@@ -31,11 +30,12 @@ from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.scores.linear_baseline import LinearResult
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.training.assembling import assemble
-from flash_sparse_apps.training.callbacks import Checkpoints, History, Progress
+from flash_sparse_apps.training.callbacks import Checkpoints, History, Shown
 from flash_sparse_apps.training.example_images import find_images
 from flash_sparse_apps.training.example_texts import can_be_read, doubtful, draw_likely, find_examples
 from flash_sparse_apps.training.fitting import fit, make_trainer
 from flash_sparse_apps.training.growing import ANNEALED, Growing
+from flash_sparse_apps.training.loggers import log_test, make_logger
 from flash_sparse_apps.training.main_process import is_main_process, say
 from flash_sparse_apps.training.preparing import Prepared
 from flash_sparse_apps.training.pretraining import pretrain, read_summary
@@ -103,8 +103,9 @@ def train(settings: Settings, prepared: Prepared, run: RunFolder) -> tuple[Class
     callbacks = [history, stopping, checkpoints]
     if prepared.data.growth is not None:
         callbacks.append(Growing(prepared.data.growth, settings.grow_below))
-    callbacks.append(Progress(history, max_seconds))
-    trainer = make_trainer(settings, run, callbacks, settings.epochs, max_seconds and max_seconds - history.seconds)
+    callbacks.append(Shown(history, max_seconds, settings.metric))
+    left = max_seconds and max_seconds - history.seconds
+    trainer = make_trainer(settings, run, callbacks, settings.epochs, left, make_logger(settings, run))
     fit(trainer, module, prepared.data, run.last_checkpoint, run)
     return module, trainer, history
 
@@ -133,7 +134,7 @@ def _set_start(settings: Settings, prepared: Prepared, encoder: Any):
             prepared.data.train_store,
             settings.seq_len,
             settings.seed,
-            progress=is_main_process() and sys.stderr.isatty(),
+            progress=is_main_process(),
         )
 
 
@@ -187,6 +188,7 @@ def finish(settings: Settings, prepared: Prepared, run: RunFolder, module: Class
     write_atomically(run.predictions, prediction_lines(prepared, answers))
     write_atomically(run.report, page.encode(errors="backslashreplace"))
     write_atomically(run.metrics, to_json(metrics))
+    log_test(module.trainer.loggers, metrics)
     print(report.console(metrics))
     print(f"report: {run.report}")
 

@@ -46,7 +46,7 @@ class EarlierSplit:
             raise DataError(f"{path}: no split of a run ({error}), expected what that run wrote there") from None
 
     def parts(self, texts: np.ndarray) -> np.ndarray:
-        """(rows,) int: the part that each of these texts has had; -1 for new ones. What was trained on counts as that."""
+        """(rows,) int: the part that each of these texts has had, training before others; -1 for new ones."""
         parts = np.full(len(texts), -1)
         for split in ("test", "validation", "train"):
             parts[np.isin(texts, self.texts[split])] = SPLITS[split]
@@ -121,7 +121,7 @@ def _as_before(groups: RowGroups, drawn: Drawn, shares: Mapping[int, float], ear
         return drawn._replace(split=split)
     counts = ", ".join(f"{(split[moved] == SPLITS[name]).sum()} in {name}" for name in SPLITS)
     note = (
-        f"{int(moved.sum())} documents stay in the part that they had in {earlier.run}, where the seed would have moved "
-        f"them: {counts}"
+        f"{int(moved.sum())} documents stay in the part that they had in {earlier.run}, from which the seed would have "
+        f"moved them: {counts}"
     )
     return Drawn(split, drawn.words, (*drawn.notes, note))

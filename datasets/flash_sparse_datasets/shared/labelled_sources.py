@@ -81,6 +81,10 @@ class Source(ABC):
     def place(self, number: int) -> str:
         """Where a document is, for messages."""
 
+    @abstractmethod
+    def share_read(self) -> float | None:
+        """How much the reading that began last is through, from 0 to 1; None where that is not known."""
+
 
 class TableSource(Source):
     """A file whose rows are documents."""
@@ -125,6 +129,9 @@ class TableSource(Source):
 
     def place(self, number: int) -> str:
         return self._file.place(number)
+
+    def share_read(self) -> float | None:
+        return self._file.share_read()
 
     # Labels
 
@@ -236,6 +243,7 @@ class FolderSource(Source):
         self.task = "single-label"
         self._encoding = fields.reader.encoding
         self._files: list[tuple[Path, str]] = []
+        self._read = 0
         ignored = []
         for entry in visible(path):
             if not entry.is_dir():
@@ -257,8 +265,12 @@ class FolderSource(Source):
     def place(self, number: int) -> str:
         return str(self._files[number - 1][0])
 
+    def share_read(self) -> float | None:
+        return self._read / len(self._files)
+
     def tried(self, wanted=None, heard=None):
         for index, (file, label) in enumerate(self._files):
+            self._read = index + 1
             if wanted is None or wanted[index]:
                 yield index, index + 1, self._document(file, label, self._stamps[index])
 

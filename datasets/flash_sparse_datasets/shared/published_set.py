@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
-from tqdm import tqdm
 
 from flash_sparse_datasets.shared.document_table import DocumentTable
 from flash_sparse_datasets.shared.documents import DataError, Dataset, Document, Documents
+from flash_sparse_datasets.shared.progress import Progress
 from flash_sparse_datasets.shared.seeded_split import TEST, TRAIN, VALIDATION, seeded_split
 from flash_sparse_datasets.shared.surprises import other_sizes, unused_labels
 
@@ -63,7 +63,7 @@ def published_set(
     label_ids: dict[str, int] = {}
     tables = {}
     for split, read in readers.items():
-        documents = tqdm(read(), f"reading {name} {split}", disable=None, leave=False)
+        documents = Progress(read(), f"reading {name} {split}")
         tables[split] = DocumentTable(enumerate(documents, 1), label_ids, split_seed)
         if not len(tables[split].keys):
             raise DataError(f"{name}: no documents for {split}, expected some")

@@ -10,7 +10,7 @@ from pathlib import Path
 from flash_sparse_datasets.shared.documents import DataError
 from flash_sparse_datasets.shared.row_files.options import NAMED_DELIMITERS, ReaderOptions
 from flash_sparse_datasets.shared.row_files.row_file import RowFile
-from flash_sparse_datasets.shared.text_files import open_text, reading
+from flash_sparse_datasets.shared.text_files import reading
 
 DELIMITERS = (",", ";", "\t", "|")  # among which is guessed
 GUESSED_FROM = 20  # rows
@@ -77,7 +77,7 @@ class DelimitedFile(RowFile):
 
     def _separator_line(self) -> tuple[int, str | None]:
         """1 and the delimiter where the first line names it, else 0 and None."""
-        with reading(self.path, self.options.encoding), self._opened() as file:
+        with reading(self.path, self.options.encoding), self._opened_text() as file:
             first = file.readline(16).rstrip("\r\n").strip('"')
         if len(first) == 5 and first.lower().startswith("sep="):
             return 1, first[4]
@@ -105,15 +105,12 @@ class DelimitedFile(RowFile):
                 break
         return widths
 
-    def _opened(self):
-        return open_text(self.path, self.options.encoding)
-
     def _cells(self, delimiter: str) -> Iterator[tuple[int, list[str] | DataError]]:
         """Yield the number of each row with any content and its cells, or what is wrong with it; the header first."""
         longest = min(sys.maxsize, 2**31 - 1)  # a C long, which has 32 bits on Windows
         if csv.field_size_limit() < longest:  # 128 KiB unless set: less than a long document
             csv.field_size_limit(longest)
-        with reading(self.path, self.options.encoding), self._opened() as file:
+        with reading(self.path, self.options.encoding), self._opened_text() as file:
             for _ in range(self._skipped_lines):
                 file.readline()
             reader = csv.reader(

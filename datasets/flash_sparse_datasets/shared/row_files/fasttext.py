@@ -36,7 +36,7 @@ class FastTextFile(RowFile):
             yield index, number, row
 
     def _lists(self, wanted=None):
-        with reading(self.path, self.options.encoding), open_text(self.path, self.options.encoding) as file:
+        with reading(self.path, self.options.encoding), self._opened_text() as file:
             index = 0
             for number, line in enumerate(file, 1):
                 if line.isspace():

@@ -6,7 +6,7 @@ from pathlib import Path
 from flash_sparse_datasets.shared.documents import DataError
 from flash_sparse_datasets.shared.row_files.options import ReaderOptions
 from flash_sparse_datasets.shared.row_files.row_file import RowFile
-from flash_sparse_datasets.shared.text_files import open_text, reading, shortened
+from flash_sparse_datasets.shared.text_files import reading, shortened
 
 
 class JsonLinesFile(RowFile):
@@ -25,7 +25,7 @@ class JsonLinesFile(RowFile):
         raise error
 
     def tried(self, fields, wanted=None):
-        with reading(self.path, self.options.encoding), open_text(self.path, self.options.encoding) as file:
+        with reading(self.path, self.options.encoding), self._opened_text() as file:
             index = 0
             for number, line in enumerate(file, 1):
                 if line.isspace():

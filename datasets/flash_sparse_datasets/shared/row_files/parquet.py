@@ -13,6 +13,7 @@ class ParquetFile(RowFile):
     """Parquet, read a few rows at a time."""
 
     _rows_at_once = 64  # long documents make even few rows megabytes
+    _share = 0.0
 
     def __init__(self, path: Path, stamp: tuple[int, int], options: ReaderOptions):
         super().__init__(path, stamp, options)
@@ -24,13 +25,17 @@ class ParquetFile(RowFile):
 
     def tried(self, fields, wanted=None):
         with self._opened() as file:
-            index = 0
+            index, rows = 0, file.metadata.num_rows
             for batch in file.iter_batches(batch_size=self._rows_at_once, columns=list(fields)):
                 columns = {name: batch.column(name) for name in fields}
                 for i in range(batch.num_rows):
                     if wanted is None or wanted[index]:
                         yield index, index + 1, self._values(columns, i, index + 1)
                     index += 1
+                    self._share = index / rows
+
+    def share_read(self):
+        return self._share
 
     def _values(self, columns: dict, i: int, number: int) -> dict | DataError:
         try:

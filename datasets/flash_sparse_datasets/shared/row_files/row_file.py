@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from flash_sparse_datasets.shared.documents import DataError
 from flash_sparse_datasets.shared.row_files.options import ReaderOptions
-from flash_sparse_datasets.shared.text_files import shortened
+from flash_sparse_datasets.shared.text_files import open_text, shortened
 
 Tried = Iterator[tuple[int, int, dict | DataError]]
 
@@ -23,11 +25,27 @@ class RowFile(ABC):
     unit = "row"
     fields: list[str]
     notes: tuple[str, ...] = ()
+    _raw: IO[bytes] | None = None
 
     def __init__(self, path: Path, stamp: tuple[int, int], options: ReaderOptions):
         self.path = path
         self.stamp = stamp
         self.options = options
+
+    @contextmanager
+    def _opened_text(self) -> Iterator[IO[str]]:
+        """The file as text, of which `share_read` then knows."""
+        with open_text(self.path, self.options.encoding) as file:
+            raw = file.buffer  # type: ignore[attr-defined]  # of every text file
+            raw = self._raw = getattr(raw, "fileobj", raw)  # of gzip, what is compressed
+            try:
+                yield file
+            finally:
+                self._raw = None if self._raw is raw else self._raw  # a further reading may have begun
+
+    def share_read(self) -> float | None:
+        """How much of the file the reading that began last is through, from 0 to 1; None where that is not known."""
+        return None if self._raw is None else self._raw.tell() / self.stamp[0]
 
     def place(self, number: int) -> str:
         """Where a row is, for messages, counted from 1."""

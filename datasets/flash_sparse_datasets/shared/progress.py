@@ -1,0 +1,80 @@
+"""How far a long phase is: a bar where stderr is a terminal, now and then a line where it is not."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Sized
+from typing import Any
+
+from tqdm import tqdm
+
+INTERVAL = 30.0  # seconds between two lines
+
+
+class Progress(tqdm):
+    """tqdm's bar, which goes away at the end; without a terminal, a line with what is left every half minute at most.
+
+    Phases shorter than that say nothing there.
+
+    Args:
+        iterable: what is gone through; None where `update` is called.
+        desc: what happens, such as "tokenizing".
+        total: how much there is; None is the length of `iterable`, where it has one.
+        unit: with a space before it, such as " documents".
+        shown: False for the processes that say nothing.
+        more: tqdm's own options.
+    """
+
+    def __init__(
+        self,
+        iterable: Iterable | None = None,
+        desc: str | None = None,
+        total: float | None = None,
+        unit: str = " documents",
+        *,
+        shown: bool = True,
+        **more: Any,
+    ):
+        self._terminal = sys.stderr.isatty()
+        self._said = time.monotonic()
+        options: dict[str, Any] = {"file": sys.stderr, "leave": False, "smoothing": 0.05}
+        # in no columns and no rows tqdm shows nothing
+        options |= {"dynamic_ncols": True} if _has_width() else {"ncols": 80, "nrows": 24}
+        if not self._terminal:
+            known = total is not None or isinstance(iterable, Sized)
+            how_far = "{n_fmt} of {total_fmt}{unit}, {remaining} left" if known else "{n_fmt}{unit} in {elapsed}"
+            options |= {"bar_format": f"{{desc}}: {how_far}{{postfix}}", "miniters": 1, "mininterval": 0}
+        super().__init__(iterable, desc, total, unit=unit, disable=not shown, **options | more)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:
+        """Show how far it is, by tqdm or as a line."""
+        if self._terminal:
+            return super().display(msg, pos)
+        now = time.monotonic()
+        if msg is None and now - self._said >= INTERVAL:
+            self._said = now
+            self.fp.write(f"{self}\n")
+            self.fp.flush()
+        return None
+
+    def clear(self, *given: Any, **named: Any):
+        """Make way for a line: lines need not."""
+        if self._terminal:
+            super().clear(*given, **named)
+
+    def close(self):
+        """End it; a bar goes away."""
+        if not self._terminal:
+            self.delay = math.inf  # as of a bar that was never shown, of which nothing is to be wiped off
+        super().close()
+
+
+def _has_width() -> bool:
+    """Whether the terminal says how wide it is; some, in containers, do not."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        return False
