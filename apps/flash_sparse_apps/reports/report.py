@@ -66,8 +66,8 @@ def result_rows(metrics: Metrics) -> list[tuple[str, str, str]]:
 
     rows = [row(f"micro-F1{counted}", test, "micro_f1"), row(f"macro-F1{counted}", test, "macro_f1")]
     if metrics["data"]["task"] == "multi-label":  # else it is micro-F1 again
-        bounds = [100 * bound for bound in test["accuracy_interval"]]
-        rows.append((f"{EXACTLY} ({kind(metrics)})", percent(test["accuracy"]), f"[{bounds[0]:.1f}, {bounds[1]:.1f}]%"))
+        low, high = (100 * bound for bound in test["accuracy_interval"])
+        rows.append((f"{EXACTLY} ({kind(metrics)})", percent(test["accuracy"]), f"[{low:.1f}%, {high:.1f}%]"))
     if (blend := metrics.get("blend")) is not None:
         rows.append(("without the linear model's vote, micro-F1", score(blend["encoder_micro_f1"], decimals), ""))
     if baseline is not None:
