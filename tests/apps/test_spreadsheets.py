@@ -199,13 +199,7 @@ def test_evidence_for_the_linear_model(label, multi_label_run, tmp_path):
     assert "keyword0" in row["evidence"]["apple"][0]["text"]
 
 
-def test_a_linear_model_that_does_not_vote_is_kept_beside(
-    label, planted_files, cache_folder, multi_label_run, tmp_path
-):
-    from flash_sparse_apps import classify
-
-    from .conftest import TINY
-
+def test_a_linear_model_without_a_vote_is_kept_beside(label, planted_files, cache_folder, multi_label_run, tmp_path):
     data = ("--dataset", str(planted_files["multi-label"]), "--id-field", "name", "--no-blend", "--epochs", "1")
     files = ("--cache-dir", str(cache_folder), "--output", str(tmp_path / "run"))
     assert classify.main([*data, *TINY, *files, "--dense", "--examples", "0"]) == 0

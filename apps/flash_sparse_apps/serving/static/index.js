@@ -60,7 +60,7 @@ async function begin() {
   at("paste").hidden = reads === "images";
   at("second-part").hidden = reads !== "pairs";
   if (reads === "pairs") at("text-name").textContent = "Paste a text";
-  at("accepts").textContent = reads === "images" ? `PNG images of ${size[0]} × ${size[1]} pixels` : "Plain text in UTF-8";
+  at("accepts").textContent = reads === "images" ? `PNG images of ${size[0]} × ${size[1]} pixels` : "Plain text in UTF-8, PDF, Word (.docx) or HTML";
 }
 
 // --- many documents ---
