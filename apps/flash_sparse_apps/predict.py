@@ -3,15 +3,18 @@
     python apps/predict.py RUN letter.txt contract.txt
     python apps/predict.py RUN new.csv --text-field body --format table
     python apps/predict.py RUN letter.txt --evidence
+    python apps/predict.py RUN folder --output labels.xlsx
+    python apps/predict.py RUN letter.txt --linear  # by the linear model alone
     cat letter.txt | python apps/predict.py RUN -
     python apps/predict.py RUN pairs.jsonl          # a run on pairs: rows with the fields `text` and `second`
     python apps/predict.py RUN image.png more.npz   # a run on images: of its size, or what the generators write
 
 One JSON object for each document on stdout: its id, the labels whose probability reaches their threshold (single-label:
-the most probable one), the probabilities, its tokens and whether it was longer than the model reads. With --evidence,
-for each label given also the passages that carry it: characters `start` to `end` of the text (a byte-order mark before
-it is not counted; paragraphs of a list are two line breaks apart), and `drop`, how far the label's probability falls
-without them. The training data is not needed, and the run folder may be anywhere.
+the most probable one), how sure they are (`confidence`), the probabilities, its tokens and whether it was longer than
+the model reads. With --evidence, for each label given also the passages that carry it: characters `start` to `end` of
+the text (a byte-order mark before it is not counted; paragraphs of a list are two line breaks apart), and `drop`, how
+far the label's probability falls without them. Where no passage alone carries a label, it is the one that does most,
+with a drop below 0.01. The training data is not needed, and the run folder may be anywhere.
 
 A document that cannot be read has an `error` in place of labels, and the others go on.
 
@@ -27,7 +30,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from flash_sparse_apps.console import plain_interrupt, print_anything, spoken
 from flash_sparse_apps.files import room_to_write, write_atomically
@@ -52,11 +55,15 @@ def main(arguments: Sequence[str]) -> int:
     output = None
     try:
         given.format = format_for(given.output, given.format)
+        if given.format == "xlsx":
+            import openpyxl  # noqa: F401, it may be missing, which should be said before documents are read
         _check(given)
         model_folder(given.run)
         check_paths(given.files)
         output = None if given.output is None else _check_output(given.output, given.files)
         model = SavedModel.load(given.run)
+        if given.linear:
+            model = model.by_linear_model()
         if given.evidence and (model.pairs or model.grid is not None):
             what = "pairs of texts" if model.pairs else "images"
             raise UserError(f"--evidence is given, but the run is on {what}; expected one on single texts")
@@ -110,16 +117,18 @@ def _make_parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--format",
-        type=Literal["jsonl", "csv", "table"] | None,
+        type=Literal["jsonl", "csv", "wide-csv", "xlsx", "table"] | None,
         default=None,
-        help="what to write; null: what the name of --output promises, else jsonl",
+        help="what to write: csv has a row for each document and label, wide-csv and xlsx one for each document, and a "
+        "column for each label; null: what the name of --output promises, else jsonl",
     )
     parser.add_argument("--output", type=str, default=None, help="file to write; null: stdout")
     parser.add_argument(
         "--top-k", type=int | None, default=None, help="most probable labels to list, beside those given; null: all"
     )
+    parser.add_argument("--evidence", action="store_true", help="name the passages that carry each label given")
     parser.add_argument(
-        "--evidence", action="store_true", help="name the passages that carry each label given (not for csv)"
+        "--linear", action="store_true", help="label with the linear model of the run alone, which is fast"
     )
     parser.add_argument("--tokens-per-batch", type=int, default=65536, help="tokens that go through the model at once")
     parser.add_argument("--accelerator", type=Literal["auto", "cpu", "gpu"], default="auto", help="where to compute")
@@ -133,13 +142,11 @@ def _check(given: Namespace):
     for name in ("top_k", "tokens_per_batch"):
         if given[name] is not None and given[name] < 1:
             raise UserError(f"--{name.replace('_', '-')} is {given[name]}; expected at least 1")
-    if given.evidence and given.format == "csv":
-        raise UserError("--evidence is given, but the format is csv; expected jsonl or table, which have room for it")
     if given.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
 
 
-def _predict(given: Namespace, model: SavedModel, unread: list[str]) -> Iterator[str]:
+def _predict(given: Namespace, model: SavedModel, unread: list[str]) -> Iterator[str] | Iterator[bytes]:
     """The predictions of all documents in the format that was asked for, a piece at a time; why some could not be read
     is added to `unread`."""
     import torch
@@ -161,9 +168,9 @@ def _predict(given: Namespace, model: SavedModel, unread: list[str]) -> Iterator
     device = "cuda" if given.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     predictions = predict_documents(model, documents, given.tokens_per_batch, device, given.evidence)
     bar = Progress(predictions, "predicting")
-    lines = FORMATS[given.format](_counting(bar, model, unread), model, given.top_k)
+    pieces: Any = FORMATS[given.format](_counting(bar, model, unread), model, given.top_k, given.evidence)
     utf8 = given.output is not None or codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
-    return lines if utf8 or given.format != "jsonl" else map(in_ascii, lines)
+    return pieces if utf8 or given.format != "jsonl" else map(in_ascii, pieces)
 
 
 def _reading(given: Namespace, model: SavedModel) -> Reading:
@@ -191,19 +198,23 @@ def _reading(given: Namespace, model: SavedModel) -> Reading:
     )
 
 
-def _write(lines: Iterable[str], output: Path | None):
+def _write(pieces: Iterable[str | bytes], output: Path | None):
     """To stdout piece by piece, or to a file that is whole or not there."""
     from tqdm import tqdm
 
     if output is None:
-        for line in lines:
+        for piece in pieces:
             with tqdm.external_write_mode():  # the bar makes way
-                sys.stdout.write(line)
+                sys.stdout.write(cast(str, piece))
                 sys.stdout.flush()
-    elif output.exists() and not output.is_file():  # a pipe or device: not to be replaced
-        output.write_bytes("".join(lines).encode(errors="backslashreplace"))
+        return
+    content = b"".join(
+        piece if isinstance(piece, bytes) else piece.encode(errors="backslashreplace") for piece in pieces
+    )
+    if output.exists() and not output.is_file():  # a pipe or device: not to be replaced
+        output.write_bytes(content)
     else:
-        write_atomically(output, "".join(lines).encode(errors="backslashreplace"))
+        write_atomically(output, content)
 
 
 def _check_output(output: str, files: Sequence[str]) -> Path:

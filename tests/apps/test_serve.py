@@ -172,7 +172,14 @@ def test_files(client):
 @pytest.mark.parametrize(
     ("name", "content", "status", "said"),
     [
-        ("a.pdf", b"%PDF-1.4", 422, "a.pdf: a document"),
+        ("a.pdf", b"%PDF-1.4", 422, "a.pdf: damaged PDF, or none"),
+        (
+            "a.doc",
+            b"word1",
+            422,
+            "a.doc: a document of an older or another kind; expected plain text in UTF-8, PDF, Word",
+        ),
+        ("a.docx", b"", 400, "a.docx: empty"),
         ("a.csv", b"text\nword1", 422, "a table"),
         ("a.txt", b"caf\xe9", 422, "not UTF-8 at byte 4"),
         ("a.bin", b"a\0b", 422, "not a text"),

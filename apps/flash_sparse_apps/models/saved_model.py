@@ -183,8 +183,8 @@ class SavedModel:
         """
         if self.linear is None:
             raise ValueError(
-                "the run keeps no linear model; expected one of single texts, trained without --no-linear-baseline and "
-                "with this version"
+                "the run keeps no linear model for --linear; expected one of single texts, trained without "
+                "--no-linear-baseline and with this version"
             )
         model, thresholds, temperature = self.linear
         return replace(self, encoder=Calibrated(model, temperature).eval(), thresholds=thresholds)

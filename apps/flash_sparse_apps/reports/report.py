@@ -32,6 +32,16 @@ from flash_sparse_apps.reports.trust import trust
 from flash_sparse_apps.reports.words import kind, pages, places, plain_sentence
 
 MAX_LABELS = 200  # rows of the table of labels; metrics.json has all
+EXACTLY = "exactly the right labels"
+MEANINGS = {  # what rows of the results begin with, and what they say
+    "micro-F1": "all labels of all documents together: 1 is perfect",
+    "macro-F1": "the mean over labels, rare ones counting as much as frequent ones",
+    EXACTLY: "no label wrong and none missing",
+    "without": "what the encoder reaches alone",
+    "linear baseline": "the usual simple method on the same documents, to be beaten",
+    "difference": "of the model to the linear baseline; above 0 the model is better",
+    "by ": "what the best guess from this alone reaches",
+}
 
 
 def attention_line(metrics: Metrics) -> str:
@@ -67,7 +77,7 @@ def result_rows(metrics: Metrics) -> list[tuple[str, str, str]]:
     rows = [row(f"micro-F1{counted}", test, "micro_f1"), row(f"macro-F1{counted}", test, "macro_f1")]
     if metrics["data"]["task"] == "multi-label":  # else it is micro-F1 again
         low, high = (100 * bound for bound in test["accuracy_interval"])
-        rows.append((f"{EXACTLY} ({kind(metrics)})", percent(test["accuracy"]), f"[{low:.1f}, {high:.1f}]%"))
+        rows.append((f"{EXACTLY} ({kind(metrics)})", percent(test["accuracy"]), f"[{low:.1f}%, {high:.1f}%]"))
     if (blend := metrics.get("blend")) is not None:
         rows.append(("without the linear model's vote, micro-F1", score(blend["encoder_micro_f1"], decimals), ""))
     if baseline is not None:
@@ -78,18 +88,6 @@ def result_rows(metrics: Metrics) -> list[tuple[str, str, str]]:
         rows.append(("difference in micro-F1", f"{difference['micro_f1']:+.{decimals}f}", bounds))
     rules = metrics["rule_baselines"].items()
     return rows + [(f"by {name} alone, micro-F1", score(value, decimals), "") for name, value in rules]
-
-
-EXACTLY = "exactly the right labels"
-MEANINGS = {  # what rows of the results begin with, and what they say
-    "micro-F1": "all labels of all documents together: 1 is perfect",
-    "macro-F1": "the mean over labels, rare ones counting as much as frequent ones",
-    EXACTLY: "no label wrong and none missing",
-    "without": "what the encoder reaches alone",
-    "linear baseline": "the usual simple method on the same documents, to be beaten",
-    "difference": "of the model to the linear baseline; above 0 the model is better",
-    "by ": "what the best guess from this alone reaches",
-}
 
 
 def _meaning(what: str) -> str:

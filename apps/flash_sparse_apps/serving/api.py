@@ -20,6 +20,7 @@ import flash_sparse
 from flash_sparse_apps.models.saved_model import SavedModel
 from flash_sparse_apps.prediction.new_documents import NewDocument
 from flash_sparse_apps.serving import page
+from flash_sparse_apps.serving.document_reader import DocumentReader
 from flash_sparse_apps.serving.errors import Refused, answer
 from flash_sparse_apps.serving.files import read_file
 from flash_sparse_apps.serving.labelling import Labeller
@@ -48,6 +49,7 @@ def make_app(
     """
     traffic = Traffic()
     labeller = Labeller(model, device, tokens_per_batch, limits, traffic)
+    reader = DocumentReader(limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -82,8 +84,8 @@ def make_app(
     @app.post("/predict/files", response_model=list[Detail], responses=Errors, openapi_extra=FILES)
     async def predict_files(request: Request) -> Response:
         """The same as `detail`, for files that are uploaded as a form. One file that cannot be read refuses all."""
-        documents, truncate, evidence = await _read_form(request, model, limits)
-        return await timed(request, _label_files(labeller, documents, truncate, evidence))
+        files, truncate, evidence = await _read_form(request, limits)
+        return await timed(request, _label_files(labeller, reader, files, truncate, evidence))
 
     @app.get("/health", responses={503: {"model": Error}})
     async def health() -> Response:
@@ -151,8 +153,8 @@ def _document(place: str, row: list[str], model: SavedModel) -> NewDocument:
     return NewDocument(place, row[0], row[1] if model.pairs else None)
 
 
-async def _read_form(request: Request, model: SavedModel, limits: Limits) -> tuple[list[NewDocument], bool, bool]:
-    """The files of a form, and its fields `truncate` and `evidence`."""
+async def _read_form(request: Request, limits: Limits) -> tuple[list[tuple[str, bytes]], bool, bool]:
+    """The names and contents of the files of a form, and its fields `truncate` and `evidence`."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise Refused("no form; expected multipart/form-data with files named `file`", status=422)
     parser = MultiPartParser(request.headers, request.stream(), max_files=limits.documents, max_fields=8)
@@ -169,15 +171,16 @@ async def _read_form(request: Request, model: SavedModel, limits: Limits) -> tup
         if value not in ("true", "false"):
             raise Refused(f"{key} is {value[:20]!r}; expected true or false", status=422)
     try:
-        documents = [
-            await asyncio.to_thread(read_file, file.filename or "file", await file.read(), model) for file in files
-        ]
+        contents = [(file.filename or "file", await file.read()) for file in files]
     finally:
         await form.close()
-    return documents, flags["truncate"] == "true", flags["evidence"] == "true"
+    return contents, flags["truncate"] == "true", flags["evidence"] == "true"
 
 
-async def _label_files(labeller: Labeller, documents: list[NewDocument], truncate: bool, evidence: bool) -> list[dict]:
+async def _label_files(
+    labeller: Labeller, reader: DocumentReader, files: list[tuple[str, bytes]], truncate: bool, evidence: bool
+) -> list[dict]:
+    documents = [await read_file(name, content, labeller.model, reader) for name, content in files]
     found = await labeller.details(documents, evidence, truncate, "right")
     return [
         row | ({"text": document.text} if isinstance(document.text, str) else {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from pathlib import PurePath
 
@@ -10,22 +11,26 @@ from PIL import Image
 
 from flash_sparse_apps.models.saved_model import SavedModel
 from flash_sparse_apps.prediction.new_documents import NewDocument, printable
+from flash_sparse_apps.serving.document_reader import DocumentReader
 from flash_sparse_apps.serving.errors import Refused
+from flash_sparse_datasets.shared.document_files import LIBRARIES, OLDER
 
+EXPECTED = "plain text in UTF-8, PDF, Word (.docx) or HTML"
 IMAGES = (".png", ".bmp", ".gif", ".jpg", ".jpeg", ".pgm", ".tif", ".tiff", ".webp")
 OTHERS = {  # what is no plain text, by suffix; without this a file that happens to be UTF-8 would be read as it stands
-    "a document, whose text cannot be taken out yet": (".pdf", ".docx", ".doc", ".odt", ".rtf", ".htm", ".html"),
-    "a table; predict.py reads its rows": (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".xls", ".ods"),
+    "a document of an older or another kind": tuple(OLDER),
+    "a table; predict.py reads its rows": (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx"),
     "an archive": (".gz", ".zip", ".tar", ".7z", ".rar"),
     "an image, but this run reads texts": IMAGES,
 }
 
 
-def read_file(name: str, content: bytes, model: SavedModel) -> NewDocument:
+async def read_file(name: str, content: bytes, model: SavedModel, reader: DocumentReader) -> NewDocument:
     """The document in a file.
 
     Args:
         name: as the client gave it; the document's id.
+        reader: of PDF, Word and HTML files.
 
     Raises:
         Refused: one line with the name, what it is and what is expected.
@@ -33,21 +38,29 @@ def read_file(name: str, content: bytes, model: SavedModel) -> NewDocument:
     name = printable(name)
     suffix = PurePath(name).suffix.lower()
     if model.grid is not None:
-        return NewDocument(name, _pixels(name, content, model.grid))
+        return NewDocument(name, await asyncio.to_thread(_pixels, name, content, model.grid))
     if model.pairs:
         raise _wrong(f"{name}: a file, but this run compares two texts; expected both as text")
     for what, suffixes in OTHERS.items():
         if suffix in suffixes:
-            raise _wrong(f"{name}: {what}; expected plain text in UTF-8")
+            raise _wrong(f"{name}: {what}; expected {EXPECTED}")
+    if not content:
+        raise Refused(f"{name}: empty, expected a text", "Empty")
+    if suffix in LIBRARIES:
+        return NewDocument(name, await reader.text(name, content), made=True)
+    return NewDocument(name, await asyncio.to_thread(_plain, name, content))
+
+
+def _plain(name: str, content: bytes) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _wrong(f"{name}: not UTF-8 at byte {error.start + 1}, expected plain text in UTF-8") from None
+        raise _wrong(f"{name}: not UTF-8 at byte {error.start + 1}, expected {EXPECTED}") from None
     if "\0" in text:
-        raise _wrong(f"{name}: not a text, expected plain text in UTF-8")
+        raise _wrong(f"{name}: not a text, expected {EXPECTED}")
     if not text.strip():
         raise Refused(f"{name}: empty, expected a text", "Empty")
-    return NewDocument(name, text)
+    return text
 
 
 def _pixels(name: str, content: bytes, grid: tuple[int, int]) -> bytes:

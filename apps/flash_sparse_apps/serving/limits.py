@@ -18,6 +18,7 @@ class Limits:
     body_seconds: from a request's head to the end of its body.
     documents: of one request.
     waiting: documents that wait for the model, of all requests.
+    read_seconds: for a PDF, Word or HTML file to become text.
     seconds: from a request's body to its answer.
     connections: open ones.
     head_seconds: for the head of a request, and for the rest of a body that was refused.
@@ -28,6 +29,7 @@ class Limits:
     body_seconds: float = 60
     documents: int = 64
     waiting: int = 512
+    read_seconds: float = 60
     seconds: float = 300
     connections: int = 4096
     head_seconds: float = 10

@@ -4,6 +4,7 @@
 
 const AT_ONCE = 2; // documents on their way; the server packs what comes together
 const FIRST_LABELS = 8; // shown before "show all", unless more are given
+const LEAST_DROP = 0.01; // of a probability: what changes less does not carry a label alone
 const TRIES = 60; // of a document, two seconds apart, while the server has too much to do
 
 const at = (id) => document.getElementById(id);
@@ -59,7 +60,7 @@ async function begin() {
   at("paste").hidden = reads === "images";
   at("second-part").hidden = reads !== "pairs";
   if (reads === "pairs") at("text-name").textContent = "Paste a text";
-  at("accepts").textContent = reads === "images" ? `PNG images of ${size[0]} × ${size[1]} pixels` : "Plain text in UTF-8";
+  at("accepts").textContent = reads === "images" ? `PNG images of ${size[0]} × ${size[1]} pixels` : "Plain text in UTF-8, PDF, Word (.docx) or HTML";
 }
 
 // --- many documents ---
@@ -239,13 +240,15 @@ function labelLine(entry, name, share, given) {
 
 function passageButtons(entry, name, passages) {
   const buttons = passages.map((passage, index) => {
-    const button = element("button", { type: "button", textContent: `Passage ${index + 1}: −${passage.drop.toFixed(3)}` });
-    button.title = "how far the probability falls without it";
-    button.setAttribute("aria-label", `${name}, passage ${index + 1}: the probability falls by ${passage.drop.toFixed(3)} without it. Jump to it.`);
+    const change = `${passage.drop < 0 ? "+" : "−"}${Math.abs(passage.drop).toFixed(3)}`;
+    const alone = passage.drop < LEAST_DROP ? ", no passage alone" : "";
+    const button = element("button", { type: "button", textContent: `Passage ${index + 1}: ${change}${alone}` });
+    button.title = "how the probability changes without it";
+    button.setAttribute("aria-label", `${name}, passage ${index + 1}: without it the probability changes by ${change}${alone}. Jump to it.`);
     button.onclick = () => jump(passage);
     return button;
   });
-  const none = element("span", { className: "soft", textContent: "No passage carries it alone." });
+  const none = element("span", { className: "soft", textContent: "Too short to have passages." });
   return element("div", { className: "passages" }, ...(buttons.length ? buttons : [none]));
 }
 

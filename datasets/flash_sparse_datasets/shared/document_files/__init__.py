@@ -34,11 +34,23 @@ def text_of(path: Path, encoding: str | None = None) -> str:
     file_stamp(path)  # says what is no file, and what is empty
     if newer := OLDER.get(path.suffix.lower()):
         raise DataError(f"{path}: {path.suffix} cannot be read, expected it saved as {newer}")
-    module = LIBRARIES.get(path.suffix.lower(), ("", ""))[0]
-    if not module:
+    if path.suffix.lower() not in LIBRARIES:
         return plain_text(path, encoding)
-    read: Callable[[Path], str] = importlib.import_module(f"{__name__}.{module}").text_of
-    text = read(path)
+    return text_in(path)
+
+
+def text_in(path: Path, content: bytes | None = None) -> str:
+    """The text of a PDF, Word or HTML file.
+
+    Args:
+        content: of a file that is not on disk, where the path is a name alone.
+
+    Raises:
+        DataError, ModuleNotFoundError: as of `text_of`.
+    """
+    module = LIBRARIES[path.suffix.lower()][0]
+    read: Callable[[Path, bytes | None], str] = importlib.import_module(f"{__name__}.{module}").text_of
+    text = read(path, content)
     if not text.strip():
         raise DataError(f"{path}: has no text, expected some (of a scan, text recognition makes it)")
     return text

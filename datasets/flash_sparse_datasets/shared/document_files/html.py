@@ -16,10 +16,11 @@ BLOCKS = (
 )
 
 
-def text_of(path: Path) -> str:
+def text_of(path: Path, content: bytes | None = None) -> str:
     """What a browser shows as text, a line for each block. The encoding is what the file says of itself."""
-    with reading(path):
-        content = path.read_bytes()
+    if content is None:
+        with reading(path):
+            content = path.read_bytes()
     # decoded here: lxml does not know every name of an encoding that a page may declare
     soup = bs4.BeautifulSoup(bs4.UnicodeDammit(content, is_html=True).unicode_markup or "", "lxml")
     for tag in soup.find_all(UNSEEN):

@@ -12,10 +12,10 @@ from flash_sparse_datasets.shared.text_files import shortened
 HYPHEN = "\ufffe"  # PDFium's mark for a hyphen at the end of a line, which the word does not have
 
 
-def text_of(path: Path) -> str:
+def text_of(path: Path, content: bytes | None = None) -> str:
     """The text of all pages, an empty line between two."""
     try:
-        document = pypdfium2.PdfDocument(path)
+        document = pypdfium2.PdfDocument(path if content is None else content)
     except (pypdfium2.PdfiumError, OSError) as error:
         if "password" in str(error).lower():
             raise DataError(f"{path}: has a password, expected a PDF without") from None

@@ -1,5 +1,6 @@
 """Word's .docx, opened by python-docx."""
 
+import io
 from pathlib import Path
 
 import docx
@@ -14,12 +15,12 @@ WRITTEN = {TAB: "\t", BREAK: "\n", qn("w:cr"): "\n", qn("w:noBreakHyphen"): "-"}
 OLD_COPY = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 
 
-def text_of(path: Path) -> str:
+def text_of(path: Path, content: bytes | None = None) -> str:
     """The text of the body, a line for each paragraph: those in tables, forms and text boxes and what tracked changes
     insert too, but no headers, footers or footnotes."""
-    checked_zip(path, "a Word document (.docx)")
+    checked_zip(path, "a Word document (.docx)", content)
     try:
-        body = docx.Document(str(path)).element.body
+        body = docx.Document(str(path) if content is None else io.BytesIO(content)).element.body
     except Exception as error:  # python-docx names no kinds of its own for what can be wrong inside
         raise DataError(f"{path}: damaged Word document, or none ({shortened(str(error))})") from None
 
