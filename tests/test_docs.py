@@ -154,6 +154,8 @@ def check_command(command: str, tmp_path: Path):
     elif words[:3] == ["python", "-m", "pytest"]:
         done = run([*words[1:], "--collect-only", "-q"])
         assert done.returncode == 0, done.stdout
+    elif words[:2] == ["python", "-c"]:
+        assert run(words[1:]).returncode == 0
     elif words[:2] == ["python", "-m"]:
         assert words[2] == "flash_sparse.backends.triton.tune"
         misses(words, "GPU")
@@ -188,6 +190,16 @@ def check_app(words: list[str], tmp_path: Path):
 )
 def test_commands_run_small(command: str, tmp_path):
     check_command(command, tmp_path)
+
+
+def test_messages_that_are_explained_are_in_the_code():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").split("## Messages")[1]
+    messages = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(messages) > 10
+    folders = ("flash_sparse", "apps/flash_sparse_apps", "datasets/flash_sparse_datasets")
+    code = [path.read_text(encoding="utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    for message in messages:
+        assert any(message in text for text in code), message
 
 
 # links and drawings
