@@ -272,3 +272,27 @@ def test_drawings_are_shown_read_aloud_and_have_both_colours(drawing: Path):
     assert root.findtext(f"{svg}desc")
     assert "prefers-color-scheme: dark" in root.findtext(f"{svg}style")
     assert any(f"](images/{drawing.name})" in page.read_text(encoding="utf-8") for page in PAGES)
+
+
+# the site
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="the site needs the extra [docs]")
+    command = ["-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = run(command)
+    assert done.returncode == 0, done.stderr
+    for page in PAGES:
+        name = "index" if page.stem == "README" else page.stem
+        assert (tmp_path / "site" / f"{name}.html").is_file()
+    written = (tmp_path / "site" / "how-it-works.html").read_text(encoding="utf-8")
+    assert 'href="source/flash_sparse/backends/cpu/walk.html"' in written
+    api = (tmp_path / "site" / "api.html").read_text(encoding="utf-8")
+    for name in ("flash_sparse.attention", "flash_sparse.patterns.bigbird", "flash_sparse.nn.Encoder"):
+        assert f'id="{name}"' in api
+
+
+def test_the_index_names_every_page():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in PAGES:
+        assert page.name == "README.md" or f"({page.name})" in index
