@@ -1,31 +1,298 @@
-"""The pages in docs/: their Python runs, page by page, and the links between files lead somewhere."""
+"""The pages in docs/: Python runs, commands run small or are understood, links lead somewhere, the site builds."""
 
+import ast
+import functools
+import json
+import os
 import re
+import shlex
 import subprocess
 import sys
+import xml.etree.ElementTree
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-WRITTEN = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
+LINKING = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+DRAWINGS = sorted((ROOT / "docs" / "images").glob("*.svg"))
+HOW_IT_WORKS = ROOT / "docs" / "how-it-works.md"
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+
+
+def blocks(page: Path, kind: str) -> list[str]:
+    """The page's fenced blocks of a language."""
+    return [block for found, block in FENCE.findall(page.read_text(encoding="utf-8")) if found == kind]
+
+
+def commands(page: Path) -> list[str]:
+    """The commands of its shell blocks, one each; lines that end in a backslash go on."""
+    lines = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    bare = [re.split(r"\s#\s", line)[0].strip() for line in lines]
+    return [command for line in bare if line and not line.startswith("#") for command in line.split(" && ")]
+
+
+# Python
+
+
+WRITTEN = [page for page in PAGES if blocks(page, "python")]
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
 def test_python_runs_from_top_to_bottom(page: Path, tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    (tmp_path / "page.py").write_text("\n".join(blocks), encoding="utf-8")
+    (tmp_path / "page.py").write_text("\n".join(blocks(page, "python")), encoding="utf-8")
     command = [sys.executable, "-W", "error", tmp_path / "page.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_attention_page_has_python_to_run():
-    assert ROOT / "docs" / "attention.md" in WRITTEN
+def test_the_pages_that_teach_have_python_to_run():
+    assert {ROOT / "docs" / "attention.md", HOW_IT_WORKS} <= set(WRITTEN)
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
-def test_links_to_files_lead_somewhere(page: Path):
-    for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_of_data_can_be_read(page: Path):
+    for block in blocks(page, "json"):
+        for line in block.splitlines():
+            json.loads(line)
+    for block in blocks(page, "yaml"):
+        yaml.safe_load(block)
+    known = {"", "python", "sh", "json", "yaml", "text"}
+    assert {kind for kind, _ in FENCE.findall(page.read_text(encoding="utf-8"))} <= known
+
+
+# commands
+
+
+def run(arguments: list[str], folder: Path = ROOT) -> subprocess.CompletedProcess:
+    """Run a command with this Python, without a GPU."""
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def is_understood(words: list[str]):
+    """A training command, to its settings."""
+    done = run([*words[1:], "--print-config"])
+    assert done.returncode == 0, done.stderr
+    assert "seq-len" in done.stdout
+
+
+def misses(words: list[str], what: str):
+    """A command that gets as far as to what is not there."""
+    done = run(words[1:])
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert what in done.stderr
+
+
+def check_benchmark(words: list[str], tmp_path: Path):
+    """On a CPU it runs small, once for all sizes; for a GPU, it says that there is none."""
+    if "cuda" in words:
+        misses(words, "cuda")
+        return
+    if "--lengths" in words:  # compiling its contenders takes long: it is read as far as to what cannot be
+        misses([*words, "--repeats", "0"], "--repeats is 0")
+        return
+    small = "--lengths 64 --head-dims 16 --heads 1 --densities 1/2 --threads 1 --repeats 1"
+    if "--steps" in words:
+        small = "--lengths 64 --tokens 64 --width 16 --depth 1 --heads 1 --block-size 16 --window 16 --repeats 1"
+    done = run([*words[1:], *small.split(), "--output", str(tmp_path / "measured")])
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "measured").glob("*.md"))
+
+
+def check_prepare(words: list[str], tmp_path: Path):
+    """Help is printed, generators generate a little, checkers miss their files."""
+    if "--help" in words:
+        assert run(words[1:]).returncode == 0
+    elif "--root" in words:
+        misses(words, words[words.index("--root") + 1])
+    elif words[2] == "pathfinder":
+        small = [str(tmp_path / Path(word).name) if word.endswith((".npz", ".png")) else word for word in words]
+        done = run([*small[1:], "--count", "2", "--size", "32"])
+        assert done.returncode == 0, done.stderr
+        assert list(tmp_path.iterdir())
+    else:
+        assert words[2] == "listops"
+        sizes = "--train-size 4 --validation-size 2 --test-size 2 --min-length 3 --max-length 40"
+        done = run([*words[1:], *sizes.split(), "--output", str(tmp_path / "listops")])
+        assert done.returncode == 0, done.stderr
+        assert len(list((tmp_path / "listops").glob("*.tsv"))) == 3
+
+
+def check_pip(words: list[str]):
+    """It names extras that there are, and files."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.optional-dependencies]")[1]
+    extras = re.findall(r"^(\w+) = \[", project.split("[project.scripts]")[0], re.MULTILINE)
+    for word in words:
+        if found := re.search(r"\[(.*)\]", word):
+            assert set(found[1].split(",")) <= set(extras), word
+    if "-c" in words:
+        assert (ROOT / words[words.index("-c") + 1]).is_file()
+
+
+def check_setting(name: str):
+    """A variable that the project reads, or a library that it stands on."""
+    ours = "".join(path.read_text() for path in (ROOT / "flash_sparse").rglob("*.py"))
+    assert name in ours or name in {"NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"}
+
+
+def check_command(command: str, tmp_path: Path):
+    """Run a command in small, or as far as it goes without what it is about."""
+    words = shlex.split(command)
+    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        check_setting(words.pop(0).partition("=")[0])
+    if words[0] == "export":
+        check_setting(words[1].partition("=")[0])
+    elif words[0] == "pip" or words[:3] == ["python", "-m", "pip"]:
+        check_pip(words)
+    elif words[:3] == ["python", "-m", "pytest"]:
+        done = run([*words[1:], "--collect-only", "-q"])
+        assert done.returncode == 0, done.stdout
+    elif words[:2] == ["python", "-c"]:
+        assert run(words[1:]).returncode == 0
+    elif words[:2] == ["python", "-m"]:
+        assert words[2] == "flash_sparse.backends.triton.tune"
+        misses(words, "GPU")
+    elif words[:2] == ["mkdocs", "build"]:
+        pass  # the test below does
+    elif words[:1] == ["docker"]:
+        assert (ROOT / "Dockerfile").is_file()
+    else:
+        check_app(words, tmp_path)
+
+
+def check_app(words: list[str], tmp_path: Path):
+    assert words[0] == "python", words
+    app = Path(words[1])
+    assert (ROOT / app).is_file(), words
+    if app.name in ("classify.py", "sweep.py", "curriculum.py"):
+        if "--resume" in words:
+            misses(words, "--resume")
+        else:
+            is_understood(words)
+    elif app.name in ("predict.py", "serve.py", "results.py"):
+        misses(words, words[2])
+    elif app.name == "benchmark.py":
+        check_benchmark(words, tmp_path)
+    else:
+        assert app.name == "prepare.py"
+        check_prepare(words, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param(command, id=f"{page.name}: {command}") for page in PAGES for command in commands(page)]
+)
+def test_commands_run_small(command: str, tmp_path):
+    check_command(command, tmp_path)
+
+
+def test_messages_that_are_explained_are_in_the_code():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").split("## Messages")[1]
+    messages = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(messages) > 10
+    folders = ("flash_sparse", "apps/flash_sparse_apps", "datasets/flash_sparse_datasets")
+    code = [path.read_text(encoding="utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    for message in messages:
+        assert any(message in text for text in code), message
+
+
+# links and drawings
+
+
+@functools.cache
+def anchors(page: Path) -> set[str]:
+    """What GitHub lets `#` name on a page: its headings, in lower case, with hyphens for spaces."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    found: dict[str, int] = {}
+    for heading in re.findall(r"^#+ +(.*?) *$", text, re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+        found[slug] = found.get(slug, -1) + 1
+    return {slug if n == 0 else f"{slug}-{n}" for slug, last in found.items() for n in range(last + 1)}
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path):
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for words, target in LINK.findall(text):
+        assert words, f"{target} has no words"
+        if re.match(r"https?:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        there = (page.parent / file).resolve() if file else page
+        assert there.exists(), target
+        if anchor:
+            assert anchor in anchors(there), target
+
+
+def test_anchors_are_those_of_github(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Speed on a GPU\n## `metrics.json`, whole\n```sh\n# no heading\n```\n## Labels\n## [Labels](x.md)\n"
+    )
+    assert anchors(page) == {"speed-on-a-gpu", "metricsjson-whole", "labels", "labels-1"}
+
+
+@functools.cache
+def names(file: Path) -> set[str]:
+    """Functions, classes and values that a module has at its top."""
+    found = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            found |= {part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_functions_are_in_the_files_that_are_linked(page: Path):
+    for words, target in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if target.endswith(".py") and re.fullmatch(r"`\w+`", words):
+            assert words.strip("`") in names((page.parent / target).resolve()), f"{words} in {target}"
+
+
+def test_how_it_works_names_both_backends():
+    targets = [target for words, target in LINK.findall(HOW_IT_WORKS.read_text(encoding="utf-8")) if words[0] == "`"]
+    for backend in ("triton", "cpu"):
+        assert sum(f"backends/{backend}/" in target for target in targets) > 10
+
+
+@pytest.mark.parametrize("drawing", DRAWINGS, ids=lambda drawing: drawing.name)
+def test_drawings_are_shown_read_aloud_and_have_both_colours(drawing: Path):
+    svg = "{http://www.w3.org/2000/svg}"
+    root = xml.etree.ElementTree.parse(drawing).getroot()
+    assert root.findtext(f"{svg}title")
+    assert root.findtext(f"{svg}desc")
+    assert "prefers-color-scheme: dark" in root.findtext(f"{svg}style")
+    assert any(f"](images/{drawing.name})" in page.read_text(encoding="utf-8") for page in PAGES)
+
+
+# the site
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="the site needs the extra [docs]")
+    command = ["-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = run(command)
+    assert done.returncode == 0, done.stderr
+    for page in PAGES:
+        name = "index" if page.stem == "README" else page.stem
+        assert (tmp_path / "site" / f"{name}.html").is_file()
+    written = (tmp_path / "site" / "how-it-works.html").read_text(encoding="utf-8")
+    assert 'href="source/flash_sparse/backends/cpu/walk.html"' in written
+    api = (tmp_path / "site" / "api.html").read_text(encoding="utf-8")
+    for name in ("flash_sparse.attention", "flash_sparse.patterns.bigbird", "flash_sparse.nn.Encoder"):
+        assert f'id="{name}"' in api
+
+
+def test_the_index_names_every_page():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in PAGES:
+        assert page.name == "README.md" or f"({page.name})" in index
