@@ -18,7 +18,7 @@ import os
 import torch
 from torch import Tensor
 
-from flash_sparse.backends.options import SCHEMA, Options
+from flash_sparse.backends.options import DIFFERENTIABLE, SCHEMA, Options, in_places
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
@@ -31,7 +31,7 @@ def _define(prefix: str):
     _library.define(f"{forward}(Tensor query, Tensor key, Tensor value, {SCHEMA}) -> (Tensor, Tensor)")
     _library.define(
         f"{backward}(Tensor grad_output, Tensor? grad_logsumexp, Tensor query, Tensor key, Tensor value, "
-        f"Tensor output, Tensor logsumexp, {SCHEMA}, bool[] wanted) -> (Tensor, Tensor, Tensor)"
+        f"Tensor output, Tensor logsumexp, {SCHEMA}, bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor)"
     )
     torch.library.register_fake(f"flash_sparse::{forward}", _forward_fake, lib=_library)
     torch.library.register_fake(f"flash_sparse::{backward}", _backward_fake, lib=_library)
@@ -39,12 +39,11 @@ def _define(prefix: str):
     def differentiate(ctx, grad_output, grad_logsumexp):
         query, key, value, output, logsumexp, *tensors = ctx.saved_tensors
         options = [number if tensor is None else tensor for number, tensor in zip(ctx.numbers, tensors, strict=True)]
-        wanted = list(ctx.needs_input_grad[:3])
+        wanted = [ctx.needs_input_grad[place] for place in DIFFERENTIABLE]
         gradients = getattr(torch.ops.flash_sparse, backward)(
             grad_output, grad_logsumexp, query, key, value, output, logsumexp, *options, wanted
         )
-        gradients = (gradient if want else None for gradient, want in zip(gradients, wanted, strict=True))
-        return *gradients, *(None for _ in options)
+        return tuple(in_places(gradients, wanted))
 
     torch.library.register_autograd(f"flash_sparse::{forward}", differentiate, setup_context=_save, lib=_library)
     torch.library.register_autograd(f"flash_sparse::{backward}", _second_backward, lib=_library)
@@ -66,8 +65,10 @@ def _forward_fake(query, key, value, *options):
 
 
 def _backward_fake(grad_output, grad_logsumexp, query, key, value, output, logsumexp, *options_and_wanted):
-    rows = zip((query, key, value), options_and_wanted[-1], strict=True)  # those not wanted come without elements
-    return tuple(torch.empty_like(tensor) if want else tensor.new_empty(0) for tensor, want in rows)
+    *options, wanted = options_and_wanted
+    tensors = zip((query, key, value, Options(*options).sinks), wanted, strict=True)
+    # Those not wanted come without elements.
+    return tuple(torch.empty_like(tensor) if want else query.new_empty(0) for tensor, want in tensors)
 
 
 def logsumexp_dtype(dtype: torch.dtype) -> torch.dtype:

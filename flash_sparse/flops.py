@@ -34,7 +34,7 @@ def backward_flops(
     output: Tensor, logsumexp: Tensor, *options_and_wanted, out_val=None,
 ) -> int:  # fmt: skip
     """Of `flash_sparse::backward`: the scores once more, and what each wanted gradient needs."""
-    *options, (for_query, for_key, for_value) = options_and_wanted
+    *options, (for_query, for_key, for_value, _) = options_and_wanted
     products = 1 + (for_query or for_key) + for_query + for_key + for_value
     return products * _product_flops(query, key, Options(*options))
 

@@ -39,6 +39,8 @@ def attention(
     key_lengths: Tensor | None = None,
     dropout_p: float = 0.0,
     scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
     return_lse: bool = False,
     backend: Backend = "auto",
     **unknown,
@@ -62,7 +64,12 @@ def attention(
             `torch.nn.functional.scaled_dot_product_attention` does: set it to 0 in evaluation. Drawn from PyTorch's
             generator.
         scale: factor on the scores; D ** -0.5 if None.
-        return_lse: also return the natural logarithm of the sum of exponentials of each query's scores.
+        softcap: cap on the scores, above 0: they become softcap * tanh(scale * score / softcap), as in Gemma 2, before
+            any mask.
+        sinks: (H,), floating point: logits that join the softmax's denominator in each row of their head and have no
+            value, as in GPT-OSS; they have gradients. A query that sees no key still gets output 0.
+        return_lse: also return the natural logarithm of the sum of exponentials of each query's scores, with its
+            head's sink among them.
         backend: "auto" picks by device; "cpu" and "triton" insist on one; "reference" is the textbook formula, which
             stores the Nq x Nk matrix. `torch.export` and AOTInductor take all of them, `torch.onnx.export` "reference"
             alone.
@@ -103,17 +110,20 @@ def attention(
             raise ValueError(f"key_lengths is {key_lengths.tolist()}; expected 0 to {key.shape[2]}, the key's length")
     left, right = _check_window(window, is_causal)
     dropout_p, scale = _check_numbers(dropout_p, scale, query.shape[3])
+    softcap = _check_softcap(softcap)
+    sinks = _check_sinks(sinks, query, heads=query.shape[1])
 
     options = Options(
         *_layout_arguments(layout, query), cu_seqlens=None, max_seqlen=0, key_lengths=key_lengths, left=left,
-        right=right, dropout_p=dropout_p, seed=None, scale=scale,
+        right=right, dropout_p=dropout_p, seed=None, scale=scale, softcap=softcap, sinks=sinks,
     )  # fmt: skip
     operation = _pick(backend, query.device)
     if operation is None:
-        own = None if layout is None else layout.crop(query.shape[2], key.shape[2])
+        none = layout is None or not query.shape[2] or not key.shape[2]  # nor has a layout of no tokens blocks
+        own = None if none else layout.crop(query.shape[2], key.shape[2])
         output, logsumexp = reference.attention(query, key, value, own, options)
     else:
-        _refuse_tangents(query, key, value)
+        _refuse_tangents(query, key, value, sinks)
         output, logsumexp = operation(query, key, value, *_with_seed(options, query.device))
     return (output, logsumexp) if return_lse else output
 
@@ -130,6 +140,8 @@ def attention_varlen(
     window: Window | None = None,
     dropout_p: float = 0.0,
     scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
     return_lse: bool = False,
     backend: Backend = "auto",
     **unknown,
@@ -182,16 +194,18 @@ def attention_varlen(
             )
     left, right = _check_window(window, is_causal)
     dropout_p, scale = _check_numbers(dropout_p, scale, query.shape[2])
+    softcap = _check_softcap(softcap)
+    sinks = _check_sinks(sinks, query, heads=query.shape[1])
 
     options = Options(
         *_layout_arguments(layout, query), cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, key_lengths=None, left=left,
-        right=right, dropout_p=dropout_p, seed=None, scale=scale,
+        right=right, dropout_p=dropout_p, seed=None, scale=scale, softcap=softcap, sinks=sinks,
     )  # fmt: skip
     operation = _pick(backend, query.device)
     if operation is None:
         output, logsumexp = reference.attention_varlen(query, key, value, layout, options)
     else:
-        _refuse_tangents(query, key, value)
+        _refuse_tangents(query, key, value, sinks)
         packed = [tensor.transpose(0, 1)[None] for tensor in (query, key, value)]  # (1, H | Hkv, total, D)
         output, logsumexp = operation(*packed, *_with_seed(options, query.device))
         output, logsumexp = output[0].transpose(0, 1), logsumexp[0]  # (total, H, D), (H, total)
@@ -255,12 +269,12 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
             raise TypeError(f"{name} is {kind}; expected a dense tensor")
 
 
-def _refuse_tangents(query: Tensor, key: Tensor, value: Tensor) -> None:
+def _refuse_tangents(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> None:
     """Raise where a forward-mode derivative is wanted: the operators have none, and it would be taken for zero."""
     if torch.compiler.is_compiling():
         return
-    for name, tensor in (("query", query), ("key", key), ("value", value)):
-        if forward_ad.unpack_dual(tensor).tangent is not None:
+    for name, tensor in (("query", query), ("key", key), ("value", value), ("sinks", sinks)):
+        if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
             raise NotImplementedError(f"{name} has a tangent; only backend='reference' has forward-mode derivatives")
 
 
@@ -368,6 +382,34 @@ def _check_numbers(dropout_p: float, scale: float | None, head_dim: int) -> tupl
     if not abs(scale) <= sys.float_info.max:  # an integer can be larger
         raise ValueError(f"scale is {scale}; expected a finite number")
     return dropout_p, scale
+
+
+def _check_softcap(softcap: float | None) -> float:
+    """The cap as a number of Python's, 0 where there is none."""
+    if softcap is None:
+        return 0.0
+    if isinstance(softcap, bool) or not isinstance(softcap, (numbers.Real, torch.SymInt, torch.SymFloat)):
+        raise TypeError(f"softcap is {softcap!r}; expected None or a number")
+    softcap = _plain(softcap)
+    if not 1e-30 <= softcap <= 1e30:  # beyond, float32 would lose scores divided by it
+        raise ValueError(f"softcap is {softcap}; expected None or a number from 1e-30 to 1e30")
+    return softcap
+
+
+def _check_sinks(sinks: Tensor | None, query: Tensor, heads: int) -> Tensor | None:
+    """The sinks in the log-sum-exp's dtype."""
+    if sinks is None:
+        return None
+    if not isinstance(sinks, Tensor) or not sinks.is_floating_point():
+        kind = sinks.dtype if isinstance(sinks, Tensor) else type(sinks).__name__
+        raise TypeError(f"sinks is {kind}; expected None or a tensor of floating point")
+    if sinks.device != query.device:
+        raise ValueError(f"sinks is on {sinks.device}; expected the query's device, {query.device}")
+    if sinks.shape != (heads,):
+        raise ValueError(
+            f"sinks has shape {tuple(sinks.shape)}; expected {(heads,)}, one for each of the query's heads"
+        )
+    return sinks.to(dispatch.logsumexp_dtype(query.dtype)).contiguous()
 
 
 def _plain(number: float) -> float:

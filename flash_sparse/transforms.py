@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from flash_sparse.backends.options import DIFFERENTIABLE, in_places
+
 
 def transformable(operation: Callable) -> Callable:
     """The operator itself or, inside a transform, what stands for it."""
@@ -40,12 +42,11 @@ class Forward(torch.autograd.Function):
         output, logsumexp, *tensors = ctx.saved_tensors
         saved = (number if tensor is None else tensor for number, tensor in zip(ctx.numbers, tensors, strict=True))
         query, key, value, *options = saved
-        wanted = list(ctx.needs_input_grad[2:5])
+        wanted = [ctx.needs_input_grad[2 + place] for place in DIFFERENTIABLE]
         gradients = Backward.apply(
             ctx.backward, grad_output, grad_logsumexp, query, key, value, output, logsumexp, *options, wanted
         )
-        gradients = (gradient if want else None for gradient, want in zip(gradients, wanted, strict=True))
-        return None, None, *gradients, *(None for _ in options)
+        return None, None, *in_places(gradients, wanted)
 
     @staticmethod
     def jvp(ctx, *tangents):

@@ -23,6 +23,7 @@ from flash_sparse.functional import (
     _check_layout,
     _check_numbers,
     _check_rows,
+    _check_softcap,
     _check_tensors,
     _check_window,
 )
@@ -43,10 +44,12 @@ def attention_weights(
     window: Window | None = None,
     key_lengths: Tensor | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """The attention probabilities of some queries, before dropout, by what `attention(..., return_lse=True)` returned.
 
-    Give the arguments that `attention` had. Of a packed sequence give its own part: `query[start:stop].transpose(0,
+    Give the arguments that `attention` had, but for sinks: they are in the log-sum-exp, and what they got is missing
+    from a row's sum. Of a packed sequence give its own part: `query[start:stop].transpose(0,
     1)[None]`, the key likewise, `logsumexp[None, :, start:stop]`, and rows that count from its beginning.
 
     Args:
@@ -63,6 +66,7 @@ def attention_weights(
         TypeError, ValueError: an argument of the wrong type, shape, dtype, device or range.
     """
     query, key, scale, left, right = _check(query, key, logsumexp, layout, key_lengths, is_causal, window, scale)
+    softcap = _check_softcap(softcap)
     rows = torch.as_tensor(rows, device=query.device)  # (R,)
     if not rows.numel():
         rows = rows.long()
@@ -80,7 +84,7 @@ def attention_weights(
     own = query[:, :, rows].to(logsumexp.dtype)  # (B, H, R, D)
     grouped = own.unflatten(1, (key.shape[1], -1)).flatten(2, 3)  # (B, Hkv, G R, D)
     with torch.autocast(query.device.type, enabled=False):
-        scores = grouped @ key.to(logsumexp.dtype).mT * scale  # (B, Hkv, G R, Nk)
+        scores = _capped(grouped @ key.to(logsumexp.dtype).mT * scale, softcap)  # (B, Hkv, G R, Nk)
     scores = scores.view(*own.shape[:3], key.shape[2])  # (B, H, R, Nk)
     return (scores - logsumexp[:, :, rows, None]).exp().masked_fill(~seen, 0)
 
@@ -96,11 +100,12 @@ def block_mass(
     window: Window | None = None,
     key_lengths: Tensor | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """What each kept block gets of the attention of its rows, before dropout: the sum of its probabilities.
 
-    A row's probabilities sum to 1, so that the blocks of a row of blocks sum to its number of queries that see a key.
-    The arguments are as in `attention_weights`.
+    A row's probabilities sum to 1, so that the blocks of a row of blocks sum to its number of queries that see a key;
+    to less where there are sinks. The arguments are as in `attention_weights`.
 
     Returns:
         A sparse tensor (B, H, Qb, Kb) in float32 (float64 for float64), with an entry for each block that the layout
@@ -112,6 +117,7 @@ def block_mass(
     if layout is None:
         raise TypeError("layout is None; expected a BlockLayout, whose blocks are summed over")
     query, key, scale, left, right = _check(query, key, logsumexp, layout, key_lengths, is_causal, window, scale)
+    softcap = _check_softcap(softcap)
     (batch, heads, query_length, _), key_length = query.shape, key.shape[2]
     layout = layout.crop(query_length, key_length)
     shape = batch, heads, layout.num_query_blocks, layout.num_key_blocks
@@ -132,7 +138,7 @@ def block_mass(
         own = query[entry, head, queries].to(logsumexp.dtype)  # (c, S, D)
         other = key[entry, head // (heads // key.shape[1]), keys].to(logsumexp.dtype)  # (c, S, D)
         with torch.autocast(query.device.type, enabled=False):
-            scores = own @ other.mT * scale  # (c, S, S)
+            scores = _capped(own @ other.mT * scale, softcap)  # (c, S, S)
         weights = (scores - logsumexp[entry, head, queries][:, :, None]).exp().masked_fill(~seen, 0)  # (c, S, S)
         masses.append(weights.sum((1, 2)))  # (c,)
     return torch.sparse_coo_tensor(indices, torch.cat(masses), shape, check_invariants=False, is_coalesced=True)
@@ -177,6 +183,11 @@ def _check(
         _check_integers("key_lengths", key_lengths, (query.shape[0],), query.device)
     _, scale = _check_numbers(0.0, scale, query.shape[3])
     return query, key, scale, *_check_window(window, is_causal)
+
+
+def _capped(scores: Tensor, softcap: float) -> Tensor:
+    """The scores as attention has them; 0 leaves them as they are."""
+    return softcap * (scores / softcap).tanh() if softcap else scores
 
 
 def _visible(diagonal: Tensor, keys: Tensor, left: int, right: int) -> Tensor:

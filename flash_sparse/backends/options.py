@@ -1,9 +1,10 @@
 """What every backend takes beside query, key and value: an option is named here, once, for all of them.
 
-Letters: B batch, Bl and Hl the layout's own batch entries and heads (1 where shared), Qb and Kb blocks of queries and
-keys, nnz blocks kept.
+Letters: B batch, H query heads, Bl and Hl the layout's own batch entries and heads (1 where shared), Qb and Kb blocks
+of queries and keys, nnz blocks kept.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -27,6 +28,8 @@ class Options(NamedTuple):
     dropout_p: float
     seed: Tensor | None  # (): None without dropout
     scale: float
+    softcap: float  # scores become softcap * tanh(score / softcap); 0: they stay
+    sinks: Tensor | None  # (H,) of the log-sum-exp's dtype: what joins the denominator of each of a head's rows
 
     @property
     def rows(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -41,3 +44,14 @@ class Options(NamedTuple):
 
 _TYPES = {Tensor | None: "Tensor?", int: "SymInt", float: "float"}
 SCHEMA = ", ".join(f"{_TYPES[kind]} {name}" for name, kind in Options.__annotations__.items())
+
+# Where query, key, value and sinks stand among the forward operator's arguments: those that have gradients.
+DIFFERENTIABLE = 0, 1, 2, 3 + Options._fields.index("sinks")
+
+
+def in_places(gradients: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
+    """The gradients that are wanted, each in the place of its argument of the forward operator."""
+    places: list[Tensor | None] = [None] * (3 + len(Options._fields))
+    for place, gradient, want in zip(DIFFERENTIABLE, gradients, wanted, strict=True):
+        places[place] = gradient if want else None
+    return places

@@ -20,7 +20,10 @@ def attention(
     layout: BlockLayout | None,  # of exactly Nq x Nk tokens; the options' own arrays of blocks are not read
     options: Options,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax(scale * query @ key^T) @ value over the visible keys; also the log-sum-exp, (B, H, Nq)."""
+    """Softmax(scale * query @ key^T) @ value over the visible keys; also the log-sum-exp, (B, H, Nq).
+
+    With a cap and sinks where the options have them; the sinks are in the log-sum-exp.
+    """
     dtype, group = query.dtype, query.shape[1] // key.shape[1]
     query, key, value = (rows.to(torch.promote_types(dtype, torch.float32)) for rows in (query, key, value))
     key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)  # (B, H, Nk, D)
@@ -29,11 +32,18 @@ def attention(
     hidden = ~seen  # (B | 1, H | 1, Nq, Nk)
 
     with torch.autocast(query.device.type, enabled=False):  # which would compute the products in its own dtype
-        scores = (query @ key.mT * options.scale).masked_fill(hidden, -torch.inf)  # (B, H, Nq, Nk)
-        logsumexp = torch.logsumexp(scores, -1)  # (B, H, Nq)
+        scores = query @ key.mT * options.scale  # (B, H, Nq, Nk)
+        if options.softcap:
+            scores = options.softcap * torch.tanh(scores / options.softcap)
+        scores = scores.masked_fill(hidden, -torch.inf)
         # A row that sees nothing would be 0 / 0: its scores become zeros, and its weights are zeroed after the softmax.
         empty = hidden.all(-1, keepdim=True)  # (B | 1, H | 1, Nq, 1)
-        weights = scores.masked_fill(empty, 0).softmax(-1).masked_fill(hidden, 0)  # (B, H, Nq, Nk)
+        finite = scores.masked_fill(empty, 0)
+        if options.sinks is not None:  # one more key in each row, whose value is zero
+            column = options.sinks[:, None, None].expand(*scores.shape[:3], 1)  # (B, H, Nq, 1)
+            scores, finite = torch.cat([scores, column], -1), torch.cat([finite, column], -1)
+        logsumexp = torch.logsumexp(scores, -1)  # (B, H, Nq)
+        weights = finite.softmax(-1)[..., : key.shape[2]].masked_fill(hidden, 0)  # (B, H, Nq, Nk)
         weights = torch.nn.functional.dropout(weights, options.dropout_p)
         return (weights @ value).to(dtype), logsumexp
 

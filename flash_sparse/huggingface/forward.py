@@ -15,9 +15,7 @@ from flash_sparse.layout import BlockLayout
 
 # What a layer may ask for that the operator does not compute, as transformers names it
 UNSUPPORTED = {
-    "softcap": "a cap on the scores",
-    "s_aux": "attention sinks",
-    "sinks": "attention sinks",
+    "sinks": "sinks that differ from query to query",
     "position_bias": "a bias on the scores",
     "head_mask": "a mask over heads",
     "indices": "a choice of keys",
@@ -44,6 +42,8 @@ def dense_forward(
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **others,
 ) -> tuple[Tensor, None]:
     """Attention of one layer.
@@ -56,6 +56,8 @@ def dense_forward(
         dropout: share of probabilities dropped, 0 in evaluation.
         scaling: factor on the scores; D ** -0.5 if None.
         is_causal: what holds where there is no mask; the layer's own attribute if None.
+        softcap: cap on the scores, as in Gemma 2.
+        s_aux: (H,), sinks, as in GPT-OSS.
 
     Returns:
         (B, Nq, H, D), and None in place of the probabilities, which are never stored.
@@ -64,7 +66,8 @@ def dense_forward(
         ValueError: something is asked for that is not computed, by name.
     """
     mask = _check(module, query, key, attention_mask, is_causal, others)
-    return _attend(query, key, value, mask, None, dropout, scaling), None
+    options = {"dropout_p": dropout, "scale": scaling, "softcap": softcap, "sinks": s_aux}
+    return _attend(query, key, value, mask, None, options), None
 
 
 def sparse_forward(
@@ -76,6 +79,8 @@ def sparse_forward(
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     global_attention_mask: Tensor | None = None,
     **others,
 ) -> tuple[Tensor, None]:
@@ -104,7 +109,8 @@ def sparse_forward(
     layout = find_layout(layouts, query.shape[2], query.device)
     if global_attention_mask is not None:
         layout = _with_global(layout, global_attention_mask, query, mask.cu_seqlens)
-    return _attend(query, key, value, mask, layout, dropout, scaling), None
+    options = {"dropout_p": dropout, "scale": scaling, "softcap": softcap, "sinks": s_aux}
+    return _attend(query, key, value, mask, layout, options), None
 
 
 def _with_global(
@@ -180,12 +186,11 @@ def _attend(
     value: Tensor,
     mask: Mask,
     layout: BlockLayout | None,
-    dropout: float,
-    scale: float | None,
+    options: dict,
 ) -> Tensor:
-    """(B, Nq, H, D)"""
+    """(B, Nq, H, D), by `attention` and its options."""
     batch, _, length, _ = query.shape
-    options = {"window": mask.window, "dropout_p": dropout, "scale": scale}
+    options = {**options, "window": mask.window}
     if layout is not None or mask.cu_seqlens is not None:
         bounds = _rows(query) if mask.cu_seqlens is None else mask.cu_seqlens
         packed = [rows.transpose(1, 2).flatten(0, 1) for rows in (query, key, value)]  # (B N, H | Hkv, D)

@@ -14,11 +14,17 @@ from transformers import PreTrainedModel
 
 INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 OWN = {"softmax", "scaled_dot_product_attention"}
+SHAPED = {"softcap", "s_aux"}  # what layers hand to the interface that cap their scores or have sinks
 
 
 def calls_interface(model: PreTrainedModel) -> bool:
     """Whether any layer calls the attention interface."""
     return any(INTERFACE in _names(kind) for kind in {type(part) for part in model.modules()})
+
+
+def shapes_scores(model: PreTrainedModel) -> bool:
+    """Whether any layer hands a cap or sinks to the interface: reasons why a model has no "sdpa" that are none here."""
+    return any(SHAPED & _names(kind) for kind in {type(part) for part in model.modules()})
 
 
 def own_attention(model: PreTrainedModel) -> list[str]:
@@ -28,12 +34,14 @@ def own_attention(model: PreTrainedModel) -> list[str]:
 
 
 def _names(kind: type[nn.Module]) -> set[str]:
-    """What the methods of a class and of its parents, up to PyTorch's own, name: functions, attributes, globals."""
+    """What the methods of a class and of its parents, up to PyTorch's own, name: functions, attributes, globals, and
+    the keywords that they pass."""
     names = set()
     for parent in kind.__mro__:
         if parent.__module__.split(".")[0] in ("torch", "builtins") or parent is PreTrainedModel:
             continue
         for method in vars(parent).values():
             code = getattr(inspect.unwrap(method), "__code__", None) if callable(method) else None
-            names.update(() if code is None else code.co_names)
+            if code is not None:
+                names.update(code.co_names, *(part for part in code.co_consts if isinstance(part, tuple)))
     return names

@@ -12,7 +12,7 @@ from flash_sparse.huggingface.configs import list_configs, own_configs
 from flash_sparse.huggingface.forward import dense_forward, sparse_forward
 from flash_sparse.huggingface.layouts import Layouts, Pattern
 from flash_sparse.huggingface.mask import dense_mask, sparse_mask
-from flash_sparse.huggingface.own_attention import calls_interface, own_attention
+from flash_sparse.huggingface.own_attention import calls_interface, own_attention, shapes_scores
 from flash_sparse.huggingface.positions import check_length
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -34,9 +34,10 @@ def enable(
 ) -> Model:
     """Switch a transformers model to exact attention, dense or block-sparse, in training and inference.
 
-    The weights stay as they are, and so do padding mask, dropout, causality, sliding windows, grouped heads and scale:
-    a query sees the keys that both the pattern and the model's own masks let through. Dense attention gives what "sdpa"
-    gives. The output at padding is finite and without meaning.
+    The weights stay as they are, and so do padding mask, dropout, causality, sliding windows, grouped heads, scale,
+    caps on scores (Gemma 2) and sinks (GPT-OSS): a query sees the keys that both the pattern and the model's own masks
+    let through. Dense attention gives what "sdpa" gives, or "eager" where a model has no other. The output at padding
+    is finite and without meaning.
 
     Padding may be at either end of a sequence, whose blocks begin with its first token. A pattern's layout is made for
     the length of the padded batch: for "strided", "random" and "bigbird" the blocks of a text depend on that length,
@@ -66,8 +67,8 @@ def enable(
         TypeError, ValueError: arguments out of range, or a model that cannot be switched, or not wholly with a pattern,
             as some layers compute attention by code of their own. The model's call raises
             ValueError for what cannot be honoured: attention weights asked for, finished or additive masks, padding
-            inside a sequence unless attention is dense and bidirectional, capped scores, sinks, biases, caches of fixed
-            length, and caches or cross-attention with a pattern.
+            inside a sequence unless attention is dense and bidirectional, biases, caches of fixed length, and caches or
+            cross-attention with a pattern.
     """
     whole, model = model, _find_model(model)
     if pattern is None and global_tokens is not None:
@@ -79,7 +80,7 @@ def enable(
         if isinstance(part, PreTrainedModel) and not part._can_set_attn_implementation():
             raise ValueError(f"model has a {type(part).__name__}, which does not use transformers' attention interface")
     supported = any(part._supports_sdpa for part in model.modules() if isinstance(part, PreTrainedModel))
-    if not supported or not calls_interface(model):
+    if not (supported or shapes_scores(model)) or not calls_interface(model):
         raise ValueError(f"model is a {type(model).__name__}; expected one whose attention can be exchanged")
     if layouts is not None and own_attention(model):
         raise ValueError(

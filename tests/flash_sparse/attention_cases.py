@@ -10,6 +10,8 @@ import torch
 
 import flash_sparse
 from flash_sparse.backends import reference
+from flash_sparse.backends.options import Options
+from flash_sparse.functional import _layout_arguments
 
 LENGTHS = (1, 2, 16, 31, 64, 113, 128, 203, 256, 300, 512, 1023)
 HEAD_DIMS = (1, 2, 8, 16, 40, 59, 64, 80, 96, 111, 128, 256)
@@ -39,6 +41,8 @@ class Case:
     scale: float | None = None
     amplitude: float = 1.0  # of the query: the larger, the more peaked the softmax
     strides: str = "contiguous"
+    softcap: float | None = None
+    sinks: bool = False
 
     def options(self, device="cpu"):
         """Keyword arguments that the query, key and value go with."""
@@ -49,6 +53,8 @@ class Case:
             "window": self.window,
             "key_lengths": lengths,
             "scale": self.scale,
+            "softcap": self.softcap,
+            "sinks": 3 * torch.randn(self.heads, generator=generator(self.seed)).to(device) if self.sinks else None,
         }
 
     def layout(self, device="cpu"):
@@ -79,6 +85,13 @@ class Case:
         return reference.visible(
             self.query_length, self.key_length, options["layout"], window, options["key_lengths"], torch.device("cpu")
         )
+
+
+def plain_options(layout=None, **changed):
+    """What the operators and backends take of a call without options, but for those that are `changed`."""
+    neutral = {"cu_seqlens": None, "max_seqlen": 0, "key_lengths": None, "left": -1, "right": -1, "dropout_p": 0.0,
+               "seed": None, "scale": 1.0, "softcap": 0.0, "sinks": None}  # fmt: skip
+    return Options(*_layout_arguments(layout), **{**neutral, **changed})
 
 
 def generator(seed):
@@ -150,10 +163,23 @@ def draw_case(seed, dtypes):
     )
 
 
+def cap_or_sink(case):
+    """The case with capped scores, with sinks, or with both; in at least 8 dimensions, for the largest error not to be
+    a matter of luck."""
+    draw = random.Random(case.seed)
+    softcap, sinks = draw.choice((None, 1.5, 5.0, 50.0)), draw.random() < 0.6
+    head_dim = max(case.head_dim, 8)
+    return dataclasses.replace(case, softcap=softcap, sinks=sinks or softcap is None, head_dim=head_dim)
+
+
 def run(rows, grad_output, backend, options, grad_logsumexp=None, function=flash_sparse.attention, **more):
-    """Output, log-sum-exp and the three gradients of one call."""
+    """Output, log-sum-exp and the three gradients of one call; with sinks, theirs too."""
     leaves = [part.detach().requires_grad_() for part in rows]
-    output, logsumexp = function(*leaves, **options, **more, return_lse=True, backend=backend)
+    names = ["grad_query", "grad_key", "grad_value"]
+    if options.get("sinks") is not None:
+        options = {**options, "sinks": options["sinks"].detach().requires_grad_()}
+        leaves, names = [*leaves, options["sinks"]], [*names, "grad_sinks"]
+    output, logsumexp = function(*leaves[:3], **options, **more, return_lse=True, backend=backend)
     results, upstream = [output], [grad_output]
     if grad_logsumexp is not None:
         results, upstream = [output, logsumexp], [grad_output, grad_logsumexp]
@@ -161,7 +187,7 @@ def run(rows, grad_output, backend, options, grad_logsumexp=None, function=flash
     return {
         "output": output.detach(),
         "lse": logsumexp.detach(),
-        **dict(zip(("grad_query", "grad_key", "grad_value"), gradients, strict=True)),
+        **dict(zip(names, gradients, strict=True)),
     }
 
 
@@ -169,6 +195,8 @@ def run_exactly(rows, grad_output, options, grad_logsumexp=None, function=flash_
     """`run` with the textbook formula in float64."""
     rows, grad_output = [part.detach().double().cpu() for part in rows], grad_output.double().cpu()
     grad_logsumexp = None if grad_logsumexp is None else grad_logsumexp.double().cpu()
+    if options.get("sinks") is not None:
+        options = {**options, "sinks": options["sinks"].double().cpu()}
     return run(rows, grad_output, "reference", options, grad_logsumexp, function, **more)
 
 
@@ -185,18 +213,26 @@ def run_torch(rows, grad_output, mask, scale):
     return dict(zip(("output", "grad_query", "grad_key", "grad_value"), (output.detach(), *gradients), strict=True))
 
 
-def run_eager(rows, grad_output, mask, scale, grad_logsumexp):
+def run_eager(rows, grad_output, mask, scale, grad_logsumexp, softcap=None, sinks=None):
     """`run` by PyTorch's single operations, every one in the dtype of `rows`."""
     leaves = [part.detach().cpu().requires_grad_() for part in rows]
     group = leaves[0].shape[1] // leaves[1].shape[1]
     query, key, value = leaves[0], *(part.repeat_interleave(group, 1) for part in leaves[1:])
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = (query @ key.mT * scale).masked_fill(~mask, -torch.inf)  # (B, H, Nq, Nk)
+    scores = query @ key.mT * scale  # (B, H, Nq, Nk)
+    if softcap is not None:
+        scores = softcap * (scores / softcap).tanh()
+    scores = scores.masked_fill(~mask, -torch.inf)
+    finite = scores.masked_fill(~mask.any(-1, keepdim=True), 0)
+    names = ["output", "lse", "grad_query", "grad_key", "grad_value"]
+    if sinks is not None:
+        leaves, names = [*leaves, sinks.cpu().to(scores).requires_grad_()], [*names, "grad_sinks"]
+        column = leaves[3][:, None, None].expand(*scores.shape[:3], 1)
+        scores, finite = torch.cat([scores, column], -1), torch.cat([finite, column], -1)
     logsumexp = scores.logsumexp(-1)
-    weights = scores.masked_fill(~mask.any(-1, keepdim=True), 0).softmax(-1).masked_fill(~mask, 0)
+    weights = finite.softmax(-1)[..., : mask.shape[-1]].masked_fill(~mask, 0)
     output = weights @ value
     gradients = torch.autograd.grad([output, logsumexp], leaves, [grad_output.cpu(), grad_logsumexp.cpu().to(output)])
-    names = ("output", "lse", "grad_query", "grad_key", "grad_value")
     return dict(zip(names, (output.detach(), logsumexp.detach(), *gradients), strict=True))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from attention_cases import Case, generator
+from attention_cases import Case, generator, plain_options
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -75,10 +75,8 @@ def test_without_numbers():
 
 def test_a_layout_without_numbers():
     layout = BlockLayout.from_blocks(torch.ones(4, 4, dtype=torch.bool).tril(), 16, 64)
-    tensors = (getattr(layout, name).to("meta") for name in ("row_offsets", "row_blocks", "row_order"))
-    columns = (getattr(layout, name).to("meta") for name in ("column_offsets", "column_blocks", "column_order"))
+    options = plain_options(layout)
+    options = [part.to("meta") if isinstance(part, torch.Tensor) else part for part in options]
     rows = [torch.empty(2, 4, 64, 8, device="meta") for _ in range(3)]
-    found = count(
-        lambda: torch.ops.flash_sparse.forward(*rows, *tensors, *columns, 16, None, 0, None, -1, -1, 0.0, None, 1.0)
-    )
+    found = count(lambda: torch.ops.flash_sparse.forward(*rows, *options))
     assert found == 2 * 2 * 4 * 10 * 16 * 16 * 8 * PRODUCT

@@ -11,7 +11,14 @@ Letters: M queries of a tile, K keys of a tile, L lanes of a strip, W a row's wi
 from typing import NamedTuple
 
 from flash_sparse.backends.cpu.forward import drop_scores
-from flash_sparse.backends.cpu.passes import dot_rows, gradient_step, hide, masked_gradient_step
+from flash_sparse.backends.cpu.passes import (
+    cap_scores,
+    capped_gradient_step,
+    dot_rows,
+    gradient_step,
+    hide,
+    masked_gradient_step,
+)
 from flash_sparse.backends.cpu.product import multiply, multiply_in_parts
 from flash_sparse.backends.cpu.rows import ROWS_FIELDS, Rows, add_row, row_address, rows_at, transpose, widen_rows, zero
 from flash_sparse.backends.cpu.vectors import (
@@ -142,7 +149,7 @@ def delta_kernel(call, memory, number):
 
 
 @compiled
-def backward_kernel(call, memory, number):
+def backward_kernel(call, memory, number, capped):
     """Compute tasks until none is left.
 
     Args:
@@ -152,6 +159,7 @@ def backward_kernel(call, memory, number):
             is asked for. Its tasks are `Part`s.
         memory: address of the addresses of the thread's memory, `KeyTile` and `Sums`.
         number: any number of the type that is computed in.
+        capped: as in the forward kernel.
     """
     problem = tuple_at(Problem, call.arguments, 0)
     query, key, value, grad_output = (
@@ -188,7 +196,7 @@ def backward_kernel(call, memory, number):
                     load_keys(problem, line, key, value, tile, ranges, constants.one)
                     for group in range(0, line.strips, GROUP):
                         for i in range(ranges):
-                            _take_keys(problem, line, group, tile, i, sums, gradients, constants)
+                            _take_keys(problem, line, group, tile, i, sums, gradients, constants, capped)
                 if gradients.want_query:
                     _end(problem, line, sums, gradients.query, constants)
 
@@ -238,7 +246,7 @@ def _begin(problem, line, query, grad_output, logsumexp, delta, sums, constants)
 
 
 @compiled
-def _take_keys(problem, line, group, tile, i, sums, gradients, constants):
+def _take_keys(problem, line, group, tile, i, sums, gradients, constants, capped):
     """Add what the tile's range i and the strips of a group give to the gradients."""
     number, size, lanes = constants.one, itemsize_of(constants.one), lanes_of(constants.one)
     key_row, row = key_bytes(problem, number), problem.width * size
@@ -251,7 +259,7 @@ def _take_keys(problem, line, group, tile, i, sums, gradients, constants):
     keys_at, values_at = tile.keys + tile_row * key_row, tile.values + tile_row * key_row
     for strip in range(strips):
         _take_strip(problem, line, lane + strip * lanes, strip * STRIP_BYTES, keys_at, values_at, first, keys, sums,
-                    gradients.want_query, constants)  # fmt: skip
+                    gradients.want_query, constants, capped)  # fmt: skip
 
     # Over the queries: (keys, GROUP L) @ (GROUP L, W), for the gradients of the values and of the keys.
     queries = min(strips * lanes, line.queries - lane)
@@ -272,7 +280,7 @@ def _take_keys(problem, line, group, tile, i, sums, gradients, constants):
 
 
 @compiled
-def _take_strip(problem, line, lane, column, keys_at, values_at, first, keys, sums, want_query, constants):
+def _take_strip(problem, line, lane, column, keys_at, values_at, first, keys, sums, want_query, constants, capped):
     """Probabilities and gradients of the scores of one strip and `keys` keys, in `column` of the group; and what they
     give to the gradient of the query."""
     number, size, lanes = constants.one, itemsize_of(constants.one), lanes_of(constants.one)
@@ -293,8 +301,16 @@ def _take_strip(problem, line, lane, column, keys_at, values_at, first, keys, su
 
     # Probabilities, and gradients of the scores.
     shifts, deltas = sums.shifts + lane * size, sums.deltas + lane * size
-    if first < word_at(sums.lows, lane + lanes - 1) or first + keys > word_at(sums.highs, lane):
+    if capped is not None:
+        cap_scores(scores, GROUP_BYTES, keys, constants.cap)
+    masked = first < word_at(sums.lows, lane + lanes - 1) or first + keys > word_at(sums.highs, lane)
+    if masked:
         hide(scores, GROUP_BYTES, keys, first, sums.lows + 4 * lane, sums.highs + 4 * lane, number)
+    if capped is not None:
+        capped_gradient_step(
+            scores, grad_scores, GROUP_BYTES, keys, shifts, deltas, constants.magnitude, constants.log2_e
+        )
+    elif masked:
         masked_gradient_step(
             scores, grad_scores, GROUP_BYTES, keys, shifts, deltas, constants.magnitude, constants.log2_e
         )

@@ -12,7 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flash_sparse.backends.cpu.passes import divide_rows, drop, hide, masked_softmax_step, scale_rows, softmax_step
+from flash_sparse.backends.cpu.passes import (
+    cap_scores,
+    divide_rows,
+    drop,
+    hide,
+    masked_softmax_step,
+    scale_rows,
+    softmax_step,
+)  # fmt: skip
 from flash_sparse.backends.cpu.product import multiply, multiply_in_parts
 from flash_sparse.backends.cpu.rows import ROWS_FIELDS, narrow_row, row_address, rows_at, transpose, widen_rows, zero
 from flash_sparse.backends.cpu.vectors import (
@@ -71,7 +79,7 @@ class Sums(NamedTuple):
 
 
 @compiled
-def forward_kernel(call, memory, number):
+def forward_kernel(call, memory, number, capped):
     """Compute tiles of queries until none is left.
 
     Args:
@@ -79,6 +87,7 @@ def forward_kernel(call, memory, number):
             log-sum-exp, (B, H, Nq) of the kernel's numbers. Its tasks are `Tile`s.
         memory: address of the addresses of the thread's memory, `KeyTile` and `Sums`.
         number: any number of the type that is computed in.
+        capped: None, or anything else where scores are capped: code of its own, which is compiled when it is needed.
     """
     problem = tuple_at(Problem, call.arguments, 0)
     query, key, value, output = (
@@ -104,7 +113,7 @@ def forward_kernel(call, memory, number):
                 cursor, ranges = next_ranges(problem, cursor, end, low, high, tile)
                 load_keys(problem, line, key, value, tile, ranges, constants.one)
                 for strip in range(line.strips):
-                    _take_keys(problem, line, strip, tile, ranges, sums, constants)
+                    _take_keys(problem, line, strip, tile, ranges, sums, constants, capped)
             _end(problem, line, sums, output, logsumexp, constants)
 
 
@@ -121,16 +130,18 @@ def _begin(problem, line, query, sums, constants):
         at = strip * lanes * row
         transpose(sums.rows + at, row, sums.queries + at, STRIP_BYTES, lanes, problem.width, number)
 
-    count = line.strips * lanes
+    count, before = line.strips * lanes, constants.nothing
+    if problem.sinks:  # as if a first key had been seen, whose value is zero
+        before = number_at(problem.sinks, line.head, number) / constants.magnitude
     for i in range(count):
-        set_number(sums.maximum, i, constants.nothing)
-    zero(sums.total, count, number)
+        set_number(sums.maximum, i, before)
+        set_number(sums.total, i, constants.one if problem.sinks else number - number)
     zero(sums.outputs, count * problem.width, number)
     return set_bounds(problem, line, count, sums.lows, sums.highs)
 
 
 @compiled
-def _take_keys(problem, line, strip, tile, ranges, sums, constants):
+def _take_keys(problem, line, strip, tile, ranges, sums, constants, capped):
     """Take the tile's keys and values into the sums of a strip."""
     number, size, lanes = constants.one, itemsize_of(constants.one), lanes_of(constants.one)
     key_row, lane = key_bytes(problem, number), strip * lanes
@@ -148,6 +159,8 @@ def _take_keys(problem, line, strip, tile, ranges, sums, constants):
             tile.keys + row * key_row, key_row, size, queries_at, STRIP_BYTES, at, STRIP_BYTES,
             count, problem.head_dim, number,
         )  # fmt: skip
+        if capped is not None:
+            cap_scores(at, STRIP_BYTES, count, constants.cap)
         if first < word_at(sums.lows, lane + lanes - 1) or first + count > word_at(sums.highs, lane):
             masked = True
             hide(at, STRIP_BYTES, count, first, lows, highs, number)

@@ -51,15 +51,16 @@ class Call(NamedTuple):
     threads: int
 
 
-def _entries(fingerprint: str, zero: np.floating) -> dict[str, Callable[[int], None]]:
-    """The kernels for numbers of a type, each as a function of the address of a `Call`."""
+def _entries(fingerprint: str, zero: np.floating, capped: np.floating | None) -> dict[str, Callable[[int], None]]:
+    """The kernels for numbers of a type, each as a function of the address of a `Call`; `capped` is None if scores are
+    not."""
 
     def forward_entry(address):
         _ = fingerprint
         call = tuple_at(Call, address, 0)
         memory = take(call.ticket)
         if memory < call.threads:
-            forward.forward_kernel(call, call.memories + 8 * memory * call.fields, zero)
+            forward.forward_kernel(call, call.memories + 8 * memory * call.fields, zero, capped)
 
     def delta_entry(address):
         _ = fingerprint
@@ -73,7 +74,7 @@ def _entries(fingerprint: str, zero: np.floating) -> dict[str, Callable[[int], N
         call = tuple_at(Call, address, 0)
         memory = take(call.ticket)
         if memory < call.threads:
-            backward.backward_kernel(call, call.memories + 8 * memory * call.fields, zero)
+            backward.backward_kernel(call, call.memories + 8 * memory * call.fields, zero, capped)
 
     def words_entry(address):
         _ = fingerprint
@@ -88,11 +89,13 @@ class Kernel:
     Args:
         name: of `_entries`.
         memory: the tuples of addresses that it wants for each thread.
+        capped: whether its scores are capped: compiled apart, so that nobody waits for, or tests for, what is not used.
     """
 
-    def __init__(self, name: str, memory: tuple[type, ...]):
+    def __init__(self, name: str, memory: tuple[type, ...], capped: bool = False):
         self.name = name
         self.memory = memory
+        self.capped = capped
         self._functions = {}  # by the dtype of numbers
 
     def ready(self, dtype: np.dtype) -> CFunc:
@@ -100,7 +103,9 @@ class Kernel:
         if dtype not in self._functions:
             with _lock:
                 if dtype not in self._functions:
-                    self._functions[dtype] = self._compile(_entries(_fingerprint(), dtype.type(0))[self.name])
+                    zero = dtype.type(0)
+                    entries = _entries(_fingerprint(), zero, zero if self.capped else None)
+                    self._functions[dtype] = self._compile(entries[self.name])
         return self._functions[dtype]
 
     def _compile(self, entry: Callable[[int], None]) -> CFunc:
@@ -132,6 +137,8 @@ class _Say(event.Listener):
 
 
 forward_kernel = Kernel("forward", (KeyTile, forward.Sums))
+capped_forward_kernel = Kernel("forward", (KeyTile, forward.Sums), capped=True)
 delta_kernel = Kernel("delta", (backward.Strips,))
 backward_kernel = Kernel("backward", (KeyTile, backward.Sums))
+capped_backward_kernel = Kernel("backward", (KeyTile, backward.Sums), capped=True)
 words_kernel = Kernel("words", ())

@@ -14,12 +14,20 @@ import torch
 from torch import Tensor
 
 from flash_sparse.backends.cpu import dropout
-from flash_sparse.backends.cpu.kernels import backward_kernel, delta_kernel, forward_kernel, words_kernel
+from flash_sparse.backends.cpu.kernels import (
+    backward_kernel,
+    capped_backward_kernel,
+    capped_forward_kernel,
+    delta_kernel,
+    forward_kernel,
+    words_kernel,
+)  # fmt: skip
 from flash_sparse.backends.cpu.rows import Rows
 from flash_sparse.backends.cpu.threads import run
 from flash_sparse.backends.cpu.vectors import STRIP_BYTES
 from flash_sparse.backends.cpu.walk import KEYS, QUERIES, QUERY_TILE, Constants, Problem
 from flash_sparse.backends.options import Options
+from flash_sparse.backends.sinks import sink_gradients
 
 # Tasks of the backward pass that may run at the same time, and the least length of their parts, in tokens. By shape
 # alone, so that results do not depend on the number of threads.
@@ -39,8 +47,9 @@ def forward(
     logsumexp = query.new_full(query.shape[:3], -torch.inf, dtype=torch.promote_types(query.dtype, torch.float32))
     query, key, value, rows = dense_rows(query), dense_rows(key), dense_rows(value), dense_rows(output)
     arguments = problem, *map(Rows.of, (query, key, value, rows)), logsumexp.data_ptr()
-    numbers = constants(logsumexp.dtype, options.scale, options.dropout_p)
-    run(forward_kernel, arguments, numbers, query_tiles(problem, tables.sequences))
+    numbers = constants(logsumexp.dtype, options.scale, options.dropout_p, options.softcap)
+    kernel = capped_forward_kernel if options.softcap else forward_kernel
+    run(kernel, arguments, numbers, query_tiles(problem, tables.sequences))
     if rows is not output:
         output.copy_(rows)
     return output, logsumexp
@@ -56,11 +65,11 @@ def backward(
     logsumexp: Tensor,
     options: Options,
     wanted: list[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, each shaped and strided as what it belongs to; empty where not wanted."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value and sinks, shaped and strided as what they belong to; empty where not wanted."""
     problem, tables = make_problem(query, key, options)
     dtype = logsumexp.dtype
-    numbers = constants(dtype, options.scale, options.dropout_p)
+    numbers = constants(dtype, options.scale, options.dropout_p, options.softcap)
     logsumexp = logsumexp.contiguous()
     delta = torch.empty_like(logsumexp)  # (B, H, Nq)
     grad_output, output = dense_rows(grad_output), dense_rows(output)
@@ -70,19 +79,24 @@ def backward(
 
     gradients = [
         torch.zeros_like(tensor) if want else tensor.new_empty(0)
-        for tensor, want in zip((query, key, value), wanted, strict=True)
+        for tensor, want in zip((query, key, value), wanted[:3], strict=True)
     ]
     sums = [accumulator(gradient, dtype, problem.width) for gradient in gradients]
     query, key, value = dense_rows(query), dense_rows(key), dense_rows(value)
     arguments = (
-        problem, *map(Rows.of, (query, key, value, grad_output, *sums)), logsumexp.data_ptr(), delta.data_ptr(), *wanted
+        problem, *map(Rows.of, (query, key, value, grad_output, *sums)), logsumexp.data_ptr(), delta.data_ptr(),
+        *wanted[:3],
     )  # fmt: skip
+    kernel = capped_backward_kernel if options.softcap else backward_kernel
     for tasks in part_pairs(problem, tables.sequences):
-        run(backward_kernel, arguments, numbers, tasks)
+        run(kernel, arguments, numbers, tasks)
     for gradient, total in zip(gradients, sums, strict=True):
         if gradient is not total and gradient.numel():
             gradient.copy_(total[..., : gradient.shape[3]])
-    return tuple(gradients)
+    grad_sinks = query.new_empty(0)
+    if wanted[3]:  # summed by one thread, so that the bits do not depend on their number
+        grad_sinks = torch.from_numpy(sink_gradients(options.sinks, logsumexp, delta).numpy().sum((0, 2)))  # (H,)
+    return *gradients, grad_sinks
 
 
 def accumulator(gradient: Tensor, dtype: torch.dtype, width: int) -> Tensor:
@@ -100,11 +114,16 @@ def dense_rows(tensor: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def constants(dtype: torch.dtype, scale: float, dropout_p: float) -> Constants:
+def constants(dtype: torch.dtype, scale: float, dropout_p: float, softcap: float) -> Constants:
     kind = np.float64 if dtype == torch.float64 else np.float32
     # A scale of 0 would turn the minus infinity of hidden scores into NaN.
     magnitude = max(abs(scale), 1e-30)
-    numbers = 1.0, -math.inf, math.log2(math.e), math.copysign(1.0, scale), magnitude, scale, 1 / (1 - dropout_p)
+    # Capped scores leave the cap's tanh between -1 and 1: what is left to multiply them by is the cap.
+    cap = magnitude / softcap if softcap else 0.0
+    numbers = (
+        1.0, -math.inf, math.log2(math.e), math.copysign(1.0, scale), softcap or magnitude, scale, 1 / (1 - dropout_p),
+        cap,
+    )  # fmt: skip
     with np.errstate(over="ignore"):  # what is too large for a float32 is infinite
         return Constants(*map(kind, numbers))
 
@@ -163,11 +182,12 @@ def make_problem(query: Tensor, key: Tensor, options: Options) -> tuple[Problem,
         query_words=query_words.ctypes.data if threshold else 0,
         key_words=key_words.ctypes.data if threshold else 0,
         threshold=threshold,
+        sinks=0 if options.sinks is None else options.sinks.data_ptr(),
     )
     if threshold:
         axes = np.arange(len(sequences)), np.arange(heads), np.arange(2)
         tasks = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)  # (tasks, 3)
-        run(words_kernel, (problem, int(options.seed)), constants(torch.float32, 1.0, 0.0), tasks)
+        run(words_kernel, (problem, int(options.seed)), constants(torch.float32, 1.0, 0.0, 0.0), tasks)
     return problem, Tables(sequences, row_offsets, row_blocks, query_words, key_words)
 
 

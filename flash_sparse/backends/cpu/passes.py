@@ -34,6 +34,25 @@ def hide(vectors, scores, scores_row, rows, first, low, high, number):
     vectors.loop(rows, [first, scores], row)
 
 
+@vector_function
+def cap_scores(vectors, scores, scores_row, rows, factor):
+    """Turn scores into tanh(factor x score).
+
+    Args:
+        scores: address of (rows, strip), a row every `scores_row` bytes.
+        factor: number.
+    """
+    builder = vectors.builder
+    factor = vectors.spread(factor)
+
+    def row(_, carried):
+        (at,) = carried
+        vectors.store_strip([vectors.tanh(builder.fmul(score, factor)) for score in vectors.strip(at)], at)
+        return [builder.add(at, scores_row)]
+
+    vectors.loop(rows, [scores], row)
+
+
 def _softmax_step(masked: bool):
     def softmax_step(vectors, scores, rows, maximum, total, rescale, scale):
         """Turn scores into probabilities, up to a factor of each query, and take them into its sums.
@@ -89,7 +108,7 @@ def _softmax_step(masked: bool):
 softmax_step, masked_softmax_step = _softmax_step(False), _softmax_step(True)
 
 
-def _gradient_step(masked: bool):
+def _gradient_step(masked: bool, capped: bool = False):
     def gradient_step(vectors, scores, gradients, row_bytes, rows, logsumexp, delta, scale, log2_e):
         """Turn scores into probabilities, and the gradients of the probabilities into those of the scores.
 
@@ -99,16 +118,25 @@ def _gradient_step(masked: bool):
                 e ** (scale x score), minus infinity for a query that sees nothing, and what is subtracted from its
                 gradients.
             scale, log2_e: numbers.
+
+        Capped scores come as those tanh, and their gradients are of what tanh was taken of.
         """
         builder = vectors.builder
         shifts, deltas = vectors.strip(logsumexp), vectors.strip(delta)
         scale, log2_e = vectors.spread(scale), vectors.spread(log2_e)
 
+        def slope(score):
+            """The derivative of tanh, 1 - tanh ** 2; 0 where minus infinity hides the score."""
+            one = vectors.constant(1.0)
+            score = vectors.at_least(score, vectors.constant(-1.0))
+            return builder.fmul(builder.fsub(one, score), builder.fadd(one, score))
+
         def row(_, carried):
             at, gradient_at = carried
+            row_scores = vectors.strip(at)
             probabilities = [
                 vectors.exp2(builder.fmul(vectors.multiply_add(score, scale, shift), log2_e), flush=masked)
-                for score, shift in zip(vectors.strip(at), shifts, strict=True)
+                for score, shift in zip(row_scores, shifts, strict=True)
             ]
             vectors.store_strip(probabilities, at)
             differences = [
@@ -116,6 +144,8 @@ def _gradient_step(masked: bool):
                 for gradient, delta in zip(vectors.strip(gradient_at), deltas, strict=True)
             ]
             products = [builder.fmul(p, g) for p, g in zip(probabilities, differences, strict=True)]
+            if capped:
+                products = [builder.fmul(p, slope(score)) for p, score in zip(products, row_scores, strict=True)]
             vectors.store_strip(products, gradient_at)
             return builder.add(at, row_bytes), builder.add(gradient_at, row_bytes)
 
@@ -125,6 +155,7 @@ def _gradient_step(masked: bool):
 
 
 gradient_step, masked_gradient_step = _gradient_step(False), _gradient_step(True)
+capped_gradient_step = _gradient_step(True, capped=True)
 
 
 @vector_function

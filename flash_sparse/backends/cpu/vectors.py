@@ -8,6 +8,7 @@ Everything is addressed in bytes, so that one function serves all strides.
 """
 
 import inspect
+import math
 import os
 from collections.abc import Callable, Sequence
 
@@ -131,23 +132,44 @@ class Vectors:
     def exp2(self, value: ir.Value, flush: bool = False) -> ir.Value:
         """2 ** value; no less than the least normal number, or, if asked to `flush`, 0 where it would be less."""
         builder = self.builder
-        mantissa, bias = MANTISSA[self.itemsize], BIAS[self.itemsize]
-        least = self.constant(1.0 - bias)
-        bounded = self.at_least(value, least)
-
-        # Added to this, a number's nearest integer is in the lowest bits of the sum, here with the exponent's bias.
-        shift = self.constant(1.5 * 2.0**mantissa + bias)
-        shifted = builder.fadd(bounded, shift)
-        fraction = builder.fsub(bounded, builder.fsub(shifted, shift))
-        power = builder.shl(builder.bitcast(shifted, self.bits), self.constant(mantissa, self.bits))
-
-        *rest, leading = (self.constant(coefficient) for coefficient in EXP2[self.itemsize])
-        result = leading
-        for coefficient in reversed(rest):
-            result = self.multiply_add(result, fraction, coefficient)
-        result = builder.fmul(result, builder.bitcast(power, self.vector))
+        least = self.constant(1.0 - BIAS[self.itemsize])
+        fraction, power = self._split_exponent(self.at_least(value, least))
+        result = builder.fmul(self._series(EXP2[self.itemsize], fraction), power)
         if flush:
             result = builder.select(builder.fcmp_ordered("<", value, least), self.constant(0.0), result)
+        return result
+
+    def tanh(self, value: ir.Value) -> ir.Value:
+        """The hyperbolic tangent, to a few units in its last place also near 0."""
+        builder = self.builder
+        zero, one = self.constant(0.0), self.constant(1.0)
+        negative = builder.fcmp_ordered("<", value, zero)
+        size = builder.select(negative, builder.fsub(zero, value), value)
+        # From e ** (-2 |x|) - 1, whose digits near 0 are those of x: the constant term of 2 ** x is left out.
+        exponent = builder.fmul(size, self.constant(-2 / math.log(2)))
+        fraction, power = self._split_exponent(self.at_least(exponent, self.constant(1.0 - BIAS[self.itemsize])))
+        series = builder.fmul(builder.fmul(self._series(EXP2[self.itemsize][1:], fraction), fraction), power)
+        less = builder.fadd(series, builder.fsub(power, one))
+        result = builder.fdiv(less, builder.fadd(less, self.constant(2.0)))  # -tanh |x|
+        return builder.select(negative, result, builder.fsub(zero, result))
+
+    def _split_exponent(self, value: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """A fraction from -1/2 to 1/2 and a power of 2: 2 ** value is 2 ** fraction times that power."""
+        builder = self.builder
+        mantissa, bias = MANTISSA[self.itemsize], BIAS[self.itemsize]
+        # Added to this, a number's nearest integer is in the lowest bits of the sum, here with the exponent's bias.
+        shift = self.constant(1.5 * 2.0**mantissa + bias)
+        shifted = builder.fadd(value, shift)
+        fraction = builder.fsub(value, builder.fsub(shifted, shift))
+        power = builder.shl(builder.bitcast(shifted, self.bits), self.constant(mantissa, self.bits))
+        return fraction, builder.bitcast(power, self.vector)
+
+    def _series(self, coefficients: Sequence[float], value: ir.Value) -> ir.Value:
+        """The sum of coefficients times rising powers of the value."""
+        *rest, leading = (self.constant(coefficient) for coefficient in coefficients)
+        result = leading
+        for coefficient in reversed(rest):
+            result = self.multiply_add(result, value, coefficient)
         return result
 
     def loop(

@@ -47,6 +47,7 @@ class Problem(NamedTuple):
     query_words: int  # (2, B, H, Nq) int32, for dropout
     key_words: int  # (2, B, H, Nk) int32
     threshold: int  # chance to stay, in steps of 2 ** -24; 0: no dropout
+    sinks: int  # (H,) of the kernels' numbers; 0: none
 
 
 class Tile(NamedTuple):
@@ -78,9 +79,10 @@ class Constants(NamedTuple):
     nothing: float  # minus infinity
     log2_e: float
     sign: float  # of the scale, which the queries take on
-    magnitude: float  # of the scale, above 0: it multiplies scores when they are in registers
+    magnitude: float  # of the scale, or the cap on scores; above 0: it multiplies scores when they are in registers
     scale: float
     keep: float  # of what dropout keeps
+    cap: float  # what scores are multiplied by before tanh, where they are capped
 
 
 @compiled
@@ -94,6 +96,7 @@ def constants_of(address, number):
         number_at(address, 4, number),
         number_at(address, 5, number),
         number_at(address, 6, number),
+        number_at(address, 7, number),
     )
 
 

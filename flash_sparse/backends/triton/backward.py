@@ -13,7 +13,7 @@ Letters: M queries in a tile, N keys in a tile, D head dimension in two parts (`
 import triton
 import triton.language as tl
 
-from flash_sparse.backends.triton.forward import LENGTHS
+from flash_sparse.backends.triton.forward import LENGTHS, LOG2_E
 from flash_sparse.backends.triton.shared import (
     count_tiles,
     dropout_keep,
@@ -27,12 +27,11 @@ from flash_sparse.backends.triton.shared import (
     sequence,
     steps,
     store_rows,
+    tanh,
     tile_positions,
     tile_source,
     tile_step,
 )
-
-LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit(do_not_specialize=["heads", "length", "tiles"])
@@ -77,7 +76,7 @@ def _load_sums(logsumexp, delta, queries, limit, MASKED: tl.constexpr):
 
 @triton.jit
 def _walk_keys(
-    sums, query, grad, shift, delta, key, value, row_strides, mask, blocks, walk, scale, dropout,
+    sums, query, grad, shift, delta, key, value, row_strides, mask, blocks, walk, scale, cap, dropout,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE_N: tl.constexpr,
     HEAD_DIM: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     MASKED: tl.constexpr,
@@ -107,6 +106,9 @@ def _walk_keys(
                 value_tail, first, keys, value_row_stride, key_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE
             )
         scores = product(query, query_tail, tile_key, tile_key_tail, TAIL, PRECISION)  # (M, N)
+        if cap is not None:
+            scores = tanh(scores * cap)
+            slope = 1.0 - scores * scores
         if MASKED:
             scores = hide(scores, queries, keys, diagonal, left, right, key_length, LEFT, RIGHT)
         probabilities = tl.exp2(scores * scale - shift[:, None])  # (M, N)
@@ -117,7 +119,10 @@ def _walk_keys(
                 query_word[:, None], query_word_2[:, None], key_word[None, :], key_word_2[None, :], threshold
             )
             grad_kept = tl.where(keep, grad_kept * keep_scale, 0.0)
-        grad_scores = (probabilities * (grad_kept - delta[:, None])).to(tile_key.dtype)  # (M, N)
+        grad_scores = probabilities * (grad_kept - delta[:, None])  # (M, N)
+        if cap is not None:
+            grad_scores *= slope
+        grad_scores = grad_scores.to(tile_key.dtype)
         part = tl.dot(grad_scores, tile_key, part, input_precision=PRECISION)
         if TAIL:
             part_tail = tl.dot(grad_scores, tile_key_tail, part_tail, input_precision=PRECISION)
@@ -129,7 +134,7 @@ def query_kernel(
     query, key, value, grad_output, grad_query, logsumexp, delta,
     row_offsets, row_blocks, row_order, cu_seqlens, key_lengths, seed,
     query_strides, key_strides, value_strides, grad_strides, result_strides, layout_strides,
-    heads, group, query_length, key_length, tiles, left, right, scale, result_scale, threshold, keep_scale,
+    heads, group, query_length, key_length, tiles, left, right, scale, cap, result_scale, threshold, keep_scale,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, NEGATIVE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     TILE_M: tl.constexpr, TILE_N: tl.constexpr, DESCRIPTORS: tl.constexpr,
@@ -191,7 +196,7 @@ def query_kernel(
         sums = _walk_keys(
             sums, (tile_query, tile_query_tail), (tile_grad, tile_grad_tail), shift, tile_delta,
             (key, key_tail), (value, value_tail), (key_strides[2], value_strides[2]),
-            (queries, diagonal, left, right, key_length), row_blocks, walk, scale,
+            (queries, diagonal, left, right, key_length), row_blocks, walk, scale, cap,
             (query_word, query_word_2, seed_value, stream, threshold, keep_scale),
             LEFT, RIGHT, DROPOUT, BLOCK_SIZE, TILE_N, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, masked == 1,
         )  # fmt: skip
@@ -205,7 +210,7 @@ def query_kernel(
 
 @triton.jit
 def _walk_queries(
-    sums, key, value, query, grad_output, logsumexp, delta, row_strides, mask, blocks, walk, scale, dropout,
+    sums, key, value, query, grad_output, logsumexp, delta, row_strides, mask, blocks, walk, scale, cap, dropout,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, NEGATIVE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     TILE_M: tl.constexpr, HEAD_DIM: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr, WIDE: tl.constexpr,
     PRECISION: tl.constexpr, MASKED: tl.constexpr,
@@ -239,6 +244,9 @@ def _walk_queries(
         scores = product(key, key_tail, tile_query, tile_query_tail, TAIL, PRECISION)  # (N, M)
         if NEGATIVE:
             scores = -scores
+        if cap is not None:
+            scores = tanh(scores * cap)
+            slope = 1.0 - scores * scores
         if MASKED:
             scores = hide(scores, keys, queries, -diagonal, right, left, query_length, RIGHT, LEFT)
         probabilities = tl.exp2(scores * scale - shift[None, :])  # (N, M)
@@ -253,7 +261,10 @@ def _walk_queries(
             grad_kept = tl.where(keep, grad_kept * keep_scale, 0.0)
         kept = kept.to(tile_grad.dtype)  # (N, M)
         value_part = tl.dot(kept, tile_grad, value_part, input_precision=PRECISION)
-        grad_scores = (probabilities * (grad_kept - tile_delta[None, :])).to(tile_query.dtype)  # (N, M)
+        grad_scores = probabilities * (grad_kept - tile_delta[None, :])  # (N, M)
+        if cap is not None:
+            grad_scores *= slope
+        grad_scores = grad_scores.to(tile_query.dtype)
         key_part = tl.dot(grad_scores, tile_query, key_part, input_precision=PRECISION)
         if TAIL:
             value_part_tail = tl.dot(kept, tile_grad_tail, value_part_tail, input_precision=PRECISION)
@@ -266,7 +277,7 @@ def keys_kernel(
     query, key, value, grad_output, grad_key, grad_value, logsumexp, delta,
     column_offsets, column_blocks, column_order, cu_seqlens, key_lengths, seed,
     query_strides, key_strides, value_strides, grad_strides, key_result_strides, value_result_strides, layout_strides,
-    heads, group, query_length, key_length, tiles, left, right, scale, result_scale, threshold, keep_scale,
+    heads, group, query_length, key_length, tiles, left, right, scale, cap, result_scale, threshold, keep_scale,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, NEGATIVE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     TILE_M: tl.constexpr, TILE_N: tl.constexpr,
@@ -335,7 +346,7 @@ def keys_kernel(
             sums = _walk_queries(
                 sums, (tile_key, tile_key_tail), (tile_value, tile_value_tail),
                 member_query, member_grad, member_logsumexp, member_delta, (query_strides[2], grad_strides[2]),
-                (keys, diagonal, left, right, query_length), column_blocks, walk, scale,
+                (keys, diagonal, left, right, query_length), column_blocks, walk, scale, cap,
                 (key_word, key_word_2, seed_value, stream, threshold, keep_scale),
                 LEFT, RIGHT, DROPOUT, NEGATIVE, BLOCK_SIZE, TILE_M, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, masked == 1,
             )  # fmt: skip

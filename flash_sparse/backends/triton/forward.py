@@ -20,10 +20,13 @@ from flash_sparse.backends.triton.shared import (
     softmax_step,
     steps,
     store_rows,
+    tanh,
     tile_positions,
     tile_source,
     tile_step,
 )
+
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 # Numbers that change from call to call, for which nothing is compiled again. The group of heads is none of them: where
 # it is 1, the kernels get rid of a loop.
@@ -32,7 +35,7 @@ LENGTHS = ("heads", "query_length", "key_length", "tiles", "left", "right", "thr
 
 @triton.jit
 def _walk(
-    sums, query, key, value, row_strides, mask, blocks, walk, scale, dropout,
+    sums, query, key, value, row_strides, mask, blocks, walk, scale, cap, dropout,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE_N: tl.constexpr,
     HEAD_DIM: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     MASKED: tl.constexpr,
@@ -61,6 +64,8 @@ def _walk(
                 key_tail, first, keys, key_row_stride, key_length, MAIN, TAIL, HEAD_DIM, MASKED, WIDE
             )
         scores = product(query, query_tail, tile_key, tile_key_tail, TAIL, PRECISION)  # (M, N)
+        if cap is not None:
+            scores = tanh(scores * cap)
         if MASKED:
             scores = hide(scores, queries, keys, diagonal, left, right, key_length, LEFT, RIGHT)
         probabilities, rescale, maximum, total = softmax_step(scores, maximum, total, scale, MASKED)
@@ -85,7 +90,7 @@ def _walk(
 def forward_kernel(
     query, key, value, output, logsumexp, row_offsets, row_blocks, row_order, cu_seqlens, key_lengths, seed,
     query_strides, key_strides, value_strides, output_strides, layout_strides,
-    heads, group, query_length, key_length, tiles, left, right, scale, threshold, keep_scale,
+    heads, group, query_length, key_length, tiles, left, right, scale, cap, sinks, threshold, keep_scale,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, NEGATIVE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     TILE_M: tl.constexpr, TILE_N: tl.constexpr, DESCRIPTORS: tl.constexpr,
@@ -136,12 +141,15 @@ def forward_kernel(
     part_tail = tl.zeros((TILE_M, TAIL if TAIL else 1), tl.float32)
     maximum = tl.full((TILE_M,), float("-inf"), tl.float32)
     total = tl.zeros((TILE_M,), tl.float32)
+    if sinks is not None:  # as if a first key had been seen, whose value is zero
+        maximum = tl.zeros((TILE_M,), tl.float32) + tl.load(sinks + head) * LOG2_E
+        total += 1.0
     sums = part, part_tail, maximum, total
     for masked in tl.static_range(2):  # first what all queries see wholly, then what needs the mask
         sums = _walk(
             sums, (tile_query, tile_query_tail), (key, key_tail), (value, value_tail),
-            (key_strides[2], value_strides[2]), (queries, diagonal, left, right, key_length), row_blocks, walk, scale,
-            (query_word, query_word_2, seed_value, stream, threshold),
+            (key_strides[2], value_strides[2]), (queries, diagonal, left, right, key_length), row_blocks, walk,
+            scale, cap, (query_word, query_word_2, seed_value, stream, threshold),
             LEFT, RIGHT, DROPOUT, BLOCK_SIZE, TILE_N, HEAD_DIM, MAIN, TAIL, WIDE, PRECISION, masked == 1,
         )  # fmt: skip
     part, part_tail, maximum, total = sums

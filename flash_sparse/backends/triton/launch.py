@@ -10,6 +10,7 @@ import triton
 from torch import Tensor
 
 from flash_sparse.backends.options import Options
+from flash_sparse.backends.sinks import sink_gradients
 from flash_sparse.backends.triton.backward import delta_kernel, keys_kernel, query_kernel
 from flash_sparse.backends.triton.forward import forward_kernel
 from flash_sparse.backends.triton.tiles import Tile, architecture, choose, split_head_dim
@@ -31,7 +32,7 @@ def forward(
     tile = choose(architecture(query.device), query.shape[3], query.dtype, options.block_size).forward
     launch(
         forward_kernel, tile, query.shape[2], query.shape[1], (query, key, value, rows), (logsumexp,), options.rows,
-        options, TILE_M=tile.own, TILE_N=tile.other,
+        options, sinks=options.sinks, TILE_M=tile.own, TILE_N=tile.other,
         DESCRIPTORS=tile.descriptors and fits_descriptor(key) and fits_descriptor(value),
     )  # fmt: skip
     if rows is not output:
@@ -49,8 +50,8 @@ def backward(
     logsumexp: Tensor,
     options: Options,
     wanted: list[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, each shaped and strided as what it belongs to; empty where not wanted."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value and sinks, shaped and strided as what they belong to; empty where not wanted."""
     gradients = tuple(torch.empty_like(tensor) for tensor in (query, key, value))
     grad_output, output = dense_rows(grad_output), dense_rows(output)
     query, key, value = dense_rows(query), dense_rows(key), dense_rows(value)
@@ -84,7 +85,11 @@ def backward(
     for gradient, rows in zip(gradients, (grad_query, grad_key, grad_value), strict=True):
         if rows is not gradient:
             gradient.copy_(rows)
-    return tuple(gradient if want else gradient.new_empty(0) for gradient, want in zip(gradients, wanted, strict=True))
+    grad_sinks = query  # whose place stays empty
+    if wanted[3]:
+        grad_sinks = sink_gradients(options.sinks, logsumexp, delta).sum((0, 2))  # (H,)
+    found = zip((*gradients, grad_sinks), wanted, strict=True)
+    return tuple(gradient if want else gradient.new_empty(0) for gradient, want in found)
 
 
 def launch(
@@ -96,7 +101,7 @@ def launch(
     vectors: tuple[Tensor, ...],
     lines: tuple[Tensor | None, Tensor | None, Tensor | None],
     options: Options,
-    **more: int | float,
+    **more: int | float | Tensor | None,
 ) -> None:
     """Start `kernel` with one program for each tile of `length` positions, of `heads` heads, of each sequence.
 
@@ -116,6 +121,7 @@ def launch(
         tiles = (offsets.shape[2] - 1) * (options.block_size // tile.own)  # of the whole layout, which may be larger
         layout_strides = tuple(offsets.stride(dim) if offsets.shape[dim] > 1 else 0 for dim in (0, 1))
     main, tail = split_head_dim(query.shape[3])
+    magnitude = max(abs(options.scale), 1e-30)  # 0 would turn the minus infinity of hidden scores into NaN
     # The chance to stay, in steps of 2 ** -24; probabilities are divided by exactly that chance.
     threshold = max(1, round((1 - options.dropout_p) * 2**24))
     grid = (tiles * heads * entries,)
@@ -130,8 +136,9 @@ def launch(
             *(matrix.stride()[:3] for matrix in matrices), layout_strides,
             query.shape[1], query.shape[1] // key.shape[1], query.shape[2], key.shape[2], tiles,
             min(options.left, UNBOUNDED), min(options.right, UNBOUNDED),
-            # A scale of 0 would turn the minus infinity of hidden scores into NaN.
-            scale=max(abs(options.scale), 1e-30) * math.log2(math.e), threshold=threshold, keep_scale=2**24 / threshold,
+            scale=(options.softcap or magnitude) * math.log2(math.e),
+            cap=magnitude / options.softcap if options.softcap else None,
+            threshold=threshold, keep_scale=2**24 / threshold,
             LEFT=options.left >= 0, RIGHT=options.right >= 0, DROPOUT=options.dropout_p > 0,
             NEGATIVE=options.scale < 0, BLOCK_SIZE=options.block_size,
             HEAD_DIM=query.shape[3], MAIN=main, TAIL=tail, WIDE=any(map(is_wide, matrices)),

@@ -54,6 +54,8 @@ class Variant(NamedTuple):
     is_causal: bool = False
     dropout: bool = False
     packed: bool = False
+    capped: bool = False
+    sunk: bool = False
     precision: str = "tf32"
 
     @property
@@ -63,7 +65,7 @@ class Variant(NamedTuple):
     def __str__(self) -> str:
         words = [self.architecture, self.kernel, TYPES[self.dtype], f"d{self.head_dim}"]
         words.append(f"block {self.block_size}" if self.block_size else "dense")
-        words += [word for word in ("is_causal", "dropout", "packed") if getattr(self, word)]
+        words += [word for word in ("is_causal", "dropout", "packed", "capped", "sunk") if getattr(self, word)]
         if self.dtype == torch.float32:
             words.append(self.precision)
         return " ".join(words)
@@ -108,6 +110,10 @@ def compile_variant(variant: Variant, tile: Tile | None = None) -> Usage:
         constants["cu_seqlens"] = None
     if not variant.dropout:
         constants["seed"] = None
+    if not variant.capped:
+        constants["cap"] = None
+    if not variant.sunk:
+        constants["sinks"] = None
 
     signature: dict[str, str | tuple[str, ...]] = {}
     attributes = {}
@@ -145,11 +151,11 @@ def argument_type(name: str, dtype: str) -> str:
         return "*i32"
     if name == "seed":
         return "*i64"
-    if name in ("logsumexp", "delta"):
+    if name in ("logsumexp", "delta", "sinks"):
         return "*fp32"
     if name in ("query", "key", "value", "output", "grad_output", "grad_query", "grad_key", "grad_value"):
         return f"*{dtype}"
-    return "fp32" if name.endswith("scale") else "i32"
+    return "fp32" if name.endswith("scale") or name == "cap" else "i32"
 
 
 def registers(cubin: bytes) -> tuple[int, int, int]:
@@ -202,6 +208,9 @@ def variants(quick: bool = False) -> Iterator[Variant]:
                 yield Variant(architecture, kernel, torch.float16, head_dim)
                 yield Variant(architecture, kernel, half, head_dim, dropout=True, packed=True)
                 yield Variant(architecture, kernel, half, head_dim, 64, dropout=True)
+                yield Variant(architecture, kernel, half, head_dim, is_causal=True, capped=True)
+                if kernel == "forward":  # the others do not know of sinks
+                    yield Variant(architecture, kernel, half, head_dim, is_causal=True, sunk=True)
             for head_dim in (64, 128, 256):
                 yield Variant(architecture, kernel, single, head_dim, is_causal=True)
                 yield Variant(architecture, kernel, single, head_dim, precision="ieee")

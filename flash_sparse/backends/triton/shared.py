@@ -251,6 +251,19 @@ def product(left, left_tail, right, right_tail, TAIL: tl.constexpr, PRECISION: t
 
 
 @triton.jit
+def tanh(x):
+    """To about an ulp: by a polynomial near 0, where the exponential's difference from 1 would lose its digits."""
+    square = x * x
+    series = -0.005919910501688719
+    series = series * square + 0.02081829123198986
+    series = series * square - 0.05379083380103111
+    series = series * square + 0.13332012295722961
+    series = series * square - 0.33333301544189453
+    far = 1.0 - 2.0 / (tl.exp2(tl.abs(x) * 2.8853900817779268) + 1.0)
+    return tl.where(square < 0.36, x + x * (square * series), tl.where(x < 0.0, -far, far))
+
+
+@triton.jit
 def hide(scores, own, other, offset, before, after, limit, BEFORE: tl.constexpr, AFTER: tl.constexpr):
     """Minus infinity in (R, C) where position `own` (R,) does not see `other` (C,)."""
     seen = (other < limit)[None, :]

@@ -172,7 +172,7 @@ def _calls(head_dim: int, dtype: torch.dtype, workload: Workload) -> tuple[Calla
     right = 0 if workload.is_causal else -1
     options = Options(
         *_layout_arguments(layout), cu_seqlens=None, max_seqlen=0, key_lengths=None, left=-1, right=right,
-        dropout_p=0.0, seed=None, scale=head_dim**-0.5,
+        dropout_p=0.0, seed=None, scale=head_dim**-0.5, softcap=0.0, sinks=None,
     )  # fmt: skip
     output, logsumexp = dispatch.forward(query, key, value, *options)
     return (
@@ -187,7 +187,7 @@ def _calls(head_dim: int, dtype: torch.dtype, workload: Workload) -> tuple[Calla
             output,
             logsumexp,
             *options,
-            [True] * 3,
+            [True, True, True, False],
         ),
     )
 

@@ -5,11 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from attention_cases import plain_options
 
 import flash_sparse
 from flash_sparse.backends.cpu import launch
-from flash_sparse.backends.options import Options
-from flash_sparse.functional import _layout_arguments
 
 
 def philox(counter, key, rounds):
@@ -45,10 +44,7 @@ def test_the_formula_gives_the_published_answers(rounds, counter, key, expected)
 
 def words(rows, seed, cu_seqlens=None):
     """The words of queries and of keys, each (2, B, H, N) uint32; `rows` is (B, H, N, D)."""
-    options = Options(
-        *_layout_arguments(None), cu_seqlens=cu_seqlens, max_seqlen=0, key_lengths=None, left=-1, right=-1,
-        dropout_p=0.5, seed=torch.tensor(seed), scale=1.0,
-    )  # fmt: skip
+    options = plain_options(cu_seqlens=cu_seqlens, dropout_p=0.5, seed=torch.tensor(seed))
     _, tables = launch.make_problem(rows, rows, options)
     shape = (2, *rows.shape[:3])
     return [

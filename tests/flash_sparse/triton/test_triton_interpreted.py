@@ -2,7 +2,7 @@
 
 import pytest
 import triton_checks as checks
-from attention_cases import Case
+from attention_cases import Case, cap_or_sink
 
 DTYPES = ("float32", "float32", "float16")
 
@@ -10,6 +10,11 @@ DTYPES = ("float32", "float32", "float16")
 @pytest.mark.parametrize("seed", range(5000, 5050))
 def test_fuzz(interpreter, seed):
     interpreter(checks.check_case, checks.small_case(seed, DTYPES), "cpu", seed % 3 == 0)
+
+
+@pytest.mark.parametrize("seed", range(6000, 6030))
+def test_fuzz_with_capped_scores_and_sinks(interpreter, seed):
+    interpreter(checks.check_case, cap_or_sink(checks.small_case(seed, DTYPES)), "cpu", seed % 2 == 0)
 
 
 @pytest.mark.parametrize("head_dim", [1, 15, 16, 33, 64, 80, 96, 111, 128, 160, 256])
@@ -76,6 +81,7 @@ LONG = {"dtype": "float16", "heads": 2, "key_heads": 1, "query_length": 50, "key
         ({"dtype": "float32", "scale": -0.3}, True),
         ({"block_size": 128, "density": 0.8, "query_length": 150, "is_causal": True}, True),
         ({"block_size": 64, "density": 0.7, "query_length": 100, "leading": (2,), "head_dim": 80}, True),
+        ({"softcap": 3.0, "sinks": True, "is_causal": True}, True),
         ({"block_size": 16, "query_length": 20, "key_length": 40}, False),  # tiles of several blocks
     ],
     ids=str,

@@ -11,12 +11,10 @@ from triton.runtime import _allocation
 if os.environ.get("TRITON_INTERPRET"):
     pytest.skip("kernels are interpreted in this process (TRITON_INTERPRET)", allow_module_level=True)
 
-from attention_cases import generator
+from attention_cases import generator, plain_options
 
 import flash_sparse
-from flash_sparse.backends.options import Options
 from flash_sparse.backends.triton import launch, tiles
-from flash_sparse.functional import _layout_arguments
 
 
 class Recorder(TorchDispatchMode):
@@ -50,16 +48,20 @@ def kernels(monkeypatch):
     return stubs
 
 
-def launched(packed, sparse, dropout_p=0.1):
+def launched(packed, sparse, capped=False, dropout_p=0.1):
     """What runs in both passes around the kernels."""
     query, key, value, grad_output = (torch.randn(1, 4, 300, 64, generator=generator(i)) for i in range(4))
     layout = flash_sparse.patterns.longformer(300, 64) if sparse else None
     bounds = torch.tensor([0, 100, 300], dtype=torch.int32) if packed else None
     lengths = None if packed else torch.tensor([290])
-    options = Options(*_layout_arguments(layout), bounds, 200, lengths, -1, 0, dropout_p, torch.tensor(3), 0.125)
+    options = plain_options(
+        layout, cu_seqlens=bounds, max_seqlen=200, key_lengths=lengths, right=0, dropout_p=dropout_p,
+        seed=torch.tensor(3), softcap=30.0 * capped, sinks=torch.randn(4) if capped else None,
+    )  # fmt: skip
     with Recorder() as recorder:
         output, logsumexp = launch.forward(query, key, value, options)
-        launch.backward(grad_output, logsumexp, query, key, value, output, logsumexp, options, [True] * 3)
+        wanted = [True, True, True, capped]
+        launch.backward(grad_output, logsumexp, query, key, value, output, logsumexp, options, wanted)
     return recorder.names
 
 
@@ -69,6 +71,13 @@ def test_allocates_and_launches_and_reads_nothing_back(kernels, packed, sparse):
     """Neither a value nor a copy comes back from the device, so that a CUDA graph can record the launches."""
     assert launched(packed, sparse) <= {"empty", "empty_like", "new_empty", "empty_strided"}
     assert all(len(kernel.grids) == 1 for kernel in kernels.values())
+
+
+def test_reads_nothing_back_for_the_gradient_of_the_sinks_either(kernels):
+    arithmetic = {"unsqueeze", "sub", "exp", "neg", "mul", "eq", "where", "sum"}
+    assert launched(True, False, capped=True) - arithmetic <= {
+        "empty", "empty_like", "new_empty", "empty_strided", "randn", "scalar_tensor",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -108,7 +117,7 @@ def test_kernels_get_scratch_memory_and_the_caller_keeps_its_allocator(kernels, 
         )  # fmt: skip
         return _allocation._allocator.get()
 
-    rows, options = torch.zeros(1, 1, 8, 16), Options(*_layout_arguments(None), None, 0, None, -1, -1, 0.0, None, 1.0)
+    rows, options = torch.zeros(1, 1, 8, 16), plain_options()
     before = _allocation._allocator.get()
     if own_thread:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:

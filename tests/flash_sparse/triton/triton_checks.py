@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from unittest import mock
 
 import torch
-from attention_cases import Case, check_errors, draw_case, error, generator, run, run_exactly, strided
+from attention_cases import Case, check_errors, draw_case, error, generator, plain_options, run, run_exactly, strided
 
 import flash_sparse
 from flash_sparse.backends import reference
@@ -71,7 +71,7 @@ def check_case(case, device, with_logsumexp=False):
         )
     assert found["output"].dtype == rows[0].dtype
     assert found["lse"].dtype == torch.float32
-    assert bool((found["lse"].cpu()[empty] == -torch.inf).all()), case
+    assert case.sinks or bool((found["lse"].cpu()[empty] == -torch.inf).all()), case
     assert bool((found["lse"].cpu()[~empty] > -torch.inf).all()), case
     assert not found["output"].cpu()[empty].any(), case
     assert not found["grad_query"].cpu()[empty].any(), case
@@ -88,14 +88,24 @@ def run_rounded(case, rows, grad_output, grad_logsumexp):
     query, grad = rows[0].double(), grad_output.double()
     key, value = (part.double().repeat_interleave(group, 1) for part in rows[1:])
     hidden = ~case.mask()
-    scores = (query @ key.mT * scale).masked_fill(hidden, -torch.inf)
-    logsumexp = scores.logsumexp(-1)
-    weights = scores.masked_fill(hidden.all(-1, keepdim=True), 0).softmax(-1).masked_fill(hidden, 0)
+    scores, slope = query @ key.mT * scale, 1.0
+    if case.softcap is not None:
+        slope = 1 - (scores / case.softcap).tanh().square()
+        scores = case.softcap * (scores / case.softcap).tanh()
+    logsumexp = scores.masked_fill(hidden, -torch.inf).logsumexp(-1)
+    sinks = None
+    if case.sinks:
+        sinks = case.options()["sinks"].double()[:, None]  # (H, 1)
+        logsumexp = torch.logaddexp(logsumexp, sinks)
+    shift = logsumexp.masked_fill(logsumexp == -torch.inf, 0)[..., None]
+    weights = (scores - shift).exp().masked_fill(hidden, 0)
     output = kept(kept(weights) @ value)
     delta = (output * grad).sum(-1) - (0 if grad_logsumexp is None else grad_logsumexp.double())
-    grad_scores = kept(weights * (grad @ value.mT - delta[..., None]))
+    grad_scores = kept(weights * (grad @ value.mT - delta[..., None]) * slope)
     grad_key, grad_value = grad_scores.mT @ query * scale, kept(weights).mT @ grad
+    grad_sinks = {} if sinks is None else {"grad_sinks": -((sinks - logsumexp).exp() * delta).sum((0, 2))}
     return {
+        **grad_sinks,
         "output": output,
         "lse": logsumexp.float(),
         "grad_query": kept(grad_scores @ key * scale),
@@ -234,6 +244,7 @@ DROPPED = {
     "layout": {"shape": (2, 2, 100, 130), "p": 0.4, "block_size": 16},
     "nearly nothing": {"shape": (1, 1, 64, 128), "p": 1e-9},
     "nearly all": {"shape": (1, 1, 64, 128), "p": 0.999},
+    "capped, sinks": {"shape": (2, 2, 70, 90), "p": 0.3, "softcap": 2.0, "sinks": (0.5, -1.0), "is_causal": True},
     "pack": {"lengths": (0, 40, 1, 130, 0, 33), "heads": 2, "p": 0.3},
     "pack, grouped": {"lengths": (70, 5, 90), "heads": 4, "key_heads": 2, "p": 0.5, "block_size": 32},
 }
@@ -252,6 +263,8 @@ def draw_dropped(name, backend):
     query = torch.zeros(batch, heads, queries, 256)
     key = torch.zeros(batch, key_heads, keys, 256)
     value = torch.eye(256)[:keys].expand_as(key)
+    if "sinks" in options:
+        options["sinks"] = torch.tensor(options["sinks"])
     if "key_lengths" in options:
         options["key_lengths"] = torch.tensor(options["key_lengths"])
     if block_size:
@@ -395,10 +408,9 @@ def check_operator():
     torch.manual_seed(0)
     rows = [strided(torch.randn(1, 2, 30, 16), "transposed").requires_grad_() for _ in range(3)]
     layout = flash_sparse.BlockLayout.from_blocks(torch.ones(2, 2, dtype=torch.bool), 16, 30)
-    rows_of_blocks = layout.row_offsets, layout.row_blocks, layout.row_order
-    parts = *rows_of_blocks, layout.column_offsets, layout.column_blocks, layout.column_order, layout.block_size
-    for layout_parts in (parts, (*[None] * 6, 0)):
-        arguments = (*rows, *layout_parts, None, 0, None, -1, 0, 0.0, None, 0.25)
+    for own in (layout, None):
+        sinks = torch.randn(2, requires_grad=True)
+        arguments = (*rows, *plain_options(own, right=0, scale=0.25, softcap=2.0, sinks=sinks))
         torch.library.opcheck(dispatch.interpreted_forward.default, arguments)
     automatic = flash_sparse.attention(*rows, is_causal=True)
     assert torch.equal(automatic, flash_sparse.attention(*rows, is_causal=True, backend="cpu"))
@@ -456,15 +468,17 @@ def check_autocast():
 def check_backward_operator():
     """The interpreted backward operator keeps PyTorch's rules too, with dropout and packed sequences."""
     from flash_sparse import dispatch
-    from flash_sparse.functional import _layout_arguments
 
     torch.manual_seed(0)
     rows = [strided(torch.randn(1, 2, 30, 16), "transposed") for _ in range(3)]
     layout = flash_sparse.patterns.local(32, 16)
     bounds = torch.tensor([0, 13, 30], dtype=torch.int32)
     for parts, cu_seqlens in ((layout, bounds), (None, None)):
-        common = (*_layout_arguments(parts), cu_seqlens, 17, None, -1, 0, 0.2, torch.tensor(7), 0.25)
+        common = plain_options(
+            parts, cu_seqlens=cu_seqlens, max_seqlen=17, right=0, dropout_p=0.2, seed=torch.tensor(7), scale=0.25,
+            sinks=torch.randn(2),
+        )  # fmt: skip
         output, logsumexp = dispatch.interpreted_forward(*rows, *common)
-        for wanted in ([True, True, True], [False, False, True]):
+        for wanted in ([True, True, True, True], [False, False, True, False]):
             arguments = (torch.randn_like(output), None, *rows, output, logsumexp, *common, wanted)
             torch.library.opcheck(torch.ops.flash_sparse.interpreted_backward.default, arguments)
