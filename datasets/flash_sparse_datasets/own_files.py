@@ -431,4 +431,9 @@ def prepare(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     parser.add_argument("--columns", nargs="+", help="names of the columns of a CSV or TSV file without a header")
     parser.add_argument("--bad-rows", default="error", choices=("error", "skip"))
     parser.add_argument("--join-rows", action="store_true", help="rows of the same text are one document")
+    parser.add_argument(
+        "--no-stratify", dest="stratify", action="store_false", help="labels play no part in the splits"
+    )
+    parser.add_argument("--folds", type=int, help="cut the documents into so many parts, of which --fold is the test")
+    parser.add_argument("--fold", type=int, help="from 1 on")
     return print_statistics(partial(load, **vars(parser.parse_args(arguments))))

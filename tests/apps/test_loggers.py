@@ -94,3 +94,17 @@ def test_a_logger_that_cannot_begin_is_one_line(run, tmp_path, monkeypatch, caps
     err = capsys.readouterr().err
     assert err == "error: --logger is csv, which cannot begin: nobody is logged in\n"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_not_undone_by_its_logger(run, tmp_path, monkeypatch, capsys):
+    log = loggers.loggers.CSVLogger.log_metrics
+
+    def refuse(logger, metrics, step=None):
+        if any(name.startswith("test/") for name in metrics):
+            raise RuntimeError("no connection")
+        log(logger, metrics, step)
+
+    monkeypatch.setattr(loggers.loggers.CSVLogger, "log_metrics", refuse)
+    assert run("--logger", "csv") == 0
+    assert capsys.readouterr().err == "note: --logger csv has no test scores: no connection\n"
+    assert (tmp_path / "run" / "metrics.json").is_file()

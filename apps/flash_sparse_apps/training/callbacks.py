@@ -7,6 +7,7 @@ import io
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -188,8 +189,8 @@ class Shown(L.Callback):
         self.history = history
         self.max_seconds = max_seconds
         self.metric = metric
-        self._bar: Progress | None = None  # made when training begins
-        self._validation: Progress | None = None
+        self._bar: Any = None  # made when training begins
+        self._validation: Any = None
 
     def on_train_start(self, trainer, module):
         self._bar = Progress(

@@ -100,7 +100,7 @@ def draw_splits(groups: RowGroups, draw: Draw) -> Drawn:
 
 def _folded(groups: RowGroups, folds: int, fold: int, validation_share: float) -> Drawn:
     split, untested = fold_split(groups, folds, fold, validation_share)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if untested:
         notes = (
             f"fold {fold} of {folds}: {untested} documents are trained on, not tested, since no others have their "

@@ -49,16 +49,16 @@ class Progress(tqdm):
             options |= {"bar_format": f"{{desc}}: {how_far}{{postfix}}", "miniters": 1, "mininterval": 0}
         super().__init__(iterable, desc, total, unit=unit, disable=not shown, **options | more)
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Show how far it is, by tqdm or as a line."""
         if self._terminal:
-            return super().display(msg, pos)
+            super().display(msg, pos)
+            return
         now = time.monotonic()
         if msg is None and now - self._said >= INTERVAL:
             self._said = now
             self.fp.write(f"{self}\n")
             self.fp.flush()
-        return None
 
     def clear(self, *given: Any, **named: Any):
         """Make way for a line: lines need not."""
