@@ -121,6 +121,7 @@ def test_a_saved_model_applies_its_temperature(tmp_path, capsys):
     assert (tmp_path / "run/model/model.safetensors").read_bytes() == (
         tmp_path / "plain/model/model.safetensors"
     ).read_bytes()
+    (tmp_path / "run" / "model" / "SHA256SUMS").unlink()
     described = tmp_path / "run" / "model" / "classifier.json"
     content = json.loads(described.read_text())
     assert content.pop("temperature") == 2.5
@@ -132,6 +133,7 @@ def test_a_saved_model_applies_its_temperature(tmp_path, capsys):
 @pytest.mark.parametrize("temperature", [0, -1.0, "1", None])
 def test_a_temperature_that_no_run_wrote(tmp_path, temperature):
     make_model().save(tmp_path / "model", "")
+    (tmp_path / "model" / "SHA256SUMS").unlink()
     described = tmp_path / "model" / "classifier.json"
     described.write_text(json.dumps(json.loads(described.read_text()) | {"temperature": temperature}))
     with pytest.raises(ValueError, match=r"damaged: ValueError: temperature is .*; expected a number above 0"):

@@ -121,7 +121,7 @@ def test_many_files_their_labels_and_the_way_to_a_passage(browser, files):
     assert items[1].startswith("b & <i>c.txt")
     assert "review" in items[1]  # no label reaches its threshold
     assert LABELS[1] in items[2]
-    assert "a document, whose text cannot be taken out yet" in items[3]
+    assert "damaged PDF, or none" in items[3]
 
     open_document(browser, 0)
     wait(browser, lambda: every(browser, "#labels .passages button"), "evidence")
