@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.data_module import TextDataModule
+from flash_sparse_apps.training.freed_memory import GiveBack
 from flash_sparse_apps.training.saved_state import WritesInPlace, newest_whole
 from flash_sparse_datasets.shared.exit_codes import UserError
 
@@ -41,7 +42,7 @@ def make_trainer(
         max_epochs=epochs,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the data module shares the documents out
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, GiveBack()],
         plugins=[WritesInPlace()],
         logger=logger or False,
         enable_checkpointing=True,

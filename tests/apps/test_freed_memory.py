@@ -1,0 +1,37 @@
+"""What the C library kept in holes goes back to the system during training."""
+
+import ctypes
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from flash_sparse_apps.training.freed_memory import EVERY, GiveBack
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library is not glibc")
+def test_holes_go_back_every_so_many_steps():
+    kept, holes = [], []
+    for _ in range(4000):  # between small tensors that stay, large ones that go; none large enough to be mapped alone
+        holes.append(torch.ones(25_000))
+        kept.append(torch.ones(10))
+    full = resident_bytes()
+    del holes
+
+    giving = GiveBack()
+    giving.on_train_batch_end(SimpleNamespace(global_step=EVERY - 1), None, None, None, 0)
+    assert resident_bytes() > full - 50e6
+    giving.on_train_batch_end(SimpleNamespace(global_step=EVERY), None, None, None, 0)
+    assert resident_bytes() < full - 300e6  # of 400 million bytes
+    assert len(kept) == 4000
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
+    GiveBack().on_train_batch_end(SimpleNamespace(global_step=EVERY), None, None, None, 0)
