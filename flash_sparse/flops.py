@@ -11,7 +11,6 @@ query blocks, nnz blocks kept.
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import sys
 
 import torch
@@ -46,9 +45,10 @@ def _product_flops(query: Tensor, key: Tensor, options: Options) -> int:
     if options.cu_seqlens is None:
         lengths = [(query_length, key.shape[2])] * batch
     elif known:
-        lengths = [(stop - start, stop - start) for start, stop in itertools.pairwise(options.cu_seqlens.tolist())]
+        bounds = options.cu_seqlens if options.cu_seqlens_k is None else options.cu_seqlens_k
+        lengths = list(zip(options.cu_seqlens.diff().tolist(), bounds.diff().tolist(), strict=True))
     else:  # no more than this
-        lengths = [(options.max_seqlen, options.max_seqlen)] * (options.cu_seqlens.shape[0] - 1)
+        lengths = [(options.max_seqlen, options.max_seqlen_k)] * (options.cu_seqlens.shape[0] - 1)
     if options.row_offsets is None:
         pairs = heads * sum(rows * columns for rows, columns in lengths)
     elif known:

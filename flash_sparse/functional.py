@@ -10,7 +10,7 @@ import itertools
 import numbers
 import sys
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -114,8 +114,9 @@ def attention(
     sinks = _check_sinks(sinks, query, heads=query.shape[1])
 
     options = Options(
-        *_layout_arguments(layout, query), cu_seqlens=None, max_seqlen=0, key_lengths=key_lengths, left=left,
-        right=right, dropout_p=dropout_p, seed=None, scale=scale, softcap=softcap, sinks=sinks,
+        *_layout_arguments(layout, query), cu_seqlens=None, max_seqlen=0, cu_seqlens_k=None, max_seqlen_k=0,
+        key_lengths=key_lengths, left=left, right=right, dropout_p=dropout_p, seed=None, scale=scale,
+        softcap=softcap, sinks=sinks,
     )  # fmt: skip
     operation = _pick(backend, query.device)
     if operation is None:
@@ -136,6 +137,8 @@ def attention_varlen(
     max_seqlen: int,
     layout: BlockLayout | None = None,
     *,
+    cu_seqlens_k: Tensor | None = None,
+    max_seqlen_k: int | None = None,
     is_causal: bool = False,
     window: Window | None = None,
     dropout_p: float = 0.0,
@@ -148,13 +151,18 @@ def attention_varlen(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`attention` of each sequence to itself, for sequences laid end to end, so that nothing is spent on padding.
 
+    With `cu_seqlens_k`, of each sequence of queries to one of keys (cross-attention). As in `attention`, the diagonal
+    of a causal mask or a window ends at the bottom right of each pair.
+
     Args:
         query: (total, H, D).
-        key, value: (total, Hkv, D).
+        key, value: (total, Hkv, D), or with `cu_seqlens_k` any number of tokens.
         cu_seqlens: (sequences + 1,) int32: where each sequence begins, from 0; the last entry is total.
         max_seqlen: the length of the longest sequence, or more.
-        layout: made for at least `max_seqlen` tokens; every sequence uses its upper left part. One that differs between
-            batch entries has an entry for each sequence.
+        cu_seqlens_k, max_seqlen_k: the same of the keys, for as many sequences, each of which may be empty on either
+            side; both or neither.
+        layout: made for at least `max_seqlen` x `max_seqlen_k` tokens; every sequence uses its upper left part. One
+            that differs between batch entries has an entry for each sequence.
         The others: as in `attention`.
 
     Returns:
@@ -171,26 +179,33 @@ def attention_varlen(
     _check_rows(query, key, value, dims=3, shape="(total, H, D)")
     if key.shape != value.shape:
         raise ValueError(f"value has shape {tuple(value.shape)}; expected the key's, {tuple(key.shape)}")
-    if query.shape[0] != key.shape[0] or query.shape[2] != key.shape[2]:
+    crossed = cu_seqlens_k is not None
+    if crossed != (max_seqlen_k is not None):
+        given, missing = ("cu_seqlens_k", "max_seqlen_k") if crossed else ("max_seqlen_k", "cu_seqlens_k")
+        raise TypeError(f"{missing} is None with {given}; expected both, where keys are packed by bounds of their own")
+    if query.shape[2] != key.shape[2] or (not crossed and query.shape[0] != key.shape[0]):
+        tokens = "" if crossed else f"{query.shape[0]} tokens and "
         raise ValueError(
-            f"key has shape {tuple(key.shape)}; expected {query.shape[0]} tokens and head dimension {query.shape[2]} "
-            f"as in the query, {tuple(query.shape)}"
+            f"key has shape {tuple(key.shape)}; expected {tokens}head dimension {query.shape[2]} as in the query, "
+            f"{tuple(query.shape)}"
         )
     _check_heads(query.shape[1], key.shape[1])
-    _check_integers("cu_seqlens", cu_seqlens, None, query.device)
-    if cu_seqlens.dtype != torch.int32:
-        raise TypeError(f"cu_seqlens is {cu_seqlens.dtype}; expected torch.int32")
-    max_seqlen = _check_longest(max_seqlen)
-    if _values_known(cu_seqlens):
-        _check_bounds(cu_seqlens, query.shape[0], max_seqlen)
-    elif cu_seqlens.device.type == "cuda":
-        _assert_bounds(cu_seqlens, query.shape[0], max_seqlen)
+    max_seqlen = _check_packing(cu_seqlens, max_seqlen, query, QUERIES)
+    if crossed:
+        max_seqlen_k = _check_packing(cu_seqlens_k, max_seqlen_k, key, KEYS)
+        if cu_seqlens_k.shape != cu_seqlens.shape:
+            raise ValueError(
+                f"cu_seqlens_k has shape {tuple(cu_seqlens_k.shape)}; expected that of cu_seqlens, "
+                f"{tuple(cu_seqlens.shape)}"
+            )
+    else:
+        max_seqlen_k = max_seqlen
     if layout is not None:
         _check_layout(layout, query, batch=cu_seqlens.shape[0] - 1)
-        if layout.query_length < max_seqlen or layout.key_length < max_seqlen:
+        if layout.query_length < max_seqlen or layout.key_length < max_seqlen_k:
             raise ValueError(
                 f"layout is made for {layout.query_length} x {layout.key_length} tokens; expected at least "
-                f"{max_seqlen} x {max_seqlen}, from max_seqlen"
+                f"{max_seqlen} x {max_seqlen_k}, from max_seqlen{' and max_seqlen_k' if crossed else ''}"
             )
     left, right = _check_window(window, is_causal)
     dropout_p, scale = _check_numbers(dropout_p, scale, query.shape[2])
@@ -198,8 +213,9 @@ def attention_varlen(
     sinks = _check_sinks(sinks, query, heads=query.shape[1])
 
     options = Options(
-        *_layout_arguments(layout, query), cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, key_lengths=None, left=left,
-        right=right, dropout_p=dropout_p, seed=None, scale=scale, softcap=softcap, sinks=sinks,
+        *_layout_arguments(layout, query), cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, cu_seqlens_k=cu_seqlens_k,
+        max_seqlen_k=max_seqlen_k, key_lengths=None, left=left, right=right, dropout_p=dropout_p, seed=None,
+        scale=scale, softcap=softcap, sinks=sinks,
     )  # fmt: skip
     operation = _pick(backend, query.device)
     if operation is None:
@@ -325,34 +341,64 @@ def _check_integers(name: str, tensor: Tensor, shape: tuple[int, ...] | None, de
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {shape or 'one dimension'}")
 
 
-def _check_bounds(cu_seqlens: Tensor, total: int, max_seqlen: int) -> None:
+class Side(NamedTuple):
+    """What packed queries, or keys, call their bounds and their longest sequence, and whose they are."""
+
+    bounds: str
+    longest: str
+    owner: str
+
+
+QUERIES = Side("cu_seqlens", "max_seqlen", "query")
+KEYS = Side("cu_seqlens_k", "max_seqlen_k", "key")
+
+
+def _check_packing(cu_seqlens: Tensor, max_seqlen: int, rows: Tensor, side: Side) -> int:
+    """Check how `rows` (total, H, D) are packed; returns `max_seqlen` as operators take it."""
+    _check_integers(side.bounds, cu_seqlens, None, rows.device)
+    if cu_seqlens.dtype != torch.int32:
+        raise TypeError(f"{side.bounds} is {cu_seqlens.dtype}; expected torch.int32")
+    max_seqlen = _check_longest(max_seqlen, side)
+    if _values_known(cu_seqlens):
+        _check_bounds(cu_seqlens, rows.shape[0], max_seqlen, side)
+    elif cu_seqlens.device.type == "cuda":
+        _assert_bounds(cu_seqlens, rows.shape[0], max_seqlen, side)
+    return max_seqlen
+
+
+def _check_bounds(cu_seqlens: Tensor, total: int, max_seqlen: int, side: Side = QUERIES) -> None:
     bounds = cu_seqlens.tolist()
     if not bounds or bounds[0] != 0 or bounds[-1] != total or bounds != sorted(bounds):
-        raise ValueError(f"cu_seqlens is {_shorten(bounds)}; expected it to rise from 0 to {total}, the query's tokens")
+        raise ValueError(
+            f"{side.bounds} is {_shorten(bounds)}; expected it to rise from 0 to {total}, the {side.owner}'s tokens"
+        )
     longest = max((stop - start for start, stop in itertools.pairwise(bounds)), default=0)
     if longest > max_seqlen:
-        raise ValueError(f"max_seqlen is {max_seqlen}; expected at least {longest}, the longest sequence in cu_seqlens")
+        raise ValueError(
+            f"{side.longest} is {max_seqlen}; expected at least {longest}, the longest sequence in {side.bounds}"
+        )
 
 
-def _assert_bounds(cu_seqlens: Tensor, total: int, max_seqlen: int) -> None:
+def _assert_bounds(cu_seqlens: Tensor, total: int, max_seqlen: int, side: Side = QUERIES) -> None:
     """`_check_bounds` on the device, which nothing waits for: else rows that no sequence has would keep what their
     memory held before."""
     lengths = cu_seqlens.diff()  # (sequences,)
     ends = (cu_seqlens.select(0, 0) == 0) & (cu_seqlens.select(0, -1) == total)  # ()
     torch._assert_async(
         ends & (lengths == lengths.clamp(0, max_seqlen)).all(),
-        "cu_seqlens does not rise from 0 to the query's tokens, or a sequence in it is longer than max_seqlen",
+        f"{side.bounds} does not rise from 0 to the {side.owner}'s tokens, or a sequence in it is longer than "
+        f"{side.longest}",
     )
 
 
-def _check_longest(max_seqlen: int) -> int:
-    """`max_seqlen` as an integer of Python's, or the symbol of one."""
+def _check_longest(max_seqlen: int, side: Side) -> int:
+    """The longest sequence's length as an integer of Python's, or the symbol of one."""
     if isinstance(max_seqlen, bool) or not isinstance(max_seqlen, (numbers.Integral, torch.SymInt)):
-        raise TypeError(f"max_seqlen is {max_seqlen!r}; expected an integer, the longest sequence's length")
+        raise TypeError(f"{side.longest} is {max_seqlen!r}; expected an integer, the longest sequence's length")
     if torch.compiler.is_compiling():  # a check would become a bound on the lengths that the graph takes
         return max_seqlen
     if not 0 <= max_seqlen <= MAX_WIDTH:
-        raise ValueError(f"max_seqlen is {max_seqlen}; expected the longest sequence's length")
+        raise ValueError(f"{side.longest} is {max_seqlen}; expected the longest sequence's length")
     return int(max_seqlen)
 
 

@@ -22,6 +22,8 @@ class Options(NamedTuple):
     block_size: int  # 0: no layout
     cu_seqlens: Tensor | None  # (sequences + 1,): packed sequences, which are one batch entry
     max_seqlen: int
+    cu_seqlens_k: Tensor | None  # (sequences + 1,): of the keys, where they are not packed as the queries are
+    max_seqlen_k: int
     key_lengths: Tensor | None  # (B,)
     left: int  # of the window around the diagonal; negative: unbounded
     right: int

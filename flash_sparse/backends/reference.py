@@ -50,30 +50,35 @@ def attention(
 
 def attention_varlen(
     query: Tensor,  # (total, H, D)
-    key: Tensor,  # (total, Hkv, D)
-    value: Tensor,  # (total, Hkv, D)
+    key: Tensor,  # (total of keys, Hkv, D)
+    value: Tensor,  # (total of keys, Hkv, D)
     layout: BlockLayout | None,  # for the longest sequence, or longer
     options: Options,
 ) -> tuple[Tensor, Tensor]:
-    """`attention` on each sequence by itself; (total, H, D) and the log-sum-exp, (H, total)."""
+    """`attention` of each sequence by itself; (total, H, D) and the log-sum-exp, (H, total)."""
     outputs = [query[:0]]  # so that no sequences at all give no rows
     logsumexps = [query.new_empty((query.shape[1], 0), dtype=torch.promote_types(query.dtype, torch.float32))]
-    for entry, (start, stop) in enumerate(itertools.pairwise(options.cu_seqlens.tolist())):
-        part = [tensor[start:stop].transpose(0, 1)[None] for tensor in (query, key, value)]  # (1, H, N, D)
-        own = None if layout is None else upper_left(layout, entry, stop - start)
+    bounds = options.cu_seqlens if options.cu_seqlens_k is None else options.cu_seqlens_k
+    spans = (itertools.pairwise(part.tolist()) for part in (options.cu_seqlens, bounds))
+    for entry, (queries, keys) in enumerate(zip(*spans, strict=True)):
+        part = [
+            tensor[slice(*span)].transpose(0, 1)[None]  # (1, H, N, D)
+            for tensor, span in ((query, queries), (key, keys), (value, keys))
+        ]
+        own = None if layout is None else upper_left(layout, entry, part[0].shape[2], part[1].shape[2])
         output, logsumexp = attention(*part, own, options)
         outputs.append(output[0].transpose(0, 1))  # (N, H, D)
         logsumexps.append(logsumexp[0])  # (H, N)
     return torch.cat(outputs), torch.cat(logsumexps, 1)
 
 
-def upper_left(layout: BlockLayout, entry: int, length: int) -> BlockLayout | None:
-    """The upper left part of a layout, for packed sequence `entry` of `length` tokens."""
-    if length == 0:
+def upper_left(layout: BlockLayout, entry: int, query_length: int, key_length: int) -> BlockLayout | None:
+    """The upper left part of a layout, for packed sequence `entry` of so many queries and keys."""
+    if query_length == 0 or key_length == 0:
         return None
-    size = -(-length // layout.block_size)
-    blocks = layout.to_blocks()[entry if layout.leading[0] > 1 else 0, :, :size, :size]  # (Hl, size, size)
-    return BlockLayout.from_blocks(blocks, layout.block_size, length)
+    rows, columns = (-(-length // layout.block_size) for length in (query_length, key_length))
+    blocks = layout.to_blocks()[entry if layout.leading[0] > 1 else 0, :, :rows, :columns]  # (Hl, rows, columns)
+    return BlockLayout.from_blocks(blocks, layout.block_size, query_length, key_length)
 
 
 def visible(

@@ -89,8 +89,10 @@ class Case:
 
 def plain_options(layout=None, **changed):
     """What the operators and backends take of a call without options, but for those that are `changed`."""
-    neutral = {"cu_seqlens": None, "max_seqlen": 0, "key_lengths": None, "left": -1, "right": -1, "dropout_p": 0.0,
-               "seed": None, "scale": 1.0, "softcap": 0.0, "sinks": None}  # fmt: skip
+    neutral = {
+        "cu_seqlens": None, "max_seqlen": 0, "cu_seqlens_k": None, "max_seqlen_k": 0, "key_lengths": None, "left": -1,
+        "right": -1, "dropout_p": 0.0, "seed": None, "scale": 1.0, "softcap": 0.0, "sinks": None,
+    }  # fmt: skip
     return Options(*_layout_arguments(layout), **{**neutral, **changed})
 
 

@@ -108,7 +108,7 @@ def test_forward_and_backward_use_the_same_mask_in_packed_sequences(kernel, devi
             torch.manual_seed(3)
             seen = attention(rows[0], rows[1], eye)[start : start + length, :, :width]
             keep[0, :, :, first : first + width] = seen.transpose(0, 1).cpu() != 0
-        own = None if layout is None else reference.upper_left(layout, entry, length)
+        own = None if layout is None else reference.upper_left(layout, entry, length, length)
         mask = reference.visible(length, length, own, (None, None), None, torch.device("cpu"))
         part = [row[start : start + length].transpose(0, 1)[None] for row in rows]
         exact = formula(part[:3], part[3], mask, keep, p, dim**-0.5, torch.float64)

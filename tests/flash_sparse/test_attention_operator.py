@@ -42,6 +42,7 @@ def arguments(case, device, dropout_p=0.0, cu_seqlens=None, max_seqlen=0):
         case.layout(device),
         cu_seqlens=None if cu_seqlens is None else torch.tensor(cu_seqlens, dtype=torch.int32, device=device),
         max_seqlen=max_seqlen,
+        max_seqlen_k=max_seqlen,
         key_lengths=case.options(device)["key_lengths"],
         left=-1 if left is None else left,
         right=0 if case.is_causal else -1 if right is None else right,

@@ -82,7 +82,7 @@ def torch_packed(rows, grad_output, cu_seqlens, options):
     bounds = cu_seqlens.tolist()
     for entry, (start, stop) in enumerate(itertools.pairwise(bounds)):
         layout = options["layout"]
-        own = None if layout is None else reference.upper_left(layout, entry, stop - start)
+        own = None if layout is None else reference.upper_left(layout, entry, stop - start, stop - start)
         mask = reference.visible(stop - start, stop - start, own, window, None, torch.device("cpu"))
         part = [tensor[start:stop].transpose(0, 1)[None] for tensor in (*rows, grad_output)]  # (1, H, N, D)
         results = run_torch(part[:3], part[3], mask, options["scale"])

@@ -146,10 +146,11 @@ def make_problem(query: Tensor, key: Tensor, options: Options) -> tuple[Problem,
         limits = zeros + keys if options.key_lengths is None else options.key_lengths.numpy().astype(np.int64)
         columns = entries, zeros, zeros + queries, zeros, limits, zeros + (keys - queries), entries
     else:
-        starts = options.cu_seqlens.numpy().astype(np.int64)
-        starts, lengths = starts[:-1], np.diff(starts)
-        zeros = np.zeros_like(starts)
-        columns = zeros, starts, lengths, starts, lengths, zeros, np.arange(len(starts))
+        bounds = options.cu_seqlens.numpy().astype(np.int64)  # (sequences + 1,)
+        key_bounds = bounds if options.cu_seqlens_k is None else options.cu_seqlens_k.numpy().astype(np.int64)
+        lengths, limits = np.diff(bounds), np.diff(key_bounds)
+        zeros = np.zeros_like(lengths)
+        columns = zeros, bounds[:-1], lengths, key_bounds[:-1], limits, limits - lengths, np.arange(len(lengths))
     sequences = np.ascontiguousarray(np.stack(columns, 1))  # (sequences, 7)
 
     threshold = max(1, round((1 - options.dropout_p) * 2**24)) if options.dropout_p else 0

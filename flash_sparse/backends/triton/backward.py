@@ -132,7 +132,7 @@ def _walk_keys(
 @triton.jit(do_not_specialize=LENGTHS)
 def query_kernel(
     query, key, value, grad_output, grad_query, logsumexp, delta,
-    row_offsets, row_blocks, row_order, cu_seqlens, key_lengths, seed,
+    row_offsets, row_blocks, row_order, cu_seqlens, cu_seqlens_k, key_lengths, seed,
     query_strides, key_strides, value_strides, grad_strides, result_strides, layout_strides,
     heads, group, query_length, key_length, tiles, left, right, scale, cap, result_scale, threshold, keep_scale,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, NEGATIVE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
@@ -142,17 +142,19 @@ def query_kernel(
     """The gradient of one tile of queries."""
     tile, head, entry = place(tiles, heads, row_order, layout_strides, RIGHT, BLOCK_SIZE, TILE_M)
     all_queries = query_length
-    start, query_length, key_length, diagonal = sequence(cu_seqlens, key_lengths, entry, query_length, key_length)
+    start, key_start, query_length, key_length, diagonal = sequence(
+        cu_seqlens, cu_seqlens_k, key_lengths, entry, query_length, key_length
+    )
     first = tile * TILE_M
     if first >= query_length:
         return
 
     batch = (entry if cu_seqlens is None else 0) + tl.zeros((), tl.int64)
-    row = start + tl.zeros((), tl.int64)
+    row, key_row = start + tl.zeros((), tl.int64), key_start + tl.zeros((), tl.int64)
     wide_head, key_head = head.to(tl.int64), (head // group).to(tl.int64)
     query = row_of(query, batch, wide_head, row, query_strides)
-    key = row_of(key, batch, key_head, row, key_strides)
-    value = row_of(value, batch, key_head, row, value_strides)
+    key = row_of(key, batch, key_head, key_row, key_strides)
+    value = row_of(value, batch, key_head, key_row, value_strides)
     grad_output = row_of(grad_output, batch, wide_head, row, grad_strides)
     grad_query = row_of(grad_query, batch, wide_head, row, result_strides)
     logsumexp += (batch * heads + head) * all_queries + row
@@ -275,7 +277,7 @@ def _walk_queries(
 @triton.jit(do_not_specialize=LENGTHS)
 def keys_kernel(
     query, key, value, grad_output, grad_key, grad_value, logsumexp, delta,
-    column_offsets, column_blocks, column_order, cu_seqlens, key_lengths, seed,
+    column_offsets, column_blocks, column_order, cu_seqlens, cu_seqlens_k, key_lengths, seed,
     query_strides, key_strides, value_strides, grad_strides, key_result_strides, value_result_strides, layout_strides,
     heads, group, query_length, key_length, tiles, left, right, scale, cap, result_scale, threshold, keep_scale,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, NEGATIVE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
@@ -287,7 +289,9 @@ def keys_kernel(
     order_strides = layout_strides[0], group * layout_strides[1]
     tile, key_head, entry = place(tiles, heads // group, column_order, order_strides, False, BLOCK_SIZE, TILE_N)
     all_queries, all_keys = query_length, key_length
-    start, query_length, key_length, diagonal = sequence(cu_seqlens, key_lengths, entry, query_length, key_length)
+    start, key_start, query_length, key_length, diagonal = sequence(
+        cu_seqlens, cu_seqlens_k, key_lengths, entry, query_length, key_length
+    )
     if cu_seqlens is not None:
         all_keys = key_length
     first = tile * TILE_N
@@ -295,12 +299,12 @@ def keys_kernel(
         return
 
     batch = (entry if cu_seqlens is None else 0) + tl.zeros((), tl.int64)
-    row = start + tl.zeros((), tl.int64)
+    row, key_row = start + tl.zeros((), tl.int64), key_start + tl.zeros((), tl.int64)
     wide_head = key_head.to(tl.int64)
-    key = row_of(key, batch, wide_head, row, key_strides)
-    value = row_of(value, batch, wide_head, row, value_strides)
-    grad_key = row_of(grad_key, batch, wide_head, row, key_result_strides)
-    grad_value = row_of(grad_value, batch, wide_head, row, value_result_strides)
+    key = row_of(key, batch, wide_head, key_row, key_strides)
+    value = row_of(value, batch, wide_head, key_row, value_strides)
+    grad_key = row_of(grad_key, batch, wide_head, key_row, key_result_strides)
+    grad_value = row_of(grad_value, batch, wide_head, key_row, value_result_strides)
     query += batch * query_strides[0] + row * query_strides[2]
     grad_output += batch * grad_strides[0] + row * grad_strides[2]
     logsumexp += batch * heads * all_queries + row

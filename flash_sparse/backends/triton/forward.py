@@ -88,7 +88,8 @@ def _walk(
 
 @triton.jit(do_not_specialize=LENGTHS)
 def forward_kernel(
-    query, key, value, output, logsumexp, row_offsets, row_blocks, row_order, cu_seqlens, key_lengths, seed,
+    query, key, value, output, logsumexp, row_offsets, row_blocks, row_order,
+    cu_seqlens, cu_seqlens_k, key_lengths, seed,
     query_strides, key_strides, value_strides, output_strides, layout_strides,
     heads, group, query_length, key_length, tiles, left, right, scale, cap, sinks, threshold, keep_scale,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, DROPOUT: tl.constexpr, NEGATIVE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
@@ -97,17 +98,19 @@ def forward_kernel(
 ):  # fmt: skip
     tile, head, entry = place(tiles, heads, row_order, layout_strides, RIGHT, BLOCK_SIZE, TILE_M)
     all_queries = query_length
-    start, query_length, key_length, diagonal = sequence(cu_seqlens, key_lengths, entry, query_length, key_length)
+    start, key_start, query_length, key_length, diagonal = sequence(
+        cu_seqlens, cu_seqlens_k, key_lengths, entry, query_length, key_length
+    )
     first = tile * TILE_M
     if first >= query_length:
         return
 
     batch = (entry if cu_seqlens is None else 0) + tl.zeros((), tl.int64)
-    row = start + tl.zeros((), tl.int64)
+    row, key_row = start + tl.zeros((), tl.int64), key_start + tl.zeros((), tl.int64)
     key_head = head // group
     query = row_of(query, batch, head, row, query_strides)
-    key = row_of(key, batch, key_head, row, key_strides)
-    value = row_of(value, batch, key_head, row, value_strides)
+    key = row_of(key, batch, key_head, key_row, key_strides)
+    value = row_of(value, batch, key_head, key_row, value_strides)
     output = row_of(output, batch, head, row, output_strides)
     logsumexp += (batch * heads + head) * all_queries + row
 

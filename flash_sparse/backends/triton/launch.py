@@ -31,8 +31,9 @@ def forward(
     query, key, value, rows = dense_rows(query), dense_rows(key), dense_rows(value), dense_rows(output)
     tile = choose(architecture(query.device), query.shape[3], query.dtype, options.block_size).forward
     launch(
-        forward_kernel, tile, query.shape[2], query.shape[1], (query, key, value, rows), (logsumexp,), options.rows,
-        options, sinks=options.sinks, TILE_M=tile.own, TILE_N=tile.other,
+        forward_kernel, tile, query.shape[2], options.max_seqlen, query.shape[1],
+        (query, key, value, rows), (logsumexp,), options.rows, options,
+        sinks=options.sinks, TILE_M=tile.own, TILE_N=tile.other,
         DESCRIPTORS=tile.descriptors and fits_descriptor(key) and fits_descriptor(value),
     )  # fmt: skip
     if rows is not output:
@@ -71,14 +72,14 @@ def backward(
     kernels = choose(architecture(query.device), head_dim, query.dtype, options.block_size)
     if wanted[1] or wanted[2]:  # one kernel for both
         launch(
-            keys_kernel, kernels.keys, key.shape[2], key.shape[1],
+            keys_kernel, kernels.keys, key.shape[2], options.max_seqlen_k, key.shape[1],
             (query, key, value, grad_output, grad_key, grad_value), (logsumexp, delta), options.columns, options,
             TILE_M=kernels.keys.other, TILE_N=kernels.keys.own, result_scale=options.scale,
         )  # fmt: skip
     if wanted[0]:
         launch(
-            query_kernel, kernels.query, length, heads, (query, key, value, grad_output, grad_query),
-            (logsumexp, delta), options.rows, options,
+            query_kernel, kernels.query, length, options.max_seqlen, heads,
+            (query, key, value, grad_output, grad_query), (logsumexp, delta), options.rows, options,
             TILE_M=kernels.query.own, TILE_N=kernels.query.other, result_scale=options.scale,
             DESCRIPTORS=kernels.query.descriptors and fits_descriptor(key) and fits_descriptor(value),
         )  # fmt: skip
@@ -96,6 +97,7 @@ def launch(
     kernel,
     tile: Tile,
     length: int,
+    longest: int,
     heads: int,
     matrices: tuple[Tensor, ...],
     vectors: tuple[Tensor, ...],
@@ -106,15 +108,17 @@ def launch(
     """Start `kernel` with one program for each tile of `length` positions, of `heads` heads, of each sequence.
 
     Args:
+        longest: where sequences are packed, the length of the longest one, which may be more than there is.
         matrices: rows of query, key and value, then those that the kernel adds, (B, H | Hkv, N, D) each.
         vectors: (B, H, Nq) each, contiguous.
         lines: the layout by rows or by columns, `Options.rows` or `Options.columns`.
         more: the kernel's own arguments, by name.
     """
     query, key = matrices[:2]
-    entries, tiles = query.shape[0], -(-length // tile.own)
+    entries = query.shape[0]
     if options.cu_seqlens is not None:
-        entries, tiles = options.cu_seqlens.shape[0] - 1, -(-min(options.max_seqlen, length) // tile.own)
+        entries, length = options.cu_seqlens.shape[0] - 1, min(longest, length)
+    tiles = -(-length // tile.own)
     offsets = lines[0]
     layout_strides = (0, 0)
     if offsets is not None:
@@ -132,7 +136,7 @@ def launch(
     with torch.cuda.device_of(query):
         context.run(
             kernel[grid],
-            *matrices, *vectors, *lines, options.cu_seqlens, options.key_lengths, options.seed,
+            *matrices, *vectors, *lines, options.cu_seqlens, options.cu_seqlens_k, options.key_lengths, options.seed,
             *(matrix.stride()[:3] for matrix in matrices), layout_strides,
             query.shape[1], query.shape[1] // key.shape[1], query.shape[2], key.shape[2], tiles,
             min(options.left, UNBOUNDED), min(options.right, UNBOUNDED),

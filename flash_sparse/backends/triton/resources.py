@@ -56,6 +56,7 @@ class Variant(NamedTuple):
     packed: bool = False
     capped: bool = False
     sunk: bool = False
+    crossed: bool = False  # keys packed by bounds of their own
     precision: str = "tf32"
 
     @property
@@ -65,7 +66,8 @@ class Variant(NamedTuple):
     def __str__(self) -> str:
         words = [self.architecture, self.kernel, TYPES[self.dtype], f"d{self.head_dim}"]
         words.append(f"block {self.block_size}" if self.block_size else "dense")
-        words += [word for word in ("is_causal", "dropout", "packed", "capped", "sunk") if getattr(self, word)]
+        uses = "is_causal", "dropout", "packed", "capped", "sunk", "crossed"
+        words += [word for word in uses if getattr(self, word)]
         if self.dtype == torch.float32:
             words.append(self.precision)
         return " ".join(words)
@@ -108,6 +110,8 @@ def compile_variant(variant: Variant, tile: Tile | None = None) -> Usage:
         constants |= dict.fromkeys(LAYOUT)
     if not variant.packed:
         constants["cu_seqlens"] = None
+    if not variant.crossed:
+        constants["cu_seqlens_k"] = None
     if not variant.dropout:
         constants["seed"] = None
     if not variant.capped:
@@ -147,7 +151,7 @@ def compile_variant(variant: Variant, tile: Tile | None = None) -> Usage:
 
 def argument_type(name: str, dtype: str) -> str:
     """The type of a kernel's run-time argument, in Triton's notation."""
-    if name in LAYOUT or name == "cu_seqlens":
+    if name in LAYOUT or name in ("cu_seqlens", "cu_seqlens_k"):
         return "*i32"
     if name == "seed":
         return "*i64"
@@ -209,6 +213,7 @@ def variants(quick: bool = False) -> Iterator[Variant]:
                 yield Variant(architecture, kernel, half, head_dim, dropout=True, packed=True)
                 yield Variant(architecture, kernel, half, head_dim, 64, dropout=True)
                 yield Variant(architecture, kernel, half, head_dim, is_causal=True, capped=True)
+                yield Variant(architecture, kernel, half, head_dim, is_causal=True, packed=True, crossed=True)
                 if kernel == "forward":  # the others do not know of sinks
                     yield Variant(architecture, kernel, half, head_dim, is_causal=True, sunk=True)
             for head_dim in (64, 128, 256):

@@ -17,18 +17,23 @@ import triton.language as tl
 
 
 @triton.jit
-def sequence(cu_seqlens, key_lengths, entry, query_length, key_length):
-    """First row, queries, keys and diagonal of sequence `entry`: packed, or a batch entry that may end in padding."""
-    start = 0
+def sequence(cu_seqlens, cu_seqlens_k, key_lengths, entry, query_length, key_length):
+    """First rows of queries and keys, how many of both, and the diagonal of sequence `entry`: packed, or a batch entry
+    that may end in padding."""
+    start, key_start = 0, 0
     diagonal = key_length - query_length
     if cu_seqlens is not None:
         start = tl.load(cu_seqlens + entry)
         query_length = tl.load(cu_seqlens + entry + 1) - start
-        key_length = query_length
+        key_start, key_length = start, query_length
         diagonal = 0
+        if cu_seqlens_k is not None:
+            key_start = tl.load(cu_seqlens_k + entry)
+            key_length = tl.load(cu_seqlens_k + entry + 1) - key_start
+            diagonal = key_length - query_length
     if key_lengths is not None:
         key_length = tl.load(key_lengths + entry).to(tl.int32)
-    return start, query_length, key_length, diagonal
+    return start, key_start, query_length, key_length, diagonal
 
 
 @triton.jit

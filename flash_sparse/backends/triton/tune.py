@@ -171,8 +171,8 @@ def _calls(head_dim: int, dtype: torch.dtype, workload: Workload) -> tuple[Calla
         layout = patterns.random(LENGTH, 128, density=workload.density, heads=heads).to("cuda")
     right = 0 if workload.is_causal else -1
     options = Options(
-        *_layout_arguments(layout), cu_seqlens=None, max_seqlen=0, key_lengths=None, left=-1, right=right,
-        dropout_p=0.0, seed=None, scale=head_dim**-0.5, softcap=0.0, sinks=None,
+        *_layout_arguments(layout), cu_seqlens=None, max_seqlen=0, cu_seqlens_k=None, max_seqlen_k=0, key_lengths=None,
+        left=-1, right=right, dropout_p=0.0, seed=None, scale=head_dim**-0.5, softcap=0.0, sinks=None,
     )  # fmt: skip
     output, logsumexp = dispatch.forward(query, key, value, *options)
     return (

@@ -16,6 +16,17 @@ def test_most_used_kernels(variant):
     assert resources.problems(variant, resources.compile_variant(variant)) == []
 
 
+@pytest.mark.parametrize("kernel", resources.KERNELS)
+@pytest.mark.parametrize("architecture", tiles.TABLE)
+def test_capped_scores_sinks_and_crossed_packs_cost_no_spills(architecture, kernel):
+    uses = [{"capped": True, "is_causal": True}, {"packed": True, "crossed": True, "is_causal": True}]
+    if kernel == "forward":
+        uses.append({"sunk": True})
+    for use in uses:
+        variant = resources.Variant(architecture, kernel, torch.bfloat16, 128, **use)
+        assert resources.problems(variant, resources.compile_variant(variant)) == []
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("FLASH_SPARSE_ALL_KERNELS"), reason="set FLASH_SPARSE_ALL_KERNELS=1: an hour")
 @pytest.mark.parametrize("variant", list(resources.variants()), ids=str)

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 import triton_checks as checks
-from attention_cases import Case, error, run, run_exactly
+from attention_cases import Case, cap_or_sink, error, run, run_exactly
 
 import flash_sparse
 
@@ -29,6 +29,16 @@ def exact_float32():
 @pytest.mark.parametrize("seed", range(7000, 7300))
 def test_fuzz(seed):
     checks.check_case(checks.draw_case(seed, DTYPES), "cuda", seed % 3 == 0)
+
+
+@pytest.mark.parametrize("seed", range(7300, 7400))
+def test_fuzz_with_capped_scores_and_sinks(seed):
+    checks.check_case(cap_or_sink(checks.draw_case(seed, DTYPES)), "cuda", seed % 3 == 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_queries_and_keys_packed_differently(seed):
+    checks.check_crossed(seed, "cuda")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

@@ -37,6 +37,11 @@ def test_packed_sequences(interpreter, seed):
     interpreter(checks.check_packed, seed, DTYPES[seed % 3], "cpu")
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_queries_and_keys_packed_differently(interpreter, seed):
+    interpreter(checks.check_crossed, seed, "cpu")
+
+
 @pytest.mark.parametrize(("block_size", "is_causal"), [(0, False), (16, True), (128, False)])
 def test_dropout_in_both_directions(interpreter, block_size, is_causal):
     interpreter(checks.check_dropout, block_size, is_causal, "cpu")

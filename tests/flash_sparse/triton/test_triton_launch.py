@@ -55,7 +55,7 @@ def launched(packed, sparse, capped=False, dropout_p=0.1):
     bounds = torch.tensor([0, 100, 300], dtype=torch.int32) if packed else None
     lengths = None if packed else torch.tensor([290])
     options = plain_options(
-        layout, cu_seqlens=bounds, max_seqlen=200, key_lengths=lengths, right=0, dropout_p=dropout_p,
+        layout, cu_seqlens=bounds, max_seqlen=200, max_seqlen_k=200, key_lengths=lengths, right=0, dropout_p=dropout_p,
         seed=torch.tensor(3), softcap=30.0 * capped, sinks=torch.randn(4) if capped else None,
     )  # fmt: skip
     with Recorder() as recorder:
@@ -113,7 +113,7 @@ def test_kernels_get_scratch_memory_and_the_caller_keeps_its_allocator(kernels, 
 
     def call():
         launch.launch(
-            Launch(), tiles.Tile(64, 64, 4, 2), 8, 1, (rows, rows, rows), (), options.rows, options,
+            Launch(), tiles.Tile(64, 64, 4, 2), 8, 0, 1, (rows, rows, rows), (), options.rows, options,
         )  # fmt: skip
         return _allocation._allocator.get()
 

@@ -149,6 +149,33 @@ def check_packed(seed, dtype, device):
     check_errors(found, exact, baseline, (lengths, heads, key_heads, head_dim, block_size, options), names=found)
 
 
+def check_crossed(seed, device):
+    """Queries and keys packed by bounds of their own, empty ones on either side, against the float64 formula."""
+    draw = random.Random(seed)
+    lengths = [(draw.choice((0, 1, 17, 50)), draw.choice((0, 3, 33, 70))) for _ in range(3)] + [(20, 45)]
+    longest = [max(side) + draw.choice((0, 7)) for side in zip(*lengths, strict=True)]
+    bounds = [torch.tensor([0, *side]).cumsum(0).int() for side in zip(*lengths, strict=True)]
+    totals = [int(side[-1]) for side in bounds]
+    shapes = (totals[0], 4), (totals[1], 2), (totals[1], 2), (totals[0], 4)
+    *rows, grad_output = (torch.randn(*shape, 24, generator=generator(seed)).to(device) for shape in shapes)
+    block_size = draw.choice((0, 16, 64))
+    layout = None
+    if block_size:
+        kept = torch.rand(len(lengths), 4, *(-(-length // block_size) for length in longest)) < 0.6
+        layout = flash_sparse.BlockLayout.from_blocks(kept, block_size, *longest)
+    options = {
+        "cu_seqlens": bounds[0], "max_seqlen": longest[0], "cu_seqlens_k": bounds[1], "max_seqlen_k": longest[1],
+        "layout": layout, "is_causal": draw.random() < 0.5, "window": draw.choice((None, (9, 3), (None, 5))),
+        "softcap": draw.choice((None, 2.0)), "sinks": torch.randn(4) if draw.random() < 0.5 else None,
+    }  # fmt: skip
+    there = {name: part.to(device) if hasattr(part, "to") else part for name, part in options.items()}
+    found = run(rows, grad_output, "triton", there, None, flash_sparse.attention_varlen)
+    own, upstream = [part.cpu() for part in rows], grad_output.cpu()
+    exact = run_exactly(own, upstream, options, None, flash_sparse.attention_varlen)
+    baseline = run(own, upstream, "reference", options, None, flash_sparse.attention_varlen)
+    check_errors(found, exact, baseline, (lengths, options), names=found)
+
+
 def dropout_mask(shape, p, device, **options):
     """Which probabilities (B, H, Nq, Nk) a call keeps: the output where all values are rows of the identity."""
     batch, heads, query_length, key_length = shape
@@ -475,8 +502,8 @@ def check_backward_operator():
     bounds = torch.tensor([0, 13, 30], dtype=torch.int32)
     for parts, cu_seqlens in ((layout, bounds), (None, None)):
         common = plain_options(
-            parts, cu_seqlens=cu_seqlens, max_seqlen=17, right=0, dropout_p=0.2, seed=torch.tensor(7), scale=0.25,
-            sinks=torch.randn(2),
+            parts, cu_seqlens=cu_seqlens, max_seqlen=17, max_seqlen_k=17, right=0, dropout_p=0.2,
+            seed=torch.tensor(7), scale=0.25, sinks=torch.randn(2),
         )  # fmt: skip
         output, logsumexp = dispatch.interpreted_forward(*rows, *common)
         for wanted in ([True, True, True, True], [False, False, True, False]):
