@@ -53,7 +53,7 @@ def test_a_finished_run_has_everything(multi_label_run):
     names = {str(path.relative_to(multi_label_run)) for path in multi_label_run.rglob("*") if path.is_file()}
     assert names == {
         *("config.yaml", "data.json", "metrics.json", "report.html", "predictions.jsonl", "logs/history.csv"),
-        "split.npz",
+        *("split.npz", "model/SHA256SUMS", "checkpoints/last-before.ckpt"),
         *("model/model.safetensors", "model/tokenizer.json", "model/classifier.json", "model/README.md"),
         *("checkpoints/last.ckpt", "checkpoints/best.safetensors"),
     }

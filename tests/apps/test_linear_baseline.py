@@ -84,7 +84,8 @@ def test_the_same_stores_give_the_same_result(stores, task):
     np.testing.assert_array_equal(first.test_predictions, second.test_predictions)
 
 
-def test_bars_are_shown_where_asked_for(stores, task, capsys):
+def test_bars_are_shown_where_asked_for(stores, task, capsys, monkeypatch):
+    monkeypatch.setattr("flash_sparse_datasets.shared.progress.INTERVAL", 0)
     linear_baseline(*stores, 50, 4, task)
     assert capsys.readouterr().err == ""
     linear_baseline(*stores, 50, 4, task, progress=True)
@@ -111,8 +112,9 @@ def test_one_training_document(tmp_path):
     assert result.test_predictions.tolist() == [0]
 
 
-def test_balanced_weights_let_a_rare_label_count_as_much(tmp_path):
+def test_balanced_weights_let_a_rare_label_count_as_much(tmp_path, monkeypatch):
     """Texts that do not tell: the squared hinge loss then has its least at the difference of the classes' weights."""
+    monkeypatch.setattr("flash_sparse_apps.scores.linear_baseline.fit_temperature", lambda *unused: 1.0)
     documents = [Document(str(i), "10 11 12", ("a",) if i % 5 == 0 else ("b",)) for i in range(20)]
     stores = [make_store(tmp_path, name, documents) for name in ("train", "validation", "test")]
     plain, balanced = (
