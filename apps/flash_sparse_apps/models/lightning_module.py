@@ -49,6 +49,8 @@ class Classifier(L.LightningModule):
         planned_steps: optimizer steps of all epochs, known once training begins.
     """
 
+    weights: Tensor | None
+
     def __init__(
         self,
         encoder: nn.Module,
