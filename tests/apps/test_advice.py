@@ -63,7 +63,10 @@ def test_where_documents_are_cut(metrics):
     metrics["settings"]["seq-len"] = 512
     sentence = the_one(metrics)
     assert sentence.startswith("31.0% of the training documents are cut at 512 tokens (about 1 page): --seq-len 4096")
-    assert "8 times" in sentence
+    assert sentence.endswith("--seq-len 4096 reads nearly all of them whole, with up to 8 times the memory for each.")
+    metrics["data"]["truncation"]["train"]["p95_length"] = 30_000.0  # not all at once
+    assert "--seq-len 4096 reads up to 8 times as much of them" in the_one(metrics)
+    metrics["data"]["truncation"]["train"]["p95_length"] = 3000.0
     metrics["settings"]["seq-len"] = 2048
     assert "--seq-len 4096" in the_one(metrics)
     metrics["data"]["truncation"]["train"]["documents_cut_share"] = 0.01

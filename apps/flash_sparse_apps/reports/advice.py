@@ -9,6 +9,7 @@ from flash_sparse_apps.reports.page import percent, score
 from flash_sparse_apps.reports.words import kind, pages, places
 
 CUT_SHARE = 0.05  # of the training documents, from which reading more is advised
+MOST_TIMES = 8  # as many tokens that are advised at once
 FEW_PER_LABEL = 50  # training documents
 WIDE = 0.1  # of an interval
 
@@ -54,12 +55,13 @@ def _by_reading_more(metrics: Metrics) -> str:
     cut, seq_len = metrics["data"]["truncation"]["train"], metrics["settings"]["seq-len"]
     if metrics["data"]["grid"] or cut["documents_cut_share"] < CUT_SHARE:
         return ""
-    enough = 2 ** max(0, int(cut["p95_length"]) - 1).bit_length()
-    enough = max(enough, 2 * seq_len)
+    whole = 2 ** max(0, int(cut["p95_length"]) - 1).bit_length()
+    longer = max(2 * seq_len, min(whole, MOST_TIMES * seq_len))
+    times = f"{longer / seq_len:.0f} times"
+    reads = "reads nearly all of them whole" if longer >= whole else f"reads up to {times} as much of them"
     return (
         f"{percent(cut['documents_cut_share'])} of the training {kind(metrics)} are cut at {seq_len:,} tokens"
-        f"{pages(metrics, seq_len)}: --seq-len {enough} would read nearly all of them whole, at about "
-        f"{enough / seq_len:.0f} times the memory for the longest."
+        f"{pages(metrics, seq_len)}: --seq-len {longer} {reads}, with up to {times} the memory for each."
     )
 
 

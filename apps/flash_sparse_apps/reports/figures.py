@@ -190,7 +190,7 @@ def confusion_matrix(counts: np.ndarray, labels: Sequence[str]) -> str:
     """How many documents have the label of the row and were given that of the column, (L, L); shades are shares of the
     row."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = max(3.2, 0.42 * len(labels))
+    side = max(3.2, 0.3 * len(labels))
     with _figure("confusion matrix", side + 2.4, side + 1.2) as (figure, svg):
         axes = figure.subplots()
         shades = LinearSegmentedColormap.from_list("shares", ["#ffffff", BLUE])

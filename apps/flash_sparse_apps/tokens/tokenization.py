@@ -89,7 +89,7 @@ class Tokenizer:
     def first_unknown(self, tokens: Sequence[int], text: str) -> str | None:
         """The first word of a text, whose `tokens` are given, that is none of a fixed vocabulary's."""
         unknown = self._backend.token_to_id(UNKNOWN)
-        if unknown is None or not self.has_fixed_words or unknown not in tokens:
+        if not self.has_fixed_words or unknown is None or unknown not in tokens:
             return None
         _, spans = self.encode_with_spans(text)
         start, stop = spans[list(tokens).index(unknown)]

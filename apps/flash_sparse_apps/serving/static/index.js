@@ -241,7 +241,7 @@ function labelLine(entry, name, share, given) {
 function passageButtons(entry, name, passages) {
   const buttons = passages.map((passage, index) => {
     const change = `${passage.drop < 0 ? "+" : "−"}${Math.abs(passage.drop).toFixed(3)}`;
-    const alone = passage.drop < LEAST_DROP ? ", no passage alone" : "";
+    const alone = passage.drop < LEAST_DROP ? " (no passage carries it alone)" : "";
     const button = element("button", { type: "button", textContent: `Passage ${index + 1}: ${change}${alone}` });
     button.title = "how the probability changes without it";
     button.setAttribute("aria-label", `${name}, passage ${index + 1}: without it the probability changes by ${change}${alone}. Jump to it.`);
