@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from flash_sparse_apps import classify
 
 
+@pytest.mark.slow
 def test_bad_rows_are_named_or_left_out_and_counted(planted_files, cache_folder, tmp_path, capsys):
     content = planted_files["single-label"].read_text(encoding="utf-8")
     (tmp_path / "a.jsonl").write_text(content + '{"text": "", "labels": "apple"}\n{"text": "x"}\n', encoding="utf-8")

@@ -167,6 +167,7 @@ class TestSpinning:
             raise error
         assert not any(map(is_running, pids))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
     def test_gone_with_the_process(self, how):
         """Killed, it can end nothing itself."""

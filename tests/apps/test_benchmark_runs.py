@@ -146,6 +146,7 @@ class TestOneCell:
         assert row["MiB"] == {"forward": 1.0, "both": 2.0}
 
 
+@pytest.mark.slow
 def test_a_failure_does_not_stop_the_rest(tmp_path, contender):
     contender("textbook", raising(RuntimeError("the compiler is missing")))
     assert call("--output", tmp_path, contenders=("textbook", "SDPA math")) == 0

@@ -308,6 +308,7 @@ def test_ctrl_c_while_the_libraries_are_imported():
     assert (process.returncode, err) in ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )

@@ -61,6 +61,7 @@ def test_every_epoch_has_its_own(tmp_path, trained):
     assert "Every epoch but the first had new training images" in (output / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoint", [4, 5])
 def test_a_killed_run_goes_on_with_the_same(tmp_path, monkeypatch, checkpoint):
     """In the second epoch, while the images of later steps have been asked for."""

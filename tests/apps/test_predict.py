@@ -177,6 +177,7 @@ def test_a_text_on_standard_input(multi_label_run):
     assert row["tokens"] > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_json_is_json_in_every_encoding_of_stdout(multi_label_run, tmp_path, encoding):
     (tmp_path / "café 😀.txt").write_text("word1 keyword3")

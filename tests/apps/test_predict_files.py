@@ -75,6 +75,7 @@ def piped(run: Path, content: bytes, *arguments: str) -> subprocess.CompletedPro
     return subprocess.run(command, input=content, capture_output=True)
 
 
+@pytest.mark.slow
 def test_json_lines_on_standard_input(multi_label_run):
     content = b'\n{"text": "word1 keyword0", "name": "one"}\n{"text": "word2", "name": "two"}\n'
     done = piped(multi_label_run, content, "--id-field", "name")

@@ -133,6 +133,7 @@ def test_without_the_extra_a_line_says_what_to_install(run, monkeypatch, capsys)
     assert capsys.readouterr().err == "error: fastapi is not installed; expected pip install 'flash-sparse[serve]'\n"
 
 
+@pytest.mark.slow
 def test_another_host_with_the_token_of_the_environment(run):
     with serving(run, "--host", "0.0.0.0", FLASH_SPARSE_TOKEN=TOKEN) as address:
         address = address.replace("0.0.0.0", "127.0.0.1")
@@ -235,6 +236,7 @@ def test_slow_clients_are_given_up():
     assert body.startswith(b"HTTP/1.1 408")
 
 
+@pytest.mark.slow
 def test_of_too_many_idle_connections_the_oldest_make_way():
     async def part(port: int):
         idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(300)]

@@ -451,6 +451,7 @@ def test_nothing_is_written_before_a_cell_is_finished(tmp_path):
     assert collect([cell]) == {"rows": [], "linear": [], "unfinished": ["8-dense-0"]}
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_terminated_ends_its_cell_and_can_go_on(flags, tmp_path):
     """The real thing: processes, a signal, the same command again."""
     folder = tmp_path / "sweep"

@@ -51,6 +51,7 @@ def test_from_a_script(theirs, tmp_path):
     assert run(["-c", in_root], theirs, cwd=tmp_path) == "theirs\n"
 
 
+@pytest.mark.slow
 def test_under_pytest(theirs, tmp_path):
     (tmp_path / "test_theirs.py").write_text(f"def test_theirs():\n    {CHECK}\n")
     options = ["-q", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT]

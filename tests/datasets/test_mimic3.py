@@ -178,6 +178,7 @@ def test_splits_elsewhere_and_the_folder_above(tmp_path):
     assert rows(load("mimic3-50", tmp_path, splits=tmp_path / "ids")) == expected
 
 
+@pytest.mark.slow
 def test_notes_stay_on_disk(tmp_path):
     long = "word " * 20_000
     events = [(100001 + i % 3, "Radiology", "CHEST", long) for i in range(100)]

@@ -80,6 +80,7 @@ def removed_by_syntax_tree(source):
     return data.decode().split(), modules - {"__future__"}
 
 
+@pytest.mark.slow
 def test_the_syntax_tree_agrees(dataset):
     root = Path(sysconfig.get_path("stdlib"))
     documents = sorted(documents_of(dataset), key=lambda document: document.id)[::4]

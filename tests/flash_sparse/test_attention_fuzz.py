@@ -77,7 +77,11 @@ def test_gradients_through_the_logsumexp(kernel, device, seed):
     found = run(rows, grad_output, kernel, case.options(device), grad_logsumexp)
     exact = run_exactly(rows, grad_output, case.options(), grad_logsumexp)
     baseline = run_eager(rows, grad_output, case.mask(), case.scale, grad_logsumexp)
-    check_errors(found, exact, baseline, case, names=found)
+    # Of a row that sees one key, the baseline's gradients cancel to the last bit; ours are left with a rounding error,
+    # which grows with the scale. The allowance is meant for the usual scale.
+    usual = case.head_dim**-0.5
+    allowance = 1e-5 * max(1, abs(usual if case.scale is None else case.scale) / usual)
+    check_errors(found, exact, baseline, case, names=found, allowance=allowance)
 
 
 @pytest.mark.parametrize("seed", range(3000, 3040))

@@ -23,7 +23,7 @@ def advice(metrics: Metrics) -> list[str]:
 def advice_lines(metrics: Metrics) -> list[str]:
     """The same for the console."""
     sentences = advice(metrics)
-    wrapped = ["\n    ".join(textwrap.wrap(sentence, 110)) for sentence in sentences]
+    wrapped = ["\n    ".join(textwrap.wrap(sentence, 110, break_on_hyphens=False)) for sentence in sentences]
     return ["what to try next", *(f"  - {sentence}" for sentence in wrapped)] if sentences else []
 
 

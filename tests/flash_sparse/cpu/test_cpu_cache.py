@@ -32,7 +32,7 @@ class Memory(NamedTuple):
         return cls(4 * width)
 
 
-def squares(fingerprint, zero):
+def squares(fingerprint, zero, capped):
     """A kernel that is compiled at once: the squares of its tasks."""
 
     def squares_entry(address):

@@ -11,6 +11,7 @@ if os.environ.get("TRITON_INTERPRET"):
 from flash_sparse.backends.triton import resources, tiles
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", list(resources.variants(quick=True)), ids=str)
 def test_most_used_kernels(variant):
     assert resources.problems(variant, resources.compile_variant(variant)) == []

@@ -16,6 +16,7 @@ def call(*arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_prints_and_writes_the_table_in_order_with_two_processes(tmp_path):
     path = tmp_path / "kernels.json"
     done = call("--quick", "--match", "sm_90 forward", "--workers", 2, "--output", path)
@@ -33,6 +34,7 @@ def test_prints_and_writes_the_table_in_order_with_two_processes(tmp_path):
         assert (row["stack"], row["problems"]) == (0, "")
 
 
+@pytest.mark.slow
 def test_writes_markdown(tmp_path):
     path = tmp_path / "kernels.md"
     assert call("--quick", "--match", "sm_90 forward bf16 d128", "--output", path).returncode == 0
