@@ -80,7 +80,6 @@ class Classifier(L.LightningModule):
         self.none_counts = none_counts
         self.anneal_share = anneal_share
         self.seed = seed
-        self.weights: Tensor | None
         self.register_buffer("weights", weights, persistent=False)
         self.rate_factor = 1.0
         self.planned_steps = 0
