@@ -271,10 +271,15 @@ def history_key(metric: str) -> str:
 
 def best_epoch(history: Sequence[dict], metric: str) -> dict:
     """The entry of a training's history with the best validation score; of several, that with the lowest validation
-    loss, which still tells epochs apart where a few documents give the same score."""
+    loss, which still tells epochs apart where a few documents give the same score.
+
+    An epoch that ended while snakes were still growing had not seen what validation asks for, and its score is chance:
+    it does not count, and where all epochs are so, the last one has learnt most.
+    """
+    grown = [entry for entry in history if not entry.get("growing")] or history[-1:]
     if metric == "loss":
-        return min(history, key=lambda entry: entry["validation_loss"])
-    return max(history, key=lambda entry: (entry[history_key(metric)], -entry["validation_loss"]))
+        return min(grown, key=lambda entry: entry["validation_loss"])
+    return max(grown, key=lambda entry: (entry[history_key(metric)], -entry["validation_loss"]))
 
 
 def read_metrics(path: Path) -> Metrics:

@@ -48,6 +48,16 @@ def test_each_metric_has_its_own_best_epoch(metric, best):
     assert best_epoch(history, metric) is history[best]
 
 
+@pytest.mark.parametrize(("growing", "best"), [([True, False, False], 2), ([True, True, True], 2), ([False] * 3, 0)])
+def test_epochs_while_snakes_grow_do_not_count(growing, best):
+    scores = [(0.9, 0.1), (0.5, 0.3), (0.6, 0.2)]
+    history = [
+        {"validation_micro_f1": score, "validation_loss": loss, "growing": still}
+        for (score, loss), still in zip(scores, growing, strict=True)
+    ]
+    assert best_epoch(history, "micro-f1") is history[best]
+
+
 @pytest.mark.parametrize("metric", ["macro-f1", "loss"])
 def test_training_stops_by_the_metric_that_was_asked_for(metric, planted_files, cache_folder, tmp_path, monkeypatch):
     """Validation scores that tell of another best epoch each."""

@@ -15,7 +15,7 @@ from flash_sparse_apps import classify
 from flash_sparse_apps.models.lightning_module import Classifier, rate
 from flash_sparse_apps.tokens.growing import Growth
 from flash_sparse_apps.training import growing
-from flash_sparse_apps.training.callbacks import Checkpoints
+from flash_sparse_apps.training.callbacks import Checkpoints, History
 from flash_sparse_apps.training.growing import SETTLED, Growing
 from flash_sparse_datasets import load
 from flash_sparse_datasets.snakes.images import images_of
@@ -69,7 +69,7 @@ def steps(callback, trainer, module, loss: float, count: int):
 
 def test_a_length_joins_when_the_loss_is_low_and_training_goes_back_when_it_falls(fresh, capsys):
     growth = Growth(fresh, 2, seed=0)
-    callback = Growing(growth, below=0.3)
+    callback = Growing(growth, 0.3, History())
     module = SimpleNamespace(encoder=nn.Linear(2, 1), rate_factor=1.0)
     trainer = trainer_of(module)
     steps(callback, trainer, module, math.log(2), 3 * SETTLED)  # at chance from the beginning: nothing to go back to
@@ -90,7 +90,7 @@ def test_a_length_joins_when_the_loss_is_low_and_training_goes_back_when_it_fall
     assert all(torch.equal(callback._kept["encoder"][name], value) for name, value in kept.items())
     assert "back at chance" in capsys.readouterr().out
 
-    again = Growing(Growth(fresh, 2, seed=0), below=0.3)
+    again = Growing(Growth(fresh, 2, seed=0), 0.3, History())
     again.load_state_dict(callback.state_dict())
     again.on_train_start(trainer, other := SimpleNamespace(rate_factor=1.0))
     assert (again.growth.newest, other.rate_factor) == (growth.newest, module.rate_factor)
@@ -121,7 +121,18 @@ def test_a_run_grows(tmp_path, monkeypatch):
     assert len(seen) == 9
     assert np.mean(seen[-1]) > np.mean(seen[0])  # longer snakes have more ink
     assert "began with snakes of 2 dashes" in (output / "report.html").read_text()
-    assert json.loads((output / "metrics.json").read_text())["settings"]["grow-from"] == 2
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["settings"]["grow-from"] == 2
+    growing_epochs = [entry["growing"] for entry in metrics["training"]["history"]]
+    assert (growing_epochs[0], growing_epochs[-1]) == (True, False)
+    assert metrics["training"]["best_epoch"] > sum(growing_epochs)
+
+
+def test_a_run_whose_snakes_grow_to_its_end_keeps_the_last_weights(tmp_path):
+    code, output = run(tmp_path, *GROWN, "--grow-below", "0.001")
+    training = json.loads((output / "metrics.json").read_text())["training"]
+    assert (code, training["best_epoch"]) == (0, 3)
+    assert all(entry["growing"] for entry in training["history"])
 
 
 @pytest.mark.parametrize("checkpoint", [3, 5, 6])

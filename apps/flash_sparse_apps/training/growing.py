@@ -14,6 +14,7 @@ from typing import Any
 import lightning as L
 
 from flash_sparse_apps.tokens.growing import Growth
+from flash_sparse_apps.training.callbacks import History
 
 MEMORY = 50  # steps that the running loss is over, about
 FALLEN = 0.97 * math.log(2)  # the loss of two classes at chance, nearly
@@ -24,13 +25,16 @@ ANNEALED = 0.4  # share of the steps in which the rate falls to 0
 class Growing(L.Callback):
     """Lets a `Growth` grow, and brings training back where it falls; its state is in the checkpoint.
 
+    An entry of the history says whether snakes were still growing, since `best_epoch` leaves those out.
+
     Attributes:
         joined: dicts with step and level, of each length that joined after the first.
         falls: steps at which training went back to the weights that were kept.
     """
 
-    def __init__(self, growth: Growth, below: float):
+    def __init__(self, growth: Growth, below: float, history: History):
         self.growth = growth
+        self.history = history
         self.below = below
         self.joined: list[dict] = []
         self.falls: list[int] = []
@@ -73,6 +77,10 @@ class Growing(L.Callback):
                 print(f"  step {trainer.global_step}: snakes of {self.growth.newest} dashes join", flush=True)
         elif self._running > FALLEN and self._kept is not None:
             self._fall_back(trainer, module)
+
+    def on_validation_end(self, trainer, module):
+        if not trainer.sanity_checking:
+            self.history.epochs[-1]["growing"] = self.growth.newest < self.growth.last
 
     def _keep(self, trainer, module):
         self._kept = copy.deepcopy(

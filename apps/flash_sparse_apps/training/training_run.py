@@ -102,7 +102,7 @@ def train(settings: Settings, prepared: Prepared, run: RunFolder) -> tuple[Class
     checkpoints = Checkpoints(run, settings.checkpoint_every, history, stopping, settings.metric)
     callbacks = [history, stopping, checkpoints]
     if prepared.data.growth is not None:
-        callbacks.append(Growing(prepared.data.growth, settings.grow_below))
+        callbacks.append(Growing(prepared.data.growth, settings.grow_below, history))
     callbacks.append(Shown(history, max_seconds, settings.metric))
     left = max_seconds and max_seconds - history.seconds
     trainer = make_trainer(settings, run, callbacks, settings.epochs, left, make_logger(settings, run))
