@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic
 
 INT64 = ir.IntType(64)
@@ -42,13 +42,15 @@ BIAS = {4: 127, 8: 1023}  # of the exponent
 def vector_bytes() -> int:
     """The width of this CPU's vectors, 64 with AVX-512, else 32: where a CPU has narrower ones, LLVM takes several.
 
-    FLASH_SPARSE_CPU in the environment may name another set of instructions: "avx512", "avx2" or "generic".
+    FLASH_SPARSE_CPU in the environment may ask for the vectors of "avx512" or "avx2". Where NUMBA_CPU_NAME has Numba
+    compile for another processor than this one, they are those of AVX2 too.
     """
-    names = {"avx512": 64, "avx2": 32, "generic": 32}
+    widths = {"avx512": 64, "avx2": 32}
     asked = os.environ.get("FLASH_SPARSE_CPU", "")
-    if asked and asked not in names:
-        raise ValueError(f"FLASH_SPARSE_CPU is {asked!r}; expected one of {', '.join(names)}")
-    return names[asked or ("avx512" if llvm.get_host_cpu_features().get("avx512f") else "avx2")]
+    if asked and asked not in widths:
+        raise ValueError(f"FLASH_SPARSE_CPU is {asked!r}; expected one of {', '.join(widths)}")
+    has_avx512 = config.CPU_NAME is None and llvm.get_host_cpu_features().get("avx512f")
+    return widths[asked or ("avx512" if has_avx512 else "avx2")]
 
 
 VECTOR_BYTES = vector_bytes()

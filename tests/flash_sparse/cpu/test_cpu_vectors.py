@@ -5,7 +5,7 @@ import pytest
 from llvmlite import ir
 from numba import njit
 
-from flash_sparse.backends.cpu.product import multiply
+from flash_sparse.backends.cpu.product import MOST_INNER, multiply, multiply_in_parts
 from flash_sparse.backends.cpu.vectors import INT64, STRIP_BYTES, vector_function
 
 DTYPES = [np.float32, np.float64]
@@ -115,6 +115,48 @@ def test_multiply(dtype, turned, accumulate):
                 result.strides[0], rows, inner, accumulate, dtype(1),
             )  # fmt: skip
             assert np.array_equal(result, expected), (rows, inner)
+
+
+@njit
+def product_in_parts(left, left_row, left_inner, right, right_row, result, result_row, rows, inner, number):
+    multiply_in_parts(left, left_row, left_inner, right, right_row, result, result_row, rows, inner, number)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_multiply_in_parts(dtype, turned):
+    """Each element is the sum of the parts' sums, and what stood there before is forgotten."""
+    draw = np.random.default_rng(0)
+    lanes = STRIP_BYTES // np.dtype(dtype).itemsize
+    for inner in (1, MOST_INNER - 1, MOST_INNER, MOST_INNER + 1, 2 * MOST_INNER, 5 * MOST_INNER + 3):
+        left = draw.integers(-9, 10, (inner, 7) if turned else (7, inner)).astype(dtype)
+        left = left.T if turned else left  # (7, inner)
+        right = draw.integers(-9, 10, (inner, lanes)).astype(dtype)
+        result = np.full((8, lanes), np.nan, dtype)
+        product_in_parts(
+            left.ctypes.data, *left.strides, right.ctypes.data, right.strides[0], result.ctypes.data,
+            result.strides[0], 7, inner, dtype(1),
+        )  # fmt: skip
+        assert np.array_equal(result[:7], left @ right), inner
+        assert np.isnan(result[7]).all()
+
+
+def test_parts_have_a_smaller_error():
+    """Ones behind a number at which float32 no longer counts them one by one: a part's ones are added together."""
+    lanes = STRIP_BYTES // 4
+    left, right = np.ones((1, 1 + 10 * MOST_INNER), np.float32), np.ones((1 + 10 * MOST_INNER, lanes), np.float32)
+    left[0, 0] = 2.0**24
+    found = {}
+    for function in (product, product_in_parts):
+        result = np.empty((1, lanes), np.float32)
+        flags = (0,) if function is product else ()
+        function(
+            left.ctypes.data, *left.strides, right.ctypes.data, right.strides[0], result.ctypes.data,
+            result.strides[0], 1, left.shape[1], *flags, np.float32(1),
+        )  # fmt: skip
+        found[function] = result[0, 0] - 2.0**24
+    assert found[product] == 0
+    assert found[product_in_parts] == 9 * MOST_INNER
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
