@@ -40,7 +40,8 @@ def figures(name: str, **changed) -> dict:
                      "curve": [{"step": step, "loss": 2.0} for step in range(3000)]},
         "pretraining": None,
         "model": {"parameters": 123456, "density": 0.1},
-        "data": {"name": name, "truncation": {"test": {"tokens_cut_share": 0.25}}},
+        "data": {"name": name, "truncation": {"test": {"tokens_cut_share": 0.25}},
+                 "notes": [f"{name} has a note", "--sparse skips only 1% of the blocks"]},
         "settings": settings_of(dataset="listops") | {"sparse": True, "root": "/somewhere/data/imdb"},
         "command": "python apps/classify.py --root /somewhere/data/imdb --output=/else/runs/x --seq-len 64",
         "predict_command": "python apps/predict.py /else/runs/x FILE",
@@ -113,6 +114,13 @@ def test_what_is_kept_is_small_and_names_no_paths(page, tmp_path):
         assert path.stat().st_size < 10_000
         assert "/somewhere" not in path.read_text()
     assert (tmp_path / "results" / "ecthr" / "cells" / "512-sparse-1" / "metrics.json").is_file()
+
+
+def test_what_readers_said_of_the_documents_stands_behind_them(page):
+    documents = page.split("## Long documents by length")[1]
+    assert "To know of ecthr-a:\n\n- ecthr-a has a note\n\n" in documents
+    assert "- letters has a note" in documents
+    assert "listops has a note" not in documents
 
 
 def test_arena_rows_stand_beside_published_ones(page):

@@ -70,6 +70,16 @@ def document_rows(kept: Kept) -> list[Row]:
     )
 
 
+def document_notes(kept: Kept) -> dict[str, list[str]]:
+    """Dataset -> what its reader said of it: which labels and documents there are, and what was left out."""
+    notes: dict[str, list[str]] = {}
+    for run in kept.runs.values():
+        if run["data"]["name"] not in NAMES:
+            said = (note for note in run["data"]["notes"] if not note.startswith("--"))  # of a run's own flags
+            notes[_dataset(run)] = [*said]
+    return {name: said for name, said in notes.items() if said}
+
+
 def _add(rows: dict[tuple, Row], row: Row):
     rows[row["dataset"], row["model"], row["kind"], row["length"]] = row
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from flash_sparse_apps.collecting.arena import FIVE, LONGEST, arena_runs, beside_published, details
-from flash_sparse_apps.collecting.documents import LINES, by_document_length, by_length, document_rows, plots
+from flash_sparse_apps.collecting.documents import (
+    LINES,
+    by_document_length,
+    by_length,
+    document_notes,
+    document_rows,
+    plots,
+)
 from flash_sparse_apps.collecting.kept import Kept, read_kept
 from flash_sparse_apps.files import write_atomically
 from flash_sparse_apps.metrics import Metrics
@@ -25,7 +32,10 @@ Percent of test documents that are given the right label. Of several runs of a t
 best on validation; all of them stand under [Every run](#every-run)."""
 DOCUMENTS = """\
 Micro-F1 in percent, by how many tokens of a document are read. Does reading more pay? The next table has the gain over
-the next shorter length, resampled in pairs: it is more than chance where its interval leaves out 0."""
+the next shorter length, resampled in pairs: it is more than chance where its interval leaves out 0.
+
+The paper does not say which labels its rows are of. By their level, those of ECtHR are alleged violations (here
+`ecthr-b`), those of MIMIC-III the fifty most frequent codes."""
 
 LONGER = """\
 Micro-F1 in percent of whole documents by their own length in tokens, and in brackets how many documents there are; a
@@ -54,6 +64,8 @@ def write_page(folder: Path):
         parts += [Table.of(LINES, documents).markdown()]
         if (longer := by_document_length(documents)) is not None:
             parts += [LONGER, longer.markdown()]
+        parts += [f"To know of {name}:\n\n" + "\n".join(f"- {note}" for note in notes)
+                  for name, notes in document_notes(kept).items()]  # fmt: skip
     parts += ["## How each was measured", Table.of(MEASURED, _measured(kept)).markdown()]
     write_atomically(folder / "README.md", ("\n\n".join(parts) + "\n").encode(errors="backslashreplace"))
 

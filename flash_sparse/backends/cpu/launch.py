@@ -49,7 +49,8 @@ def forward(
     arguments = problem, *map(Rows.of, (query, key, value, rows)), logsumexp.data_ptr()
     numbers = constants(logsumexp.dtype, options.scale, options.dropout_p, options.softcap)
     kernel = capped_forward_kernel if options.softcap else forward_kernel
-    run(kernel, arguments, numbers, query_tiles(problem, tables.sequences))
+    tasks = query_tiles(tables.sequences[:, QUERIES].tobytes(), problem.heads, problem.right >= 0)
+    run(kernel, arguments, numbers, tasks)
     if rows is not output:
         output.copy_(rows)
     return output, logsumexp
@@ -141,17 +142,13 @@ class Tables(NamedTuple):
 def make_problem(query: Tensor, key: Tensor, options: Options) -> tuple[Problem, Tables]:
     batch, heads, queries, head_dim = query.shape
     keys = key.shape[2]
-    entries, zeros = np.arange(batch), np.zeros(batch, np.int64)
-    if options.cu_seqlens is None:
-        limits = zeros + keys if options.key_lengths is None else options.key_lengths.numpy().astype(np.int64)
-        columns = entries, zeros, zeros + queries, zeros, limits, zeros + (keys - queries), entries
+    if options.cu_seqlens is not None:
+        sequences = packed_sequences(options.cu_seqlens, options.cu_seqlens_k)  # (sequences, 7)
     else:
-        bounds = options.cu_seqlens.numpy().astype(np.int64)  # (sequences + 1,)
-        key_bounds = bounds if options.cu_seqlens_k is None else options.cu_seqlens_k.numpy().astype(np.int64)
-        lengths, limits = np.diff(bounds), np.diff(key_bounds)
-        zeros = np.zeros_like(lengths)
-        columns = zeros, bounds[:-1], lengths, key_bounds[:-1], limits, limits - lengths, np.arange(len(lengths))
-    sequences = np.ascontiguousarray(np.stack(columns, 1))  # (sequences, 7)
+        sequences = even_sequences(batch, queries, keys)
+        if options.key_lengths is not None:
+            sequences = sequences.copy()
+            sequences[:, KEYS] = options.key_lengths.numpy()
 
     threshold = max(1, round((1 - options.dropout_p) * 2**24)) if options.dropout_p else 0
     query_words = key_words = None
@@ -192,18 +189,43 @@ def make_problem(query: Tensor, key: Tensor, options: Options) -> tuple[Problem,
     return problem, Tables(sequences, row_offsets, row_blocks, query_words, key_words)
 
 
-def query_tiles(problem: Problem, sequences: np.ndarray) -> np.ndarray:
-    """Every tile of queries of every head: (tasks, 3), sequence, head, first query."""
-    tiles = -(-sequences[:, QUERIES] // QUERY_TILE)  # (sequences,)
-    counts = np.repeat(tiles, problem.heads)  # (sequences * H,)
+@functools.lru_cache(maxsize=64)
+def even_sequences(batch: int, queries: int, keys: int) -> np.ndarray:
+    """What the kernels know of each sequence, (B, 7), where none has padding; not to be written to."""
+    entries, zeros = np.arange(batch), np.zeros(batch, np.int64)
+    columns = entries, zeros, zeros + queries, zeros, zeros + keys, zeros + (keys - queries), entries
+    return np.ascontiguousarray(np.stack(columns, 1))
+
+
+def packed_sequences(cu_seqlens: Tensor, cu_seqlens_k: Tensor | None) -> np.ndarray:
+    """The same, (sequences, 7), of sequences that lie end to end in one batch entry."""
+    bounds = cu_seqlens.numpy().astype(np.int64)  # (sequences + 1,)
+    key_bounds = bounds if cu_seqlens_k is None else cu_seqlens_k.numpy().astype(np.int64)
+    lengths, limits = np.diff(bounds), np.diff(key_bounds)
+    zeros = np.zeros_like(lengths)
+    columns = zeros, bounds[:-1], lengths, key_bounds[:-1], limits, limits - lengths, np.arange(len(lengths))
+    return np.ascontiguousarray(np.stack(columns, 1))
+
+
+@functools.lru_cache(maxsize=64)
+def query_tiles(lengths: bytes, heads: int, last_first: bool) -> np.ndarray:
+    """Every tile of queries of every head: (tasks, 3), sequence, head, first query; not to be written to.
+
+    Args:
+        lengths: of each sequence's queries, int64.
+        last_first: whether the last tiles of a sequence, which see the most, come first.
+    """
+    tiles = -(-np.frombuffer(lengths, np.int64) // QUERY_TILE)  # (sequences,)
+    counts = np.repeat(tiles, heads)  # (sequences * H,)
     line = np.repeat(np.arange(len(counts)), counts)  # (tasks,)
     tile = np.arange(len(line)) - np.repeat(np.cumsum(counts) - counts, counts)  # (tasks,)
-    tile = tile if problem.right < 0 else counts[line] - 1 - tile  # those that see the most first
-    return np.stack([line // problem.heads, line % problem.heads, tile * QUERY_TILE], 1)
+    tile = counts[line] - 1 - tile if last_first else tile
+    return np.stack([line // heads, line % heads, tile * QUERY_TILE], 1)
 
 
+@functools.lru_cache(maxsize=64)
 def row_tiles(shape: tuple[int, int, int]) -> np.ndarray:
-    """Every tile of rows (B, H, N): (tasks, 3), batch entry, head, first row."""
+    """Every tile of rows (B, H, N): (tasks, 3), batch entry, head, first row; not to be written to."""
     return np.stack(
         np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), np.arange(0, shape[2], QUERY_TILE), indexing="ij"), -1
     ).reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""The kernels compiled for other instructions than this processor's: the random cases again, in a process of their own."""
+"""The kernels compiled for other instructions than this processor's: random cases, in a process of their own."""
 
 import os
 import subprocess
