@@ -109,6 +109,7 @@ def attention(
         if _values_known(key_lengths) and not bool(((key_lengths >= 0) & (key_lengths <= key.shape[2])).all()):
             raise ValueError(f"key_lengths is {key_lengths.tolist()}; expected 0 to {key.shape[2]}, the key's length")
     left, right = _check_window(window, is_causal)
+    _check_flag("return_lse", return_lse)
     dropout_p, scale = _check_numbers(dropout_p, scale, query.shape[3])
     softcap = _check_softcap(softcap)
     sinks = _check_sinks(sinks, query, heads=query.shape[1])
@@ -208,6 +209,7 @@ def attention_varlen(
                 f"{max_seqlen} x {max_seqlen_k}, from max_seqlen{' and max_seqlen_k' if crossed else ''}"
             )
     left, right = _check_window(window, is_causal)
+    _check_flag("return_lse", return_lse)
     dropout_p, scale = _check_numbers(dropout_p, scale, query.shape[2])
     softcap = _check_softcap(softcap)
     sinks = _check_sinks(sinks, query, heads=query.shape[1])
@@ -278,11 +280,15 @@ def _refuse_tracing(backend: Backend) -> None:
 
 def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
     for name, tensor in (("query", query), ("key", key), ("value", value)):
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_nested:
-            kind = type(tensor).__name__
-            if isinstance(tensor, Tensor):
-                kind = "nested" if tensor.is_nested else tensor.layout
-            raise TypeError(f"{name} is {kind}; expected a dense tensor")
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} is {type(tensor).__name__}; expected a dense tensor")
+        _check_dense(name, tensor)
+
+
+def _check_dense(name: str, tensor: Tensor) -> None:
+    if tensor.layout != torch.strided or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else tensor.layout
+        raise TypeError(f"{name} is {kind}; expected a dense tensor")
 
 
 def _refuse_tangents(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> None:
@@ -335,6 +341,7 @@ def _check_integers(name: str, tensor: Tensor, shape: tuple[int, ...] | None, de
     if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.int32, torch.int64):
         kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
         raise TypeError(f"{name} is {kind}; expected a tensor of torch.int32 or torch.int64")
+    _check_dense(name, tensor)
     if tensor.device != device:
         raise ValueError(f"{name} is on {tensor.device}; expected the query's device, {device}")
     if tensor.dim() != 1 or (shape is not None and tensor.shape != shape):
@@ -410,11 +417,15 @@ def _check_window(window: Window | None, is_causal: bool) -> tuple[int, int]:
     for side, width in (("left", left), ("right", right)):
         if width is not None and (isinstance(width, bool) or not isinstance(width, numbers.Integral) or width < 0):
             raise ValueError(f"window's {side} side is {width!r}; expected None or an integer of at least 0, in tokens")
-    if not isinstance(is_causal, bool):
-        raise TypeError(f"is_causal is {is_causal!r}; expected True or False")
+    _check_flag("is_causal", is_causal)
     if is_causal:
         right = 0
     return tuple(-1 if width is None else min(int(width), MAX_WIDTH) for width in (left, right))
+
+
+def _check_flag(name: str, flag: bool) -> None:
+    if not isinstance(flag, bool):
+        raise TypeError(f"{name} is {flag!r}; expected True or False")
 
 
 def _check_numbers(dropout_p: float, scale: float | None, head_dim: int) -> tuple[float, float]:
@@ -449,6 +460,7 @@ def _check_sinks(sinks: Tensor | None, query: Tensor, heads: int) -> Tensor | No
     if not isinstance(sinks, Tensor) or not sinks.is_floating_point():
         kind = sinks.dtype if isinstance(sinks, Tensor) else type(sinks).__name__
         raise TypeError(f"sinks is {kind}; expected None or a tensor of floating point")
+    _check_dense("sinks", sinks)
     if sinks.device != query.device:
         raise ValueError(f"sinks is on {sinks.device}; expected the query's device, {query.device}")
     if sinks.shape != (heads,):

@@ -12,11 +12,23 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
-from flash_sparse_apps.console import ended_by_sigterm, plain_interrupt, print_anything, spoken
+from flash_sparse_apps.console import ended_by_sigterm, outlive_readers, plain_interrupt, print_anything, spoken
 from flash_sparse_apps.files import room_to_write
 from flash_sparse_datasets.shared.cache_folder import cache_folder
 from flash_sparse_datasets.shared.exit_codes import Stopped, ending, stop
+
+if TYPE_CHECKING:
+    from flash_sparse_apps.settings import Settings
+
+
+def _with_less_memory(settings: Settings) -> str:
+    """What to ask for where memory is too little, the first being what changes least."""
+    lower = f"a lower --seq-len {settings.seq_len}, or --checkpoint-activations"
+    if settings.auto_batch:
+        return lower  # one document is too long already
+    return f"--auto-batch, a lower --tokens-per-batch {settings.tokens_per_batch}, {lower}"
 
 
 @ending
@@ -25,6 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     with plain_interrupt():
         from flash_sparse_apps.command_line import parse
     print_anything()
+    outlive_readers()
     settings, resumed = parse(arguments)
     with plain_interrupt():  # it takes seconds, which --help and a wrong flag need not pay
         from flash_sparse_apps.training import training_run
@@ -43,8 +56,7 @@ def main(arguments: Sequence[str]) -> int:
                 training_run.finish(settings, prepared, run, module, history, command)
         return 0
     except BaseException as error:
-        lower = f"--tokens-per-batch {settings.tokens_per_batch} or --seq-len {settings.seq_len}"
-        stopped = stop(error, f"a lower {lower}, or --checkpoint-activations")
+        stopped = stop(error, _with_less_memory(settings))
         if os.environ.get("LOCAL_RANK", "0") != "0":  # a process for a further device says nothing
             if stopped is None:
                 raise
@@ -52,10 +64,14 @@ def main(arguments: Sequence[str]) -> int:
         if stopped is not None:
             output = {"--output": settings.output or "runs"} if resumed is None else {}
             stopped.line += room_to_write(error, {"--cache-dir": cache_folder(settings.cache_dir), **output})
+        if stopped is not None and isinstance(error, FloatingPointError):
+            stopped.line += f"; expected a lower --learning-rate than {settings.learning_rate:g}"
         if run is not None and not run.has_checkpoint:
             run.remove()  # there is nothing to go on from
         elif run is not None and stopped is not None:
             resume = f"{spoken('classify')} --resume {shlex.quote(str(run.path))}"
+            if isinstance(error, FloatingPointError):
+                resume += f" --learning-rate {cast(float, settings.learning_rate) / 2:g}"
             raise Stopped(f"{stopped.line}; to continue: {resume}", stopped.code) from error
         if stopped is None:
             raise

@@ -32,8 +32,11 @@ class OneLineParser(ArgumentParser):
 
     optional: frozenset[str] = frozenset()
 
-    def parse_args(self, *given, **named):
-        namespace = super().parse_args(*given, **named)
+    def parse_args(self, args=None, *given, **named):
+        try:
+            namespace = super().parse_args(args, *given, **named)
+        except OverflowError:
+            self.error(_too_large(" ".join(args or ())))
         for name in self.optional & vars(namespace).keys():
             if namespace[name] == "null":
                 namespace[name] = None
@@ -53,6 +56,16 @@ class OneLineParser(ArgumentParser):
         if not self.exit_on_error:
             raise ValueError(message)
         self.exit(2, f"error: {message}\n")
+
+
+def _too_large(text: str) -> str:
+    """What an error says of the flag or key in `text` whose whole number is larger than any float."""
+    found = re.search(r"([\w-]+)(?:=|: *| )([+-]?\d{300,})", text)
+    if found is None:
+        return "a number is larger than 1.8e308; expected one below"
+    return (
+        f"--{found[1].removeprefix('--')} is {found[2][:10]}..., of {len(found[2])} digits; expected less than 1.8e308"
+    )
 
 
 class _SettingsParser(OneLineParser):
@@ -135,7 +148,8 @@ def make_parser(
         type=str,
         default=None,
         metavar="RUN",
-        help="continue the run in this folder with its own config.yaml; beside it only --max-time and where files are",
+        help="continue the run in this folder with its own config.yaml; beside it only --max-time, --tokens-per-batch, "
+        "--auto-batch, a lower --learning-rate, and where files are",
     )
     types = get_type_hints(Settings)
     parser.optional = frozenset(name for name, kind in types.items() if kind == str | None) | {"resume"}
@@ -193,13 +207,18 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
         stored = run / "config.yaml"
         if not stored.is_file():
             raise ValueError(f"--resume is {run}; expected a run folder, with config.yaml in it")
-        extra = [name for name in given if name not in ("resume", *MAY_CHANGE)]
+        extra = [name for name in given if name not in ("resume", "learning_rate", *MAY_CHANGE)]
         if extra or files:
             allowed = ", ".join(f"--{dashed(name)}" for name in sorted(MAY_CHANGE))
             name = dashed(extra[0]) if extra else "config"
-            raise ValueError(f"--{name} cannot be given with --resume; only {allowed} can")
-        changed = {name: given[name] for name in MAY_CHANGE & given.keys()}
-        settings = dataclasses.replace(load_settings(stored), **changed)
+            raise ValueError(f"--{name} cannot be given with --resume; only {allowed} and a lower --learning-rate can")
+        changed = {name: given[name] for name in (MAY_CHANGE | {"learning_rate"}) & given.keys()}
+        before = load_settings(stored)
+        settings = dataclasses.replace(before, **changed)
+        if settings.learning_rate > before.learning_rate:
+            raise ValueError(
+                f"--learning-rate is {settings.learning_rate}; expected at most the run's {before.learning_rate}"
+            )
         return dataclasses.replace(settings, **_places(settings, changed, run)), run
     except ValueError as error:
         parser.error(str(error))
@@ -283,7 +302,11 @@ def flags_to_resume(path: Path, settings: Settings) -> list[str]:
     flags = ["--resume", str(path.parent)]
     for name in sorted(MAY_CHANGE):
         value = getattr(settings, name)
-        if value != getattr(before, name):
+        if value == getattr(before, name):
+            continue
+        if isinstance(value, bool):
+            flags.append(f"--{'' if value else 'no-'}{dashed(name)}")
+        else:
             flags.append(f"--{dashed(name)}={'null' if value is None else value}")
     return flags
 
@@ -294,6 +317,8 @@ def _read_config(path: Path, parser: ArgumentParser) -> Namespace:
         return parser.parse_string(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}; expected a YAML file of flags") from None
+    except OverflowError:
+        raise ValueError(f"{path}: {_too_large(path.read_text(encoding='utf-8'))}") from None
     except Exception as error:  # jsonargparse, PyYAML and the decoder raise many kinds
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     finally:

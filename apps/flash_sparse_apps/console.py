@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from flash_sparse_datasets.shared.naming import naming
 
 
 def spoken(command: str) -> str:
@@ -37,6 +40,27 @@ def print_anything():
     """Escape on stdout what its encoding lacks, as Python does on stderr: a name must not end a run in an error."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def outlive_readers():
+    """Let what is printed go nowhere once its reader has gone, as `head` does: training goes on without it."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
+            stream.flush()
+            raw = _Outliving(stream.fileno(), "w", closefd=False)
+            form = {key: getattr(stream, key) for key in ("encoding", "errors", "line_buffering", "write_through")}
+            setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), **form))
+
+
+class _Outliving(io.FileIO):
+    def write(self, content) -> int:
+        try:
+            with naming("standard output"):
+                return super().write(content)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return len(content)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from flash_sparse_apps.console import ended_by_sigterm, plain_interrupt, print_anything
+from flash_sparse_apps.console import ended_by_sigterm, outlive_readers, plain_interrupt, print_anything
 from flash_sparse_datasets.shared.exit_codes import UserError, ending
 
 
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         from flash_sparse_apps.sweeping.stages import check_folder, read_stages, run_stage, summary
 
     print_anything()
+    outlive_readers()
     files, flags = split_config(arguments)
     printing = "--print-config" in flags
     flags = [flag for flag in flags if flag != "--print-config"]

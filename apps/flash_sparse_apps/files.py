@@ -8,22 +8,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
+from flash_sparse_datasets.shared.naming import naming
+
 _SUMS = "SHA256SUMS"
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let errors of the system that name no file, such as a full disk, name this one."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None or error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def room_to_write(error: BaseException, places: Mapping[str, str | Path]) -> str:

@@ -1,28 +1,36 @@
 """What metrics.json holds: the schema that a run writes and that reports, sweeps and other programs read.
 
 `docs/metrics.md` says the same for people. A key that changes its meaning or goes away changes VERSION; new keys do
-not. Shares and scores are from 0 to 1, times in seconds, memory in bytes; None is not measured or does not apply.
+not. Times are in seconds, memory in bytes; None is not measured or does not apply.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Annotated, Any, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 VERSION = 1
+ROUNDING = 1e-6  # by which the mean of ones may be past 1
 
-Interval = list[float]  # its lower and upper bound
+Share = Annotated[float, 0, 1]  # the least and the most that it may be
+Change = Annotated[float, -1, 1]  # from one share to another
+Interval = list[Share]  # its lower and upper bound
 
-_NEWER = {"version", "blend", "confusions", "mistakes", "calibration"}  # what the first files do not have
+# what the first files do not have, and `curve`, which is not kept in results/
+_MAY_LACK = {
+    *("version", "blend", "confusions", "mistakes", "calibration", "accuracy_interval", "tokens_per_page"),
+    *("metric", "best_validation_score", "lowered", "curve", "tokens_per_batch"),
+}
 
 
 class LabelCounts(TypedDict):
     label: str
-    precision: float
-    recall: float
-    f1: float
+    precision: Share
+    recall: Share
+    f1: Share
     support: int
 
 
@@ -30,17 +38,17 @@ class LabelScores(LabelCounts, total=False):
     """Of one label; `support` is how many documents have it. `threshold` is there for multi-label tasks, and None for
     `none_label`."""
 
-    threshold: float | None
+    threshold: Share | None
 
 
 class Scores(TypedDict):
     """On the test documents, with 95% bootstrap intervals."""
 
-    micro_f1: float
+    micro_f1: Share
     micro_f1_interval: Interval
-    macro_f1: float
+    macro_f1: Share
     macro_f1_interval: Interval
-    accuracy: float
+    accuracy: Share
     accuracy_interval: Interval
     per_label: list[LabelScores]
 
@@ -56,23 +64,23 @@ class ModelScores(ModelCounts, total=False):
     """Of the model; `answers` and `truths` are how many different sets of labels are given, and are right. `precision`
     and `recall` are over all labels of a multi-label task."""
 
-    precision: float | None
-    recall: float | None
+    precision: Share | None
+    recall: Share | None
 
 
 class ValidationScores(TypedDict):
     """With the thresholds that were tuned on the same documents."""
 
-    micro_f1: float
-    macro_f1: float
-    accuracy: float
+    micro_f1: Share
+    macro_f1: Share
+    accuracy: Share
 
 
 class Difference(TypedDict):
     """The model's score minus the other's, its interval resampled in pairs."""
 
-    micro_f1: float
-    micro_f1_interval: Interval
+    micro_f1: Change
+    micro_f1_interval: list[Change]
 
 
 class LinearScores(Scores):
@@ -88,9 +96,9 @@ class Blended(TypedDict):
     encoder: float
     linear: float
     bias: float
-    encoder_micro_f1: float
-    encoder_macro_f1: float
-    encoder_accuracy: float
+    encoder_micro_f1: Share
+    encoder_macro_f1: Share
+    encoder_accuracy: Share
 
 
 class Confusion(TypedDict):
@@ -109,7 +117,7 @@ class Mistake(TypedDict):
     row: int
     label: str
     given: bool
-    confidence: float
+    confidence: Share
     labels: list[str]
     predicted: list[str]
 
@@ -118,30 +126,30 @@ class CalibrationBin(TypedDict):
     """The labels given with a probability from `low` to `high`: how many, the mean probability, the share that is
     right."""
 
-    low: float
-    high: float
+    low: Share
+    high: Share
     decisions: int
-    probability: float
-    right: float
+    probability: Share
+    right: Share
 
 
 class ReviewLevel(TypedDict):
     """The test `documents` that are decided where people review what is below a `confidence`: their share, those of
     them with exactly the right labels, and the share of the labels given to them that is right."""
 
-    confidence: float
+    confidence: Share
     documents: int
-    decided: float
-    accuracy: float | None
-    precision: float | None
+    decided: Share
+    accuracy: Share | None
+    precision: Share | None
 
 
 class Calibration(TypedDict):
     """The temperature, and the expected calibration error of the labels given to test documents, with and before it."""
 
     temperature: float
-    error: float | None
-    error_before: float | None
+    error: Share | None
+    error_before: Share | None
     bins: list[CalibrationBin]
     review: list[ReviewLevel]
 
@@ -155,8 +163,8 @@ class Compared(TypedDict):
     speedup: float
     documents: int
     test_documents: int
-    label_agreement: float
-    document_agreement: float
+    label_agreement: Share
+    document_agreement: Share
 
 
 class Peers(TypedDict):
@@ -169,13 +177,21 @@ class Peers(TypedDict):
 
 
 class Speed(TypedDict):
-    """Of training; `tokens` are those that the model read."""
+    """Of training; `tokens` are those that the model read, `tokens_per_batch` what memory was enough for at its end."""
 
     step_seconds: float | None
     tokens_per_second: float | None
     tokens: int
+    tokens_per_batch: int
     peak_memory_bytes: int
     peak_gpu_memory_bytes: int | None
+
+
+class Lowered(TypedDict):
+    """A step after which training went on with this lower `learning_rate`."""
+
+    step: int
+    learning_rate: float
 
 
 class Training(TypedDict):
@@ -190,6 +206,7 @@ class Training(TypedDict):
     best_validation_micro_f1: float
     metric: str
     best_validation_score: float
+    lowered: list[Lowered]
     history: list[dict[str, Any]]
     curve: list[dict[str, Any]]
 
@@ -202,6 +219,7 @@ class Pretraining(TypedDict):
     seconds: float
     mask_share: float
     frequency_loss: float
+    lowered: list[Lowered]
     history: list[dict[str, Any]]
     curve: list[dict[str, Any]]
 
@@ -297,6 +315,48 @@ def read_metrics(path: Path) -> Metrics:
     version = found.get("version", VERSION)  # the first files did not say it
     if version != VERSION:
         raise ValueError(f"{path}: of version {version}, not {VERSION}")
-    if not Metrics.__required_keys__ - _NEWER <= found.keys():
-        raise ValueError(f"{path}: damaged")
+    if (wrong := mismatch(found, Metrics, "")) is not None:
+        raise ValueError(f"{path}: damaged: {wrong}")
     return cast(Metrics, found)
+
+
+def mismatch(value: Any, kind: Any, name: str) -> str | None:
+    """Where a value read from JSON is not of a type of this schema, and how; None where it is.
+
+    Args:
+        name: of the value, as in `test.micro_f1`.
+    """
+    if kind is Any or get_origin(kind) is tuple:  # JSON has lists alone
+        return None
+    if is_typeddict(kind):
+        return _wrong_entry(value, kind, name)
+    if get_origin(kind) in (list, dict):
+        if not isinstance(value, get_origin(kind)):
+            return f"{name} is {_short(value)}, no {get_origin(kind).__name__}"
+        entries = value.items() if isinstance(value, dict) else enumerate(value)
+        found = (mismatch(entry, get_args(kind)[-1], f"{name}.{key}") for key, entry in entries)
+        return next((wrong for wrong in found if wrong is not None), None)
+    if get_origin(kind) is Annotated:
+        _, least, most = get_args(kind)
+        number = type(value) in (int, float) and least - ROUNDING <= value <= most + ROUNDING
+        return None if number else f"{name} is {_short(value)}, no number from {least} to {most}"
+    if get_args(kind):  # one of several
+        wrongs = [mismatch(value, one, name) for one in get_args(kind)]
+        return None if None in wrongs else wrongs[0]
+    if kind is float:
+        return None if type(value) in (int, float) and math.isfinite(value) else f"{name} is {_short(value)}, no number"
+    return None if type(value) is kind else f"{name} is {_short(value)}, no {kind.__name__}"
+
+
+def _wrong_entry(value: Any, kind: Any, name: str) -> str | None:
+    if not isinstance(value, dict):
+        return f"{name} is {_short(value)}, no {kind.__name__}"
+    for key in sorted(kind.__required_keys__ - _MAY_LACK - value.keys()):
+        return f"{name}.{key} is missing".lstrip(".")
+    hints = get_type_hints(kind, include_extras=True)
+    found = (mismatch(value[key], own, f"{name}.{key}".lstrip(".")) for key, own in hints.items() if key in value)
+    return next((wrong for wrong in found if wrong is not None), None)
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:40]

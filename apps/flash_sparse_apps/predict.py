@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from flash_sparse_apps.console import plain_interrupt, print_anything, spoken
 from flash_sparse_apps.files import room_to_write, write_atomically
 from flash_sparse_datasets.shared.exit_codes import Stopped, UserError, ending, stop
+from flash_sparse_datasets.shared.naming import naming
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -142,6 +143,8 @@ def _check(given: Namespace):
     for name in ("top_k", "tokens_per_batch"):
         if given[name] is not None and given[name] < 1:
             raise UserError(f"--{name.replace('_', '-')} is {given[name]}; expected at least 1")
+    if given.output is None and sys.__stdout__ is None:
+        raise UserError("standard output is closed; expected it open, or --output")
     if given.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
 
@@ -204,7 +207,7 @@ def _write(pieces: Iterable[str | bytes], output: Path | None):
 
     if output is None:
         for piece in pieces:
-            with tqdm.external_write_mode():  # the bar makes way
+            with tqdm.external_write_mode(), naming("standard output"):  # the bar makes way
                 sys.stdout.write(cast(str, piece))
                 sys.stdout.flush()
         return
@@ -212,7 +215,8 @@ def _write(pieces: Iterable[str | bytes], output: Path | None):
         piece if isinstance(piece, bytes) else piece.encode(errors="backslashreplace") for piece in pieces
     )
     if output.exists() and not output.is_file():  # a pipe or device: not to be replaced
-        output.write_bytes(content)
+        with naming(output):
+            output.write_bytes(content)
     else:
         write_atomically(output, content)
 

@@ -14,8 +14,10 @@ from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 import yaml
 
-# What may be another when a run is resumed: how long it may take, and where files are.
-MAY_CHANGE = frozenset({"max_time", "dataset", "root", "validation", "test", "cache_dir"})
+# What may be another when a run is resumed: how long and how much memory it may take, and where files are.
+MAY_CHANGE = frozenset(
+    {"max_time", "tokens_per_batch", "auto_batch", "dataset", "root", "validation", "test", "cache_dir"}
+)
 BLOCK_SIZES = (16, 32, 64, 128)  # what `flash_sparse.BlockLayout` takes: it is not imported for --help to be fast
 IMAGE_PATTERNS = ("axial", "neighborhood_2d")
 MAX_HEAD_DIM = 256  # what `flash_sparse.attention` takes
@@ -329,6 +331,12 @@ class Settings:
         "tokens that pass through the model at once on a device; larger steps accumulate gradients",
         range=Range(1),
     )
+    auto_batch: bool = _flag(
+        False,
+        "where memory is too little for --tokens-per-batch in training, halve it and go on, with the same result but "
+        "for rounding and what dropout draws",
+        daily=True,
+    )
     learning_rate: float | None = _flag(
         None,
         f"peak learning rate of AdamW; null: {SCRATCH_RATE:g}, with --pretrained {FINE_TUNING_RATE:g}",
@@ -442,10 +450,10 @@ class Settings:
         if self.grow_from is not None and (self.fresh_images or self.pretrain):
             other = "fresh-images" if self.fresh_images else "pretrain"
             raise ValueError(f"--grow-from is {self.grow_from}; it cannot be used with --{other}")
-        if self.grow_from is not None and self.devices * self.num_nodes > 1:
-            raise ValueError(
-                f"--grow-from is {self.grow_from}; expected one device, not {self.devices * self.num_nodes}"
-            )
+        for name in ("grow_from", "auto_batch"):
+            if getattr(self, name) and self.devices * self.num_nodes > 1:
+                devices = self.devices * self.num_nodes
+                raise ValueError(f"--{dashed(name)} is {getattr(self, name)}; expected one device, not {devices}")
         if self.skip_black and self.chunked:
             raise ValueError("--skip-black is given; it cannot be used with --chunked")
         if self.skip_black and self.sparse and self.pattern in IMAGE_PATTERNS:

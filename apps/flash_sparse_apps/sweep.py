@@ -32,7 +32,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from flash_sparse_apps.console import ended_by_sigterm, plain_interrupt, print_anything, spoken
+from flash_sparse_apps.console import ended_by_sigterm, outlive_readers, plain_interrupt, print_anything, spoken
 from flash_sparse_apps.files import room_to_write
 from flash_sparse_datasets.shared.exit_codes import UserError, ending, stop
 
@@ -63,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     with plain_interrupt():
         from flash_sparse_apps.command_line import read_arguments
     print_anything()
+    outlive_readers()
     parser = _make_parser()
     try:
         options, typed, files = read_arguments(parser, arguments)

@@ -37,6 +37,7 @@ from flash_sparse_datasets.shared.cache_folder import cache_folder
 from flash_sparse_datasets.shared.documents import DataError, Dataset, Document, Documents, Fresh
 from flash_sparse_datasets.shared.exit_codes import UserError
 from flash_sparse_datasets.shared.gray_images import read_gray
+from flash_sparse_datasets.shared.naming import naming
 from flash_sparse_datasets.shared.official_files import LRA_RELEASE, official_folder
 from flash_sparse_datasets.shared.progress import Progress
 from flash_sparse_datasets.shared.statistics_table import print_statistics
@@ -418,7 +419,7 @@ def prepare(parser: ArgumentParser, arguments: Sequence[str]) -> int:
             options.workers,
         )
         if options.output:
-            with open(options.output, "wb") as file:
+            with naming(options.output), open(options.output, "wb") as file:
                 np.savez_compressed(file, images=images, labels=labels)
         if options.sheet:
             write_sheet(images, options.sheet)

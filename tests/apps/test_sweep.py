@@ -396,6 +396,29 @@ def test_cells_that_no_run_wrote_are_one_line(damage, flags, in_this_process, tm
     assert f"{cell / name}: " in err
 
 
+def test_figures_of_another_cell_are_refused(flags, in_this_process, tmp_path, capsys):
+    command = [*flags(), "--kinds", "dense", "--seq-lens", "16", "64"]
+    assert sweep.main(command) == 0
+    cells = tmp_path / "sweep" / "cells"
+    metrics, predictions = (cells / "16-dense-0" / name for name in ("metrics.json", "predictions.jsonl"))
+    whole = {path: path.read_text() for path in (metrics, predictions)}
+    changed = json.loads(whole[metrics]) | {"data": json.loads(whole[metrics])["data"] | {"num_labels": "x"}}
+    lines = whole[predictions].splitlines(keepends=True)
+    for path, content, said in (
+        (metrics, json.dumps(changed), "damaged: data.num_labels is 'x', no int"),
+        (metrics, (cells / "64-dense-0" / "metrics.json").read_text(), "of a run with seq-len 64, not 16"),
+        (predictions, "".join([*lines[:-1], lines[0]]), "damaged"),
+    ):
+        path.write_text(content)
+        capsys.readouterr()
+        assert sweep.main(command) == 2
+        assert (
+            capsys.readouterr().err == f"error: {path}: {said}; remove {cells / '16-dense-0'} to run that cell again\n"
+        )
+        path.write_text(whole[path])
+    assert sweep.main(command) == 0
+
+
 def test_data_that_was_changed_between_cells_is_noticed(flags, in_this_process, tmp_path, capsys, planted_files):
     data, folder = tmp_path / "data.jsonl", tmp_path / "sweep"
     lines = planted_files["multi-label"].read_text().splitlines(keepends=True)

@@ -4,11 +4,42 @@ import json
 import subprocess
 import sys
 
+import hypothesis
 import pytest
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, processors
+from hypothesis import strategies
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from flash_sparse_apps.tokens.tokenization import Tokenizer, _even_sample, load_tokenizer, train_tokenizer
+from flash_sparse_apps.tokens import tokenization
+from flash_sparse_apps.tokens.tokenization import (
+    Tokenizer,
+    _even_sample,
+    load_tokenizer,
+    train_tokenizer,
+    word_tokenizer,
+)
+
+PARTS = (
+    *(" ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u2028", "\x1c", "\x85", "\u3000", "\ud800"),
+    *(
+        "it's",
+        "'s",
+        "'",
+        "It",
+        "na\u0131ve",
+        "e\u0301",
+        "\u0301",
+        "\u0e33",
+        "1",
+        "22",
+        "\u00bd",
+        "_",
+        "-",
+        "...",
+        "##s",
+    ),
+    *("\u65e5\u672c", "\U0001f469\u200d\U0001f4bb", "[CLS]", "\u0130", "\u03a3", "\u1e9e", "\0", "\ufffd"),
+)
 
 TEXTS = ["the cat sat on the mat\n" * 20, "def f(x):\n    return x + 1\n" * 20, "Straße naïve 東京 🙂\n" * 5]
 
@@ -49,6 +80,55 @@ def test_spans_point_into_the_text(tokenizer):
     covered = {i for start, end in spans for i in range(start, end)}
     assert covered == set(range(len(text)))
     assert text[spans[-1][0] : spans[-1][1]].strip() == "cat"
+
+
+def word_pieces() -> Tokenizer:
+    words = {token: row for row, token in enumerate(["[UNK]", "[CLS]", "it", "s", "##s", "na", "##ive", "é", "'", "."])}
+    backend = tokenizers.Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
+    backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    backend.add_special_tokens(["[UNK]", "[CLS]"])
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $0", special_tokens=[("[CLS]", 1)])
+    return Tokenizer(backend)
+
+
+@pytest.mark.parametrize("kind", ["own", "words", "word pieces"])
+@hypothesis.given(parts=strategies.lists(strategies.sampled_from(PARTS), max_size=60))
+@hypothesis.settings(max_examples=100, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+def test_pieces_of_a_long_text_have_the_ids_of_the_whole(kind, parts, tokenizer, monkeypatch):
+    chosen = {"own": tokenizer, "words": word_tokenizer(["it", "na"]), "word pieces": word_pieces()}[kind]
+    text = "".join(parts)
+    whole, whole_spans = chosen.encode_with_spans(text)
+    assert len(list(chosen._pieces(text))) == 1
+    with monkeypatch.context() as small:
+        small.setattr(tokenization, "_PIECE", 5)
+        small.setattr(tokenization, "_AT_ONCE", 20)
+        assert chosen.encode_batch(["", text, "it", text]) == [
+            [chosen.cls_id],
+            whole,
+            chosen.encode_batch(["it"])[0],
+            whole,
+        ]
+        assert chosen.encode_with_spans(text) == (whole, whole_spans)
+        some, spans = chosen.encode_with_spans(text, 4)
+        assert (whole[: len(some)], whole_spans[: len(some)]) == (some, spans)
+        assert len(some) >= min(4, len(whole))
+
+
+def test_a_text_is_cut_into_pieces_where_words_end(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenization, "_PIECE", 8)
+    assert list(tokenizer._pieces("one two  three-four\nfive")) == [(0, "one two  three-four"), (19, "\nfive")]
+    assert list(tokenizer._pieces("x" * 100)) == [(0, "x" * 100)]
+
+
+def test_a_tokenizer_that_may_join_across_words_gets_whole_texts(monkeypatch):
+    monkeypatch.setattr(tokenization, "_PIECE", 8)
+    pieces = word_pieces()
+    pieces._backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    assert len(list(pieces._pieces("some words that go on"))) == 1
+    joined = word_pieces()
+    joined._backend.add_tokens(["that go"])
+    assert len(list(joined._pieces("some words that go on"))) == 1
+    assert len(list(word_pieces()._pieces("some words that go on"))) == 2
 
 
 def test_the_same_texts_give_the_same_file_in_another_process(tmp_path):

@@ -1,7 +1,9 @@
 """Every command ends with an exit code and one line, whatever stops it; errors in the program keep their traceback."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,9 +27,13 @@ def command_that_raises(error: BaseException):
         (UserError("--a is 1;\nexpected 2"), 2, "error: --a is 1; expected 2"),
         (DataError("a.csv line 1: empty"), 2, "error: a.csv line 1: empty"),
         (FileNotFoundError(2, "No such file", "a"), 2, "error: [Errno 2] No such file: 'a'"),
+        (OSError(24, "Too many open files", "a"), 2,
+         "error: [Errno 24] Too many open files: 'a'; expected a higher limit of open files (ulimit -n)"),
         (FloatingPointError("the loss is nan"), 2, "error: the loss is nan"),
         (MemoryError("9 GiB"), 2, "error: too little memory (9 GiB); expected lower sizes"),
         (RuntimeError(ALLOCATOR), 2, f"error: too little memory ({ALLOCATOR[-90:]}); expected lower sizes"),
+        (RuntimeError("CUDA error: out of memory"), 2,
+         "error: too little memory (CUDA error: out of memory); expected lower sizes"),
         (ModuleNotFoundError(name="jsonargparse"), 2,
          "error: jsonargparse is not installed; expected pip install 'flash-sparse[apps]'"),
         (KeyboardInterrupt(), 130, "interrupted"),
@@ -78,6 +84,45 @@ def test_a_reader_that_has_enough_is_no_error():
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(60) == 0
+
+
+def run_in_shell(body: str, redirections: str, folder: Path) -> subprocess.CompletedProcess:
+    """A command whose `main` has this body, in a process of its own."""
+    lines = [
+        "import sys",
+        "from flash_sparse_datasets.shared.exit_codes import ending",
+        "@ending",
+        "def main(arguments):",
+        *(f"    {line}" for line in [*body.splitlines(), "return 0"]),
+        "sys.exit(main())",
+    ]
+    (folder / "command.py").write_text("\n".join(lines))
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    line = f'"{sys.executable}" command.py {redirections}'
+    return subprocess.run(line, shell=True, cwd=folder, env=buffered, capture_output=True)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_are_empty(closed, tmp_path):
+    """What is opened next has the number of a closed stream: nothing may be printed into it."""
+    body = (
+        "file = open('made.txt', 'w')\n"
+        "read = sys.stdin.buffer.read() if sys.argv[1:] == ['read'] else b''\n"
+        "print('lost')\n"
+        "print('lost', file=sys.stderr)\n"
+        "file.write('kept' + repr(read))"
+    )
+    ended = run_in_shell(body, f"{'read' if '<' in closed else ''} {closed}", tmp_path)
+    assert ended.returncode == 0
+    assert b"Error" not in ended.stderr
+    assert (tmp_path / "made.txt").read_text() == "keptb''"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_stdout_is_named(tmp_path):
+    ended = run_in_shell("print('line')", ">/dev/full", tmp_path)
+    assert ended.stderr == b"error: [Errno 28] No space left on device: 'standard output'\n"
+    assert ended.returncode == 2
 
 
 @pytest.mark.parametrize(("module", "extra"), [("docx", "documents"), ("openpyxl", "documents"), ("lightning", "apps")])

@@ -56,6 +56,9 @@ BOTH = {
     "sinks of the key's heads": ({"sinks": torch.zeros(2)}, ValueError, "sinks has shape (2,)", "(4,)"),
     "sinks for each query": ({"sinks": torch.zeros(4, 40)}, ValueError, "sinks has shape (4, 40)", "(4,)"),
     "sinks elsewhere": ({"sinks": torch.zeros(4, device="meta")}, ValueError, "sinks is on meta", "cpu"),
+    "sparse sinks": ({"sinks": torch.zeros(4).to_sparse()}, TypeError, "sinks is torch.sparse_coo", "dense"),
+    "log-sum-exp as a tensor": ({"return_lse": torch.tensor(True)}, TypeError, "return_lse is tensor", "True or False"),
+    "log-sum-exp as a number": ({"return_lse": 1}, TypeError, "return_lse is 1", "True or False"),
     "infinite scale": ({"scale": float("inf")}, ValueError, "scale is inf", "finite"),
     "scale of NaN": ({"scale": float("nan")}, ValueError, "scale is nan", "finite"),
     "scale as text": ({"scale": "1"}, TypeError, "scale is '1'", "number"),
@@ -234,6 +237,7 @@ VARLEN = {
         "4 heads",
     ),
     "cu_seqlens as a list": ({"cu_seqlens": [0, 40]}, TypeError, "cu_seqlens is list", "torch.int32"),
+    "sparse cu_seqlens": ({"cu_seqlens": BOUNDS.to_sparse()}, TypeError, "cu_seqlens is torch.sparse_coo", "dense"),
     "cu_seqlens in 64 bits": ({"cu_seqlens": BOUNDS.long()}, TypeError, "cu_seqlens is torch.int64", "torch.int32"),
     "cu_seqlens of 2 dimensions": (
         {"cu_seqlens": BOUNDS[None]},

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning as L
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flash_sparse import BlockLayout
+from flash_sparse_apps.models.halving import Halving
 from flash_sparse_apps.scores.evaluation import evaluate
 from flash_sparse_apps.scores.thresholds import tune_thresholds
 from flash_sparse_apps.tokens.batching import PackedBatch
@@ -42,6 +43,7 @@ class Classifier(L.LightningModule):
         weights: of the classes in the loss, as `class_weights.balanced` gives them; None for all alike.
         anneal_share: the rate stays at its peak until this share of the steps is left, and then falls to 0 in a
             straight line; None for the cosine.
+        auto_batch: whether a step may cut its micro-batches in halves where memory is too little for them.
         seed: of dropout, together with the step, so that a resumed run draws what one never stopped would.
 
     Attributes:
@@ -65,6 +67,7 @@ class Classifier(L.LightningModule):
         none_counts: bool = False,
         weights: Tensor | None = None,
         anneal_share: float | None = None,
+        auto_batch: bool = False,
         seed: int,
     ):
         super().__init__()
@@ -79,6 +82,7 @@ class Classifier(L.LightningModule):
         self.gradient_clip = gradient_clip
         self.none_counts = none_counts
         self.anneal_share = anneal_share
+        self.halving = Halving(auto_batch)
         self.seed = seed
         self.register_buffer("weights", weights, persistent=False)
         self.rate_factor = 1.0
@@ -88,6 +92,18 @@ class Classifier(L.LightningModule):
     def setup(self, stage: str):
         if self.layout is not None:
             self.layout = self.layout.to(self.device)
+
+    def change_rate(self) -> bool:
+        """Go on with `learning_rate` where the state that was read had another; whether it had."""
+        schedule: Any = self.lr_schedulers()
+        share = self.learning_rate / schedule.base_lrs[0]  # the head's rate, which has no layer's share
+        if share == 1:
+            return False
+        schedule.base_lrs = [rate * share for rate in schedule.base_lrs]
+        for group in self.trainer.optimizers[0].param_groups:
+            group["initial_lr"] *= share
+            group["lr"] *= share
+        return True
 
     def forward(self, batch: PackedBatch) -> Tensor:
         return self.encoder(batch.tokens, batch.cu_seqlens, batch.max_seqlen, self.layout)  # (B, C)
@@ -99,8 +115,16 @@ class Classifier(L.LightningModule):
     def training_step(self, batch: list[PackedBatch], batch_index: int) -> Tensor:
         optimizer: Any = self.optimizers()  # one, with one schedule, as `configure_optimizers` has it
         schedule: Any = self.lr_schedulers()
+        total = self.halving.compute(self._add_gradients, batch)
+        self.clip_gradients(optimizer, self.gradient_clip, "norm")
+        optimizer.step()
+        schedule.step()
+        return self.trainer.strategy.reduce(total, reduce_op="mean")
+
+    def _add_gradients(self, batch: Sequence[PackedBatch]) -> Tensor:
+        """The loss of a step, (); its gradients take the place of those of the step before."""
         torch.manual_seed(_mix(self.seed, self.global_step, self.global_rank))
-        optimizer.zero_grad()
+        self.zero_grad()
         total = torch.zeros((), device=self.device)
         for index, micro_batch in enumerate(batch):
             last = index == len(batch) - 1
@@ -110,10 +134,7 @@ class Classifier(L.LightningModule):
                 loss = loss * self.trainer.world_size / micro_batch.step_documents
                 self.manual_backward(loss)
             total += loss.detach()
-        self.clip_gradients(optimizer, self.gradient_clip, "norm")
-        optimizer.step()
-        schedule.step()
-        return self.trainer.strategy.reduce(total, reduce_op="mean")
+        return total
 
     def _unsynchronized(self):
         strategy = self.trainer.strategy

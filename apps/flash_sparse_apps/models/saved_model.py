@@ -27,6 +27,7 @@ from flash_sparse_apps.scores.linear_model import LinearModel
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.tokenization import Tokenizer, open_saved
 
+FORMAT = 1  # of the folder: raised when what an earlier version of this program reads would no longer be what is meant
 LINEAR = "linear.safetensors"
 READING = ("text_field", "file_field", "encoding", "delimiter", "quotes", "columns")
 
@@ -91,7 +92,7 @@ class SavedModel:
                 write_atomically(temporary / LINEAR, encode_weights(self.linear.model))
             self.tokenizer.save(temporary)
             description = {
-                "format": 1,
+                "format": FORMAT,
                 "task": self.task,
                 "labels": list(self.labels),
                 "thresholds": None if self.thresholds is None else [float(value) for value in self.thresholds],
@@ -141,6 +142,11 @@ class SavedModel:
         path = folder / "classifier.json"
         try:
             described = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(described["format"], int) and described["format"] > FORMAT:
+                raise ValueError(
+                    f"{path}: of format {described['format']}, which a newer version of flash-sparse wrote; expected "
+                    f"{FORMAT}, or pip install --upgrade flash-sparse"
+                )
             _check(described)
             thresholds, temperature = described["thresholds"], described.get("temperature", 1.0)
             encoder, vocab_size = _make_encoder(folder, described)
@@ -253,8 +259,8 @@ def _make_pretrained(folder: Path, described: dict) -> tuple[nn.Module, int]:
 def _check(described: dict):
     """Raise ValueError, KeyError or TypeError for what `SavedModel.save` did not write."""
     labels, task = described["labels"], described["task"]
-    if described["format"] != 1:
-        raise ValueError(f"format is {described['format']!r}; expected 1")
+    if described["format"] != FORMAT:
+        raise ValueError(f"format is {described['format']!r}; expected {FORMAT}")
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ValueError("labels is no list of strings")
     if len(set(labels)) != len(labels) or len(labels) != described["encoder"]["num_outputs"]:

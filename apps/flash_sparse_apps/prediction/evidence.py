@@ -57,7 +57,7 @@ def find_passages(
 ) -> dict[int, list[Passage]]:
     """For each label the passages that carry it, in characters of the text; arguments as of `find_evidence` and
     `cut`."""
-    tokens, spans = tokenizer.encode_with_spans(text)
+    tokens, spans = tokenizer.encode_with_spans(text, seq_len if side == "right" else None)
     first = 0 if tokenizer.cls_id is None else 1
     read = torch.tensor(cut(tokens, seq_len, first, side), dtype=torch.int64)  # (N,)
     spans = cut(spans, seq_len, first, side)

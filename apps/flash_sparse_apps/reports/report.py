@@ -426,7 +426,25 @@ def _training_sentence(metrics: Metrics) -> str:
         f"{duration(training['seconds'])}. "
         f"{training['stopped']} The tested weights are those after epoch {training['best_epoch']}, "
         f"validation micro-F1 {_score(metrics, training['best_validation_micro_f1'])}{chosen}."
+        f"{_lowered_sentences(metrics)}{_halved_sentence(metrics)}"
     )
+
+
+def _halved_sentence(metrics: Metrics) -> str:
+    asked = metrics["settings"].get("tokens-per-batch")
+    enough = metrics["speed"].get("tokens_per_batch", asked)
+    if enough == asked:
+        return ""
+    return f" Memory was too little for --tokens-per-batch {asked:,}: it was enough for {enough:,} (--auto-batch)."
+
+
+def _lowered_sentences(metrics: Metrics) -> str:
+    sentences = ""
+    for what, section in (("pretraining", metrics["pretraining"]), ("training", metrics["training"])):
+        for lowered in (section or {}).get("lowered", []):
+            rate = f"{lowered['learning_rate']:g}"
+            sentences += f" After step {lowered['step']:,} {what} went on with a lower learning rate, {rate}."
+    return sentences
 
 
 def _before_training(metrics: Metrics) -> str:

@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
+import yaml
 
-from flash_sparse_apps.metrics import Metrics, read_metrics
+from flash_sparse_apps.metrics import ROUNDING, Metrics, read_metrics
 from flash_sparse_apps.scores.evaluation import bootstrap_interval, fold_interval, micro_f1, paired_bootstrap
-from flash_sparse_apps.sweeping.cells import Cell
+from flash_sparse_apps.sweeping.cells import NO_MATTER, Cell
+from flash_sparse_datasets import NAMED
 
 FEWEST = 10  # documents that a score is given for
 
@@ -68,11 +70,18 @@ def collect(cells: Sequence[Cell]) -> dict:
 
 
 def cell_metrics(cell: Cell) -> Metrics:
-    """A finished cell's metrics.json; ValueError says how to run the cell again where it is damaged."""
+    """A finished cell's metrics.json; ValueError says how to run the cell again where it is damaged, or another's."""
+    again = f"remove {cell.run.path} to run that cell again"
     try:
-        return read_metrics(cell.run.metrics)
+        found = read_metrics(cell.run.metrics)
     except ValueError as error:
-        raise ValueError(f"{error}; remove {cell.run.path} to run that cell again") from None
+        raise ValueError(f"{error}; {again}") from None
+    expected = yaml.safe_load(cell.settings.to_yaml())
+    for key, value in found["settings"].items():
+        free = key.replace("-", "_") in NO_MATTER and not (key == "dataset" and cell.settings.dataset in NAMED)
+        if not free and key in expected and value != expected[key]:
+            raise ValueError(f"{cell.run.metrics}: of a run with {key} {value}, not {expected[key]}; {again}")
+    return found
 
 
 def _by_seed(cells: Sequence[Cell]) -> dict[int, list[Cell]]:
@@ -144,6 +153,8 @@ def _tested(cell: Cell, result: Metrics) -> tuple[np.ndarray, np.ndarray, np.nda
         if (none := result["data"]["none_label"]) is not None:
             for decisions in (predictions, targets):
                 decisions[:, position[none]] = ~decisions.any(1)
+        if abs(micro_f1(predictions, targets) - result["test"]["micro_f1"]) > ROUNDING:
+            raise ValueError
         return predictions, targets, np.array([entry["tokens"] for entry in entries])
     except (FileNotFoundError, KeyError, TypeError, ValueError):
         raise ValueError(f"{cell.run.predictions}: damaged; remove {cell.run.path} to run that cell again") from None

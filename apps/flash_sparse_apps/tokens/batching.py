@@ -43,6 +43,30 @@ class PackedBatch:
         """The same batch on a device; from pinned memory without waiting for the copy."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
 
+    def halves(self) -> list[PackedBatch]:
+        """The same documents in two batches of about as many tokens, or itself where there is one document alone."""
+        count = len(self.indices)
+        if count == 1:
+            return [self]
+        each = (len(self.cu_seqlens) - 1) // count  # texts of a document
+        starts = self.cu_seqlens[::each].contiguous()  # (B + 1,)
+        half = int(torch.searchsorted(starts, starts[-1:] // 2))
+        middle = min(max(half, 1), count - 1)
+        parts = []
+        for documents in (slice(0, middle), slice(middle, count)):
+            bounds = self.cu_seqlens[documents.start * each : documents.stop * each + 1]
+            parts.append(
+                replace(
+                    self,
+                    tokens=self.tokens[bounds[0] : bounds[-1]],
+                    cu_seqlens=bounds - bounds[0],
+                    max_seqlen=int(bounds.diff().max()),
+                    targets=self.targets[documents],
+                    indices=self.indices[documents],
+                )
+            )
+        return parts
+
     def pin_memory(self) -> PackedBatch:
         """The same batch in page-locked memory; needs a GPU."""
         return self._map(Tensor.pin_memory)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from flash_sparse_datasets.shared.naming import naming
+
 FILE_NAME = "bytes.json"
 _DESCRIPTION = {"tokens": "bytes", "mask": 256}
 
@@ -36,8 +38,13 @@ class ByteTokenizer:
             raise ValueError("a text is empty; expected at least one byte")
         return [np.frombuffer(values, np.uint8) for values in encoded]
 
-    def encode_with_spans(self, text: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
-        """The bytes of one text, (n,) uint8, and for each the character (start, end) that it is of."""
+    def encode_with_spans(self, text: str, at_most: int | None = None) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        """The bytes of one text, (n,) uint8, and for each the character (start, end) that it is of.
+
+        Args:
+            at_most: tokens that are asked for; there may be more.
+        """
+        text = text[:at_most]
         (values,) = self.encode_batch([text])
         spans = [(at, at + 1) for at, character in enumerate(text) for _ in character.encode("utf-8", "replace")]
         return values, spans
@@ -47,4 +54,6 @@ class ByteTokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write `bytes.json` into an existing folder."""
-        (Path(folder) / FILE_NAME).write_text(json.dumps(_DESCRIPTION) + "\n")
+        path = Path(folder) / FILE_NAME
+        with naming(path):
+            path.write_text(json.dumps(_DESCRIPTION) + "\n")

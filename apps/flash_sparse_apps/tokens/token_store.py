@@ -32,10 +32,10 @@ from typing import BinaryIO
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from flash_sparse_apps.files import naming
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.tokenization import Tokenizer
 from flash_sparse_datasets import Document
+from flash_sparse_datasets.shared.naming import naming
 from flash_sparse_datasets.shared.progress import Progress
 
 FORMAT_VERSION = 2
@@ -73,7 +73,8 @@ class TokenStore:
             OSError: it cannot be read.
         """
         sections, self.num_labels = _read_footer(Path(path))
-        data = np.memmap(path, np.uint8, "r")
+        with naming(path):
+            data = np.memmap(path, np.uint8, "r")
         _check_sum(path, data)
 
         def section(name: str) -> np.ndarray:

@@ -7,15 +7,16 @@ one for data that is bytes already.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from flash_sparse_apps.tokens import byte_tokenizer
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
@@ -27,7 +28,15 @@ UNKNOWN = "[UNK]"  # for words outside a fixed vocabulary
 FILE_NAME = "tokenizer.json"
 SAMPLE_BYTES = 8_000_000  # twice as many shorten texts by 0.5% and double the time
 _CHUNK = 1 << 15  # characters that are kept or left out of the training sample together
+_PIECE = 1 << 16  # characters of a piece of a long text, at least
+_AT_ONCE = 1 << 20  # characters that are tokenized together, about: each takes some 160 bytes meanwhile
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_BORDER = re.compile(
+    r"\w(?=[ \n])"
+)  # every pre-tokenizer that `_cuts_at_spaces` knows cuts behind it, whatever follows
+
+
+_SPLITTERS = (pre_tokenizers.WhitespaceSplit, pre_tokenizers.Whitespace, pre_tokenizers.BertPreTokenizer)
 
 
 class Tokenizer:
@@ -74,17 +83,57 @@ class Tokenizer:
         return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, in parallel and untruncated, `cls_id` first."""
-        return [encoding.ids for encoding in self._backend.encode_batch_fast([_without_surrogates(t) for t in texts])]
+        """Token ids of each text, in parallel and untruncated, `cls_id` first.
 
-    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        A long text is tokenized in pieces, which bounds the memory and changes no id.
+        """
+        encoded: list[list[int]] = [[] for _ in texts]
+        pieces = ((row, piece) for row, text in enumerate(texts) for _, piece in self._pieces(text))
+        for group in _groups(pieces):
+            found = self._backend.encode_batch_fast([piece for _, piece in group])
+            for (row, _), encoding in zip(group, found, strict=True):
+                encoded[row] += encoding.ids[1:] if encoded[row] else encoding.ids
+        return encoded
+
+    def encode_with_spans(self, text: str, at_most: int | None = None) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids of one text and for each the characters (start, end) it stands for; (0, 0) for `cls_id`.
 
         A span may begin with the space before a word; the bytes of one character that fell into several tokens all
         have that character's span.
+
+        Args:
+            at_most: tokens that are asked for; of a long text there may be more.
         """
-        encoding = self._backend.encode(_without_surrogates(text))
-        return encoding.ids, encoding.offsets
+        ids, spans = [self.cls_id], [(0, 0)]
+        for start, piece in self._pieces(text):
+            encoding = self._backend.encode(piece)
+            ids += encoding.ids[1:]
+            spans += [(start + first, start + last) for first, last in encoding.offsets[1:]]
+            if at_most is not None and len(ids) >= at_most:
+                break
+        return ids, spans
+
+    def _pieces(self, text: str) -> Iterator[tuple[int, str]]:
+        """A text in pieces that have the ids of the whole, and where each begins: itself, unless it is long."""
+        text, start = _without_surrogates(text), 0
+        while len(text) - start > _PIECE and self._cuts_at_spaces:
+            border = _BORDER.search(text, start + _PIECE)
+            if border is None:
+                break
+            yield start, text[start : border.end()]
+            start = border.end()
+        yield start, text[start:] if start else text
+
+    @functools.cached_property
+    def _cuts_at_spaces(self) -> bool:
+        """Whether what follows a `_BORDER` never changes the ids before it, nor what precedes it those after it."""
+        cutter, normalizer = self._backend.pre_tokenizer, self._backend.normalizer
+        if isinstance(cutter, pre_tokenizers.ByteLevel):
+            cuts = cutter.use_regex and not cutter.add_prefix_space
+        else:
+            cuts = isinstance(cutter, _SPLITTERS)
+        special = all(token.special for token in self._backend.get_added_tokens_decoder().values())
+        return cuts and special and (normalizer is None or isinstance(normalizer, normalizers.BertNormalizer))
 
     def first_unknown(self, tokens: Sequence[int], text: str) -> str | None:
         """The first word of a text, whose `tokens` are given, that is none of a fixed vocabulary's."""
@@ -239,6 +288,20 @@ def _cls_first(backend: tokenizers.Tokenizer, token: str) -> processors.Template
 
 def _without_surrogates(text: str) -> str:
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def _groups(pieces: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """Pieces that are tokenized together, one after the other."""
+    group: list[tuple[int, str]] = []
+    size = 0
+    for row, piece in pieces:
+        group.append((row, piece))
+        size += len(piece)
+        if size >= _AT_ONCE:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _even_sample(texts: Iterable[str], most_bytes: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from tqdm import tqdm
 
 from flash_sparse_apps.files import write_atomically
-from flash_sparse_apps.metrics import best_epoch, history_key
+from flash_sparse_apps.metrics import Lowered, best_epoch, history_key
 from flash_sparse_apps.models.lightning_module import METRICS
 from flash_sparse_apps.models.weights_file import encode_weights
 from flash_sparse_apps.run_folder import RunFolder
@@ -23,6 +24,7 @@ from flash_sparse_apps.training.saved_state import save_state
 from flash_sparse_datasets.shared.progress import Progress
 
 CURVE_POINTS = 400  # training losses kept for the curve, about
+NAMED_DOCUMENTS = 10  # of a step whose loss is not finite, at most
 
 
 class History(L.Callback):
@@ -32,6 +34,7 @@ class History(L.Callback):
         steps: dicts with step, loss (the mean since the entry before) and learning_rate.
         epochs: dicts with epoch, step, train_loss, validation_loss, validation_micro_f1, validation_macro_f1,
             validation_accuracy and seconds of training so far.
+        lowered: dicts with step and learning_rate, where training went on with a lower one than before.
         step_seconds, tokens, num_steps: sums over the training steps, without validation.
         planned_steps: optimizer steps of all epochs.
 
@@ -46,7 +49,10 @@ class History(L.Callback):
         self.tokens = 0
         self.num_steps = 0
         self.planned_steps = 0
-        self._losses: list[torch.Tensor] = []
+        self.lowered: list[Lowered] = []
+        self._losses: list[torch.Tensor] = []  # since the last entry of `steps`
+        self._documents: list[list[torch.Tensor]] = []  # of each of these, as positions in the split
+        self._last: list[torch.Tensor] = []  # of the last step
         self._epoch_losses: list[float] = []
         self._step_began = 0.0
         self._began: float | None = None
@@ -65,6 +71,7 @@ class History(L.Callback):
             "tokens": self.tokens,
             "num_steps": self.num_steps,
             "planned_steps": self.planned_steps,
+            "lowered": self.lowered,
             "losses": [float(loss) for loss in self._losses],
             "epoch_losses": self._epoch_losses,
             "seconds": self.seconds,
@@ -74,13 +81,17 @@ class History(L.Callback):
         self.steps, self.epochs = list(state["steps"]), list(state["epochs"])
         self.step_seconds, self.tokens, self.num_steps = state["step_seconds"], state["tokens"], state["num_steps"]
         self.planned_steps = state["planned_steps"]
+        self.lowered = list(state.get("lowered", []))
         self._losses = [torch.tensor(loss) for loss in state["losses"]]
+        self._documents = [[] for _ in self._losses]  # nobody asks: a state has finite losses alone
         self._epoch_losses = list(state["epoch_losses"])
         self._seconds_before = state["seconds"]
 
     def on_train_start(self, trainer, module):
         self._began = time.monotonic()
         self.planned_steps = module.planned_steps
+        if module.change_rate():
+            self.lowered.append({"step": trainer.global_step, "learning_rate": module.learning_rate})
 
     def on_train_end(self, trainer, module):
         self._seconds_before, self._began = self.seconds, None
@@ -90,6 +101,8 @@ class History(L.Callback):
 
     def on_train_batch_end(self, trainer, module, loss, batch, batch_index):
         self._losses.append(loss["loss"] if isinstance(loss, dict) else loss)
+        self._last = [micro_batch.indices for micro_batch in batch]
+        self._documents.append(self._last)
         step = trainer.global_step
         if step % max(1, self.planned_steps // CURVE_POINTS) == 0:
             self._flush(trainer)
@@ -101,13 +114,9 @@ class History(L.Callback):
         """Take the losses since the last time from the device; that waits for it, so not after every step."""
         if not self._losses:
             return
-        losses = torch.stack([loss.cpu() for loss in self._losses])
+        losses = self._finite_losses(trainer)
         self._losses.clear()
-        if not torch.isfinite(losses).all():
-            raise FloatingPointError(
-                f"the loss is {losses[~torch.isfinite(losses)][0]:g} by step {trainer.global_step}; "
-                "try a lower --learning-rate"
-            )
+        self._documents.clear()
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self.steps.append({"step": trainer.global_step, "loss": float(losses.mean()), "learning_rate": rate})
         for logger in trainer.loggers:
@@ -115,6 +124,27 @@ class History(L.Callback):
                 {"training/loss": float(losses.mean()), "training/learning_rate": rate}, trainer.global_step
             )
         self._epoch_losses += losses.tolist()
+
+    def _finite_losses(self, trainer) -> torch.Tensor:
+        losses = torch.stack([loss.cpu() for loss in self._losses])
+        for place, loss in enumerate(losses.tolist()):
+            if not math.isfinite(loss):
+                step = trainer.global_step - len(losses) + place + 1
+                raise FloatingPointError(f"the loss is {loss:g} at step {step}{_read(trainer, self._documents[place])}")
+        return losses
+
+    def check(self, trainer):
+        """Raise FloatingPointError where a loss or a weight is not finite: nothing can be scored or kept then."""
+        if self._losses:
+            self._finite_losses(trainer)
+        weights = [parameter.isfinite().all() for parameter in trainer.lightning_module.parameters()]
+        if not torch.stack(weights).all():
+            raise FloatingPointError(
+                f"weights are no longer finite after step {trainer.global_step}{_read(trainer, self._last)}"
+            )
+
+    def on_validation_start(self, trainer, module):
+        self.check(trainer)
 
     def on_validation_end(self, trainer, module):
         if trainer.sanity_checking:
@@ -141,6 +171,14 @@ class History(L.Callback):
             writer.writeheader()
             writer.writerows(self.epochs)
             write_atomically(path, text.getvalue().encode())
+
+
+def _read(trainer, documents: list[torch.Tensor]) -> str:
+    """The ids of the documents of a step, given by their positions in the split, as an error has them."""
+    rows = [row for indices in documents for row in indices.tolist()]
+    ids = [repr(trainer.datamodule.train_store.ids(row)) for row in rows[:NAMED_DOCUMENTS]]
+    more = f" and {len(rows) - len(ids)} more" if len(rows) > len(ids) else ""
+    return f", which read {', '.join(ids)}{more}"
 
 
 class Checkpoints(Checkpoint):
@@ -177,6 +215,7 @@ class Checkpoints(Checkpoint):
         self._save(trainer)
 
     def _save(self, trainer):
+        self.history.check(trainer)
         save_state(trainer, self.run.last_checkpoint)
 
 

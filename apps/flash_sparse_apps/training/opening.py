@@ -50,8 +50,9 @@ def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> Ru
             name = settings.pretrained or settings.tokenizer
             raise UserError(f"--resume is {resumed}, but the tokenizer of {name} has changed since that run began")
         for key, value in before.get("settings", {}).items():
-            if key.replace("-", "_") not in MAY_CHANGE | {"output"} and described["settings"].get(key) != value:
-                now = described["settings"].get(key)
+            now = described["settings"].get(key)
+            lowered = key == "learning-rate" and now <= value
+            if key.replace("-", "_") not in MAY_CHANGE | {"output"} and now != value and not lowered:
                 raise UserError(f"{run.config}: {key} is {now}; expected {value}, with which that run began")
         write_atomically(run.config, settings.to_yaml().encode())
     else:

@@ -138,9 +138,10 @@ class PretrainingShown(Shown):
 class PretrainingCheckpoints(Checkpoint):
     """Keep the last whole state of pretraining: after every `every` steps and after each epoch."""
 
-    def __init__(self, run: RunFolder, every: int):
+    def __init__(self, run: RunFolder, every: int, history: History):
         self.run = run
         self.every = every
+        self.history = history
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
         if trainer.global_step % self.every == 0 and batch_index + 1 < trainer.num_training_batches:
@@ -151,6 +152,7 @@ class PretrainingCheckpoints(Checkpoint):
             self._save(trainer)
 
     def _save(self, trainer):
+        self.history.check(trainer)
         saved_state.save_state(trainer, self.run.pretraining_checkpoint)
 
 
@@ -180,7 +182,7 @@ def pretrain(
     """Pretrain `encoder` in place, or go on with that, or take the weights of a pretraining that has ended.
 
     Returns:
-        epochs, steps, seconds, mask_share, frequency_loss, history and curve, as they go to metrics.json.
+        epochs, steps, seconds, mask_share, frequency_loss, lowered, history and curve, as they go to metrics.json.
 
     Raises:
         UserError: --max-time was over before the end; a file of the run is damaged.
@@ -201,7 +203,7 @@ def pretrain(
     callbacks = [
         history,
         PretrainingShown(history, max_seconds),
-        PretrainingCheckpoints(run, settings.checkpoint_every),
+        PretrainingCheckpoints(run, settings.checkpoint_every, history),
     ]
     trainer = make_trainer(settings, run, callbacks, settings.pretrain, max_seconds, limit_val_batches=0)
     if trainer.is_global_zero:
@@ -218,6 +220,7 @@ def pretrain(
         "seconds": history.seconds,
         "mask_share": module.mask_share,
         "frequency_loss": frequency_loss(data),
+        "lowered": history.lowered,
         "history": history.epochs,
         "curve": history.steps,
     }
@@ -242,6 +245,7 @@ def _make_module(
         weight_decay=settings.weight_decay,
         warmup_share=settings.warmup_share,
         gradient_clip=settings.gradient_clip,
+        auto_batch=settings.auto_batch,
         seed=settings.seed,
     )
 

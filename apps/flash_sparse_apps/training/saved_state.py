@@ -11,9 +11,10 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from flash_sparse_apps.files import naming, partial_path
+from flash_sparse_apps.files import partial_path
 from flash_sparse_apps.training.main_process import is_main_process, say
 from flash_sparse_datasets.shared.exit_codes import UserError
+from flash_sparse_datasets.shared.naming import naming
 
 
 def before(path: Path) -> Path:

@@ -154,6 +154,7 @@ def _make_module(settings: Settings, prepared: Prepared, encoder: nn.Module, lay
         none_counts=prepared.dataset.none_label is not None,
         weights=weights,
         anneal_share=None if settings.grow_from is None else ANNEALED,
+        auto_batch=settings.auto_batch,
         seed=settings.seed,
     )
 
