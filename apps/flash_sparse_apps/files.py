@@ -8,8 +8,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from flash_sparse_datasets.shared.naming import naming
 
@@ -61,11 +63,18 @@ def remove_partial(folder: Path):
 
 
 def _write(path: Path, content: bytes):
+    with writing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write piece by piece: it takes its name when the block ends, and goes away if that ends in an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=partial_path(path))
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~umask())
@@ -77,9 +86,14 @@ def _write(path: Path, content: bytes):
 
 def write_sums(folder: Path):
     """Write `SHA256SUMS`, the checksums of the other files in a folder, in the form that `sha256sum --check` reads."""
-    paths = sorted(path for path in folder.iterdir() if path.name != _SUMS and not path.name.startswith("."))
-    lines = [f"{_sha256(path)}  {path.name}\n" for path in paths]
-    write_atomically(folder / _SUMS, "".join(lines).encode())
+    write_atomically(folder / _SUMS, sums(folder).encode())
+
+
+def sums(folder: Path) -> str:
+    """What `write_sums` writes; a README, which anybody may edit, is left out."""
+    left_out = (_SUMS, "README.md")
+    paths = sorted(path for path in folder.iterdir() if path.name not in left_out and not path.name.startswith("."))
+    return "".join(f"{_sha256(path)}  {path.name}\n" for path in paths)
 
 
 def check_sums(folder: Path):

@@ -25,6 +25,7 @@ Exit codes: 0 done, 1 done but for documents that could not be read, 2 something
 from __future__ import annotations
 
 import codecs
+import hashlib
 import os
 import re
 import sys
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from flash_sparse_apps.console import plain_interrupt, print_anything, spoken
-from flash_sparse_apps.files import room_to_write, write_atomically
+from flash_sparse_apps.files import room_to_write, writing
 from flash_sparse_datasets.shared.exit_codes import Stopped, UserError, ending, stop
 from flash_sparse_datasets.shared.naming import naming
 
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
     from flash_sparse_apps.models.saved_model import SavedModel
     from flash_sparse_apps.prediction.new_documents import Reading
+    from flash_sparse_apps.prediction.tally import Tally
+
+NO_MATTER = ("run", "files", "output", "tokens_per_batch", "accelerator", "ray")  # what decides no label of a document
 
 
 @ending
@@ -53,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         from flash_sparse_apps.models.saved_model import SavedModel, model_folder
         from flash_sparse_apps.prediction.formats import format_for
         from flash_sparse_apps.prediction.new_documents import check_paths
+        from flash_sparse_apps.prediction.tally import Tally
     output = None
     try:
         given.format = format_for(given.output, given.format)
@@ -60,20 +65,25 @@ def main(arguments: Sequence[str]) -> int:
             import openpyxl  # noqa: F401, it may be missing, which should be said before documents are read
         _check(given)
         model_folder(given.run)
-        check_paths(given.files)
-        output = None if given.output is None else _check_output(given.output, given.files)
+        if given.ray is None:
+            check_paths(given.files)
+            output = None if given.output is None else _check_output(given.output, given.files)
         model = SavedModel.load(given.run)
         if given.linear:
             model = model.by_linear_model()
         if given.evidence and (model.pairs or model.grid is not None):
             what = "pairs of texts" if model.pairs else "images"
             raise UserError(f"--evidence is given, but the run is on {what}; expected one on single texts")
-        unread: list[str] = []
-        _write(_predict(given, model, unread), output)
+        if given.ray is None:
+            tally = Tally()
+            _write(_predict(given, model, tally), output)
+        else:
+            tally = _label_on_ray(given, model)
     except ValueError as error:  # of files, which names arguments, or of a damaged run
         raise UserError(re.sub(r"\((\w+)_field\)", r"(--\1-field)", str(error))) from error
     except OSError as error:
-        if output is None or not (room := room_to_write(error, {"--output": output})):
+        place = output or given.output
+        if place is None or not (room := room_to_write(error, {"--output": place})):
             raise
         raise Stopped(f"error: {error}{room}", 2) from error
     except (MemoryError, RuntimeError) as error:
@@ -81,7 +91,9 @@ def main(arguments: Sequence[str]) -> int:
         if stopped is None:
             raise
         raise stopped from error
-    return 1 if unread else 0
+    for note in tally.notes(model.seq_len):
+        print(note, file=sys.stderr)
+    return 1 if tally.unread else 0
 
 
 def _make_parser() -> ArgumentParser:
@@ -90,7 +102,7 @@ def _make_parser() -> ArgumentParser:
     parser = OneLineParser(
         prog=spoken("predict"), description="Label new texts with a finished run.", allow_abbrev=False
     )
-    parser.optional = frozenset({"id_field", "output", "file_field", "encoding", "delimiter"})
+    parser.optional = frozenset({"id_field", "output", "file_field", "encoding", "delimiter", "ray"})
     parser.add_argument("run", type=str, help="run folder, or its model/")
     parser.add_argument(
         "files", type=str, nargs="+", help="texts, PDF, Word and HTML, folders of these, tables; - is stdin"
@@ -132,6 +144,13 @@ def _make_parser() -> ArgumentParser:
         "--linear", action="store_true", help="label with the linear model of the run alone, which is fast"
     )
     parser.add_argument("--tokens-per-batch", type=int, default=65536, help="tokens that go through the model at once")
+    parser.add_argument(
+        "--ray",
+        type=str,
+        default=None,
+        help="address of a Ray cluster that labels, such as auto, or local for one of this machine; files may then be "
+        "URIs and patterns, and --output is a folder for the parts; null: no cluster",
+    )
     parser.add_argument("--accelerator", type=Literal["auto", "cpu", "gpu"], default="auto", help="where to compute")
     return parser
 
@@ -145,13 +164,26 @@ def _check(given: Namespace):
             raise UserError(f"--{name.replace('_', '-')} is {given[name]}; expected at least 1")
     if given.output is None and sys.__stdout__ is None:
         raise UserError("standard output is closed; expected it open, or --output")
-    if given.accelerator == "gpu" and not torch.cuda.is_available():
+    if given.ray is not None:
+        _check_for_ray(given)
+    elif given.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
 
 
-def _predict(given: Namespace, model: SavedModel, unread: list[str]) -> Iterator[str] | Iterator[bytes]:
-    """The predictions of all documents in the format that was asked for, a piece at a time; why some could not be read
-    is added to `unread`."""
+def _check_for_ray(given: Namespace):
+    """Raise UserError for what a cluster cannot do, ModuleNotFoundError where there is no Ray."""
+    import ray.data  # noqa: F401
+
+    if given.output is None:
+        raise UserError("--ray is given; expected --output as well, a folder")
+    if given.format in ("xlsx", "table"):
+        raise UserError(f"--format is {given.format}; expected jsonl, csv or wide-csv with --ray, which writes parts")
+    if "-" in given.files:
+        raise UserError("the name of a file is -, standard input; expected files with --ray")
+
+
+def _predict(given: Namespace, model: SavedModel, tally: Tally) -> Iterator[str] | Iterator[bytes]:
+    """The predictions of all documents in the format that was asked for, a piece at a time, counted in `tally`."""
     import torch
 
     from flash_sparse_apps.prediction.formats import FORMATS, in_ascii
@@ -171,9 +203,31 @@ def _predict(given: Namespace, model: SavedModel, unread: list[str]) -> Iterator
     device = "cuda" if given.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     predictions = predict_documents(model, documents, given.tokens_per_batch, device, given.evidence)
     bar = Progress(predictions, "predicting")
-    pieces: Any = FORMATS[given.format](_counting(bar, model, unread), model, given.top_k, given.evidence)
+    pieces: Any = FORMATS[given.format](tally.counting(bar), model, given.top_k, given.evidence)
     utf8 = given.output is not None or codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
     return pieces if utf8 or given.format != "jsonl" else map(in_ascii, pieces)
+
+
+def _label_on_ray(given: Namespace, model: SavedModel) -> Tally:
+    """Label a collection on the cluster that was asked for."""
+    from flash_sparse_apps.files import sums
+    from flash_sparse_apps.models.saved_model import model_folder
+    from flash_sparse_apps.prediction.on_ray import label_collection
+
+    if model.grid is not None:
+        raise UserError("--ray is given, but the run is on images; expected one on texts")
+    how = {name: value for name, value in vars(given).items() if name not in NO_MATTER}
+    how["model"] = hashlib.sha256(sums(model_folder(given.run)).encode()).hexdigest()
+    return label_collection(
+        given.ray,
+        model,
+        given.files,
+        _reading(given, model),
+        given.output,
+        how,
+        given.tokens_per_batch,
+        given.accelerator,
+    )
 
 
 def _reading(given: Namespace, model: SavedModel) -> Reading:
@@ -211,14 +265,10 @@ def _write(pieces: Iterable[str | bytes], output: Path | None):
                 sys.stdout.write(cast(str, piece))
                 sys.stdout.flush()
         return
-    content = b"".join(
-        piece if isinstance(piece, bytes) else piece.encode(errors="backslashreplace") for piece in pieces
-    )
-    if output.exists() and not output.is_file():  # a pipe or device: not to be replaced
-        with naming(output):
-            output.write_bytes(content)
-    else:
-        write_atomically(output, content)
+    is_device = output.exists() and not output.is_file()  # or a pipe: not to be replaced
+    with naming(output), output.open("wb") if is_device else writing(output) as file:
+        for piece in pieces:
+            file.write(piece if isinstance(piece, bytes) else piece.encode(errors="backslashreplace"))
 
 
 def _check_output(output: str, files: Sequence[str]) -> Path:
@@ -229,32 +279,3 @@ def _check_output(output: str, files: Sequence[str]) -> Path:
     if path.is_file() and any(Path(file).exists() and path.samefile(file) for file in files):
         raise UserError(f"--output is {output!r}, which is to be read; expected another file")
     return path
-
-
-def _counting(predictions: Iterable[dict], model: SavedModel, unread: list[str]) -> Iterator[dict]:
-    """Pass the predictions on and say at the end how many documents were cut, have words that nobody knows, or could
-    not be read, which adds to `unread`."""
-    count = cut = 0
-    unknown = []
-    for prediction in predictions:
-        count += 1
-        if "error" in prediction:
-            unread.append(prediction["error"])
-            yield prediction
-            continue
-        cut += prediction["truncated"]
-        if (word := prediction.pop("unknown")) is not None:
-            unknown.append(f"{word!r} in {prediction['id']}")
-        yield prediction
-    if unknown:
-        print(
-            f"note: {len(unknown)} of {count} documents have words that the run does not know, such as {unknown[0]}; "
-            "white space separates words",
-            file=sys.stderr,
-        )
-    if cut:
-        print(
-            f"note: {cut} of {count} documents are longer than {model.seq_len:,} tokens and were cut", file=sys.stderr
-        )
-    if unread:
-        print(f"{len(unread)} of {count} documents could not be read, such as: {unread[0]}", file=sys.stderr)

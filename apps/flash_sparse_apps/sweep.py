@@ -93,6 +93,13 @@ def _make_parser() -> ArgumentParser:
     group.add_argument(
         "--parallel", type=int | None, default=None, help="cells at a time; null is the number of GPUs, or one"
     )
+    group.add_argument(
+        "--ray",
+        type=str | None,
+        default=None,
+        help="address of a Ray cluster on which cells run, such as auto, or local for one of this machine; null: this "
+        "machine, without Ray",
+    )
     group = parser.add_argument_group("suite")
     group.add_argument(
         "--suite",
@@ -124,6 +131,12 @@ def _check(options: Namespace, typed: dict):
             raise ValueError(f"--{flag} is for classify.py; expected --seq-lens, --kinds and --seeds in its place")
     if options.parallel is not None and options.parallel < 1:
         raise ValueError(f"--parallel is {options.parallel}; expected at least 1")
+    if options.ray is not None and options.parallel is not None:
+        raise ValueError(
+            f"--parallel is {options.parallel}; it cannot be used with --ray, where the cluster decides it"
+        )
+    if options.ray is not None and options.num_nodes > 1:
+        raise ValueError(f"--num-nodes is {options.num_nodes}; expected 1 with --ray, where a cell is on one machine")
     if options.suite is not None and options.folds is not None:
         raise ValueError(f"--folds is {options.folds}; it cannot be used with --suite, whose tasks have their tests")
     if options.suite is None:
@@ -153,11 +166,15 @@ def _plan(options: Namespace, typed: dict, files: list[str], folder: Path) -> tu
 def _run(cells: list[Cell], write: Callable[[str], None], folder: Path, options: Namespace, command: str) -> int:
     """Run what is not finished and show the table; the exit code."""
     from flash_sparse_apps.sweeping.cells import check_folder, run_cells
+    from flash_sparse_apps.sweeping.on_ray import run_on_ray
 
     try:
         with ended_by_sigterm():
             check_folder(folder, cells)
-            failed = run_cells(cells, options.parallel, lambda: write(command))
+            if options.ray is None:
+                failed = run_cells(cells, options.parallel, lambda: write(command))
+            else:
+                failed = run_on_ray(cells, options.ray, lambda: write(command))
     except ValueError as error:  # the folder holds something else, or damaged cells
         raise UserError(str(error)) from error
     except (KeyboardInterrupt, SystemExit, OSError) as error:

@@ -78,12 +78,13 @@ def test_predictions_and_tables_name_their_flag(tmp_path, monkeypatch, capsys, s
         raise FULL
 
     (tmp_path / "new.txt").write_text("word1 keyword1")
-    monkeypatch.setattr(files, "_write", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     output = tmp_path / "out.jsonl"
     assert predict.main([str(single_label_run), str(tmp_path / "new.txt"), "--output", str(output)]) == 2
     err = capsys.readouterr().err
     assert err.endswith(f"No space left on device: '{output}'; expected room and permission to write, or another "
                         "--output\n")  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["new.txt"]
 
     monkeypatch.setattr(sweep, "_plan", lambda *unused: ([], lambda command: report.write_atomically(table, b"")))
     monkeypatch.setattr("flash_sparse_apps.sweeping.cells.run_cells", lambda cells, parallel, after_each: after_each())

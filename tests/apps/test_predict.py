@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pyarrow
@@ -166,6 +167,18 @@ def test_output_file_is_whole_or_not_there(label, multi_label_run, tmp_path):
     assert code == 2
     assert "line 1" in err
     assert set(tmp_path.iterdir()) == before
+
+
+def test_an_output_larger_than_memory_is_written_as_it_is_made(tmp_path):
+    pieces = (b"%d" % (number % 10) * 2**20 for number in range(100))
+    tracemalloc.start()
+    try:
+        predict._write(pieces, tmp_path / "out.jsonl")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "out.jsonl").stat().st_size == 100 * 2**20
+    assert peak < 5 * 2**20
 
 
 def test_a_text_on_standard_input(multi_label_run):

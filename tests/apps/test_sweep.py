@@ -299,7 +299,7 @@ def test_its_own_flags_may_be_in_a_file(flags, tmp_path, capsys):
 def test_one_sweep_at_a_folder(flags, tmp_path, capsys):
     """Another sweep, or a cell that outlives the sweep that was killed."""
     cells = tmp_path / "sweep" / "cells"
-    with sweep_cells._alone(cells) as lock:
+    with sweep_cells.alone(cells) as lock:
         cell = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock])
         assert sweep.main(flags()) == 2
     assert sweep.main(flags()) == 2
@@ -307,7 +307,7 @@ def test_one_sweep_at_a_folder(flags, tmp_path, capsys):
     err = capsys.readouterr().err
     assert err.count("\n") == 2
     assert err.count(f"{tmp_path / 'sweep'}: another sweep, or the run of one that was killed, is at it") == 2
-    with sweep_cells._alone(cells):
+    with sweep_cells.alone(cells):
         assert [path.name for path in cells.iterdir()] == [".lock"]
 
 

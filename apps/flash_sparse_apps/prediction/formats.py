@@ -30,6 +30,11 @@ def _jsonl(predictions: Iterable[dict], model: SavedModel, top_k: int | None, ev
         yield json.dumps(prediction, ensure_ascii=False) + "\n"
 
 
+def in_utf8(piece: str | bytes) -> bytes:
+    """A piece as a file holds it."""
+    return piece if isinstance(piece, bytes) else piece.encode(errors="backslashreplace")
+
+
 def in_ascii(line: str) -> str:
     """A line of JSON with what is beyond ASCII escaped as JSON does it: for a stdout that is not UTF-8, as JSON is."""
     return re.sub(r"[^\x00-\x7f]", lambda character: json.dumps(character[0])[1:-1], line)

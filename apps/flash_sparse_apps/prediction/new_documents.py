@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ def read_all(paths: Sequence[str], read: Callable[[str], Iterable[NewDocument]])
     Raises:
         DataError: the first error, where nothing at all can be read.
     """
-    documents = _one_after_the_other(paths, read)
+    documents = itertools.chain.from_iterable(read_tried(path, read) for path in paths)
     begun: list[NewDocument] = []  # up to the first that can be read
     for document in documents:
         begun.append(document)
@@ -77,16 +78,16 @@ def read_all(paths: Sequence[str], read: Callable[[str], Iterable[NewDocument]])
     yield from documents
 
 
-def _one_after_the_other(paths: Sequence[str], read: Callable[[str], Iterable[NewDocument]]) -> Iterator[NewDocument]:
-    for path in paths:
-        begun = False
-        try:
-            for document in read(path):
-                begun = True
-                yield document
-        except DataError as error:
-            rest = "; nothing that follows in this file was read" if begun else ""
-            yield NewDocument(printable(path), error=f"{error}{rest}")
+def read_tried(path: str, read: Callable[[str], Iterable[NewDocument]]) -> Iterator[NewDocument]:
+    """The documents behind one argument; where reading it ends in an error, the last one says so."""
+    begun = False
+    try:
+        for document in read(path):
+            begun = True
+            yield document
+    except DataError as error:
+        rest = "; nothing that follows in this file was read" if begun else ""
+        yield NewDocument(printable(path), error=f"{error}{rest}")
 
 
 def read_documents(path: str, reading: Reading) -> Iterator[NewDocument]:

@@ -81,12 +81,12 @@ def run_cells(cells: Sequence[Cell], parallel: int | None, after_each: Callable[
     """
     gpus = _visible_gpus(cells[0].settings)
     parallel = parallel or max(1, len(gpus))
-    with _alone(cells[0].run.path.parent) as lock:
+    with alone(cells[0].run.path.parent) as lock:
         return _run_waiting(cells, parallel, gpus, lock, after_each)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[int]:
+def alone(folder: Path) -> Iterator[int]:
     """Keep other sweeps from the folder; the lock that is given is passed on to the cells, so that one which outlives
     a killed sweep is not run a second time beside itself."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,8 +131,7 @@ def _run_waiting(
             for future in as_completed(futures):
                 cell, code = futures[future], future.result()
                 if code != 0:
-                    how = f" ({signal.Signals(-code).name})" if code < 0 else f" ({cell.log})" if parallel > 1 else ""
-                    failed.append(f"{cell.name}{how}")
+                    failed.append(failure(cell, code, logged=parallel > 1))
                 after_each()
                 bar.update()
     except KeyboardInterrupt:
@@ -145,6 +144,12 @@ def _run_waiting(
         executor.shutdown(wait=False, cancel_futures=True)
         _end(processes)
     return failed
+
+
+def failure(cell: Cell, code: int, logged: bool) -> str:
+    """The name of a cell that ended with an exit code, and where to see why."""
+    how = f" ({signal.Signals(-code).name})" if code < 0 else f" ({cell.log})" if logged else ""
+    return f"{cell.name}{how}"
 
 
 def _run(

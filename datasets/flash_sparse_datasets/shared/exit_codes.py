@@ -15,7 +15,7 @@ from typing import Protocol
 from flash_sparse_datasets.shared.documents import DataError
 from flash_sparse_datasets.shared.naming import naming
 
-DOCUMENT_LIBRARIES = ("bs4", "docx", "openpyxl", "pypdfium2")  # of the extra [documents]
+EXTRAS = dict.fromkeys(("bs4", "docx", "openpyxl", "pypdfium2"), "documents") | dict.fromkeys(("ray", "pandas"), "ray")
 
 TOO_LITTLE_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
 
@@ -97,7 +97,7 @@ def stop(error: BaseException, less: str = "lower sizes") -> Stopped | None:
     if isinstance(error, SystemExit) and error.code == 143:
         return Stopped("terminated", 143)
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("flash_sparse"):
-        extra = "documents" if error.name in DOCUMENT_LIBRARIES else "apps"
+        extra = EXTRAS.get(str(error.name), "apps")
         return Stopped(f"error: {error.name} is not installed; expected pip install 'flash-sparse[{extra}]'", 2)
     if is_too_little_memory(error):
         return Stopped(f"error: too little memory ({reason[-90:]}); expected {less}", 2)
