@@ -9,7 +9,6 @@ Exit codes: 0 done, 2 something the user can mend (one line on stderr), 130 afte
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Sequence
 
@@ -27,17 +26,20 @@ def main(arguments: Sequence[str]) -> int:
     print_anything()
     settings, resumed = parse(arguments)
     with plain_interrupt():  # it takes seconds, which --help and a wrong flag need not pay
-        from flash_sparse_apps.training import training_run
+        from flash_sparse_apps.training import processes, training_run
+        from flash_sparse_apps.training.main_process import is_main_process
         from flash_sparse_apps.training.opening import open_run
         from flash_sparse_apps.training.preparing import prepare
 
     run = None
     try:
         with training_run.quiet(), ended_by_sigterm():
-            prepared = prepare(settings, resumed)
+            processes.join(settings)
+            prepared = processes.main_first(lambda: prepare(settings, resumed))
             run = open_run(settings, resumed, prepared)
             training_run.introduce(settings, prepared, run)
             module, trainer, history = training_run.train(settings, prepared, run)
+            processes.leave()
             if trainer.is_global_zero:
                 command = f"{spoken('classify')} {shlex.join(arguments)}"
                 training_run.finish(settings, prepared, run, module, history, command)
@@ -45,18 +47,18 @@ def main(arguments: Sequence[str]) -> int:
     except BaseException as error:
         lower = f"--tokens-per-batch {settings.tokens_per_batch} or --seq-len {settings.seq_len}"
         stopped = stop(error, f"a lower {lower}, or --checkpoint-activations")
-        if os.environ.get("LOCAL_RANK", "0") != "0":  # a process for a further device says nothing
-            if stopped is None:
-                raise
-            return stopped.code
         if stopped is not None:
             output = {"--output": settings.output or "runs"} if resumed is None else {}
             stopped.line += room_to_write(error, {"--cache-dir": cache_folder(settings.cache_dir), **output})
+        stopped = processes.why_ended(error, stopped)
         if run is not None and not run.has_checkpoint:
-            run.remove()  # there is nothing to go on from
+            if is_main_process():
+                run.remove()  # there is nothing to go on from
         elif run is not None and stopped is not None:
             resume = f"{spoken('classify')} --resume {shlex.quote(str(run.path))}"
-            raise Stopped(f"{stopped.line}; to continue: {resume}", stopped.code) from error
+            stopped = Stopped(f"{stopped.line}; to continue: {resume}", stopped.code)
+        if processes.several():
+            processes.end(error, stopped)
         if stopped is None:
             raise
         raise stopped from error

@@ -6,8 +6,8 @@ import io
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 
@@ -39,13 +39,18 @@ def print_anything():
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
+def ended_by_sigterm() -> AbstractContextManager[None]:
     """Meanwhile, let SIGTERM end the process by SystemExit with code 143, as Ctrl-C does by KeyboardInterrupt."""
+    return on_sigterm(lambda: sys.exit(143))
+
+
+@contextmanager
+def on_sigterm(call: Callable[[], object]) -> Iterator[None]:
+    """Meanwhile, call this at SIGTERM."""
     if threading.current_thread() is not threading.main_thread():  # which alone may ask for signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    before = signal.signal(signal.SIGTERM, lambda *_: call())
     try:
         yield
     finally:

@@ -14,8 +14,10 @@ from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 import yaml
 
-# What may be another when a run is resumed: how long it may take, and where files are.
-MAY_CHANGE = frozenset({"max_time", "dataset", "root", "validation", "test", "cache_dir"})
+# What may be another when a run is resumed: how long it may take, on how many devices, and where files are.
+MAY_CHANGE = frozenset(
+    {"max_time", "devices", "num_nodes", "start_timeout", "dataset", "root", "validation", "test", "cache_dir"}
+)
 BLOCK_SIZES = (16, 32, 64, 128)  # what `flash_sparse.BlockLayout` takes: it is not imported for --help to be fast
 IMAGE_PATTERNS = ("axial", "neighborhood_2d")
 MAX_HEAD_DIM = 256  # what `flash_sparse.attention` takes
@@ -364,7 +366,12 @@ class Settings:
     accelerator: Literal["auto", "cpu", "gpu"] = _flag("auto", "where to train", daily=True)
     devices: int = _flag(1, "devices per machine", range=Range(1))
     num_nodes: int = _flag(1, "machines", range=Range(1))
-    strategy: Literal["auto", "ddp"] = _flag("auto", "how several devices work together")
+    strategy: Literal["auto", "ddp", "fsdp"] = _flag(
+        "auto", "how several devices work together: ddp has all weights on each, fsdp a part; auto is ddp"
+    )
+    start_timeout: float = _flag(
+        2.0, "minutes that the processes of a run wait for each other when they begin", range=MINUTES
+    )
 
     # results
     linear_baseline: bool = _flag(True, "fit the TF-IDF linear model for comparison", group="results")
@@ -446,6 +453,8 @@ class Settings:
             raise ValueError(
                 f"--grow-from is {self.grow_from}; expected one device, not {self.devices * self.num_nodes}"
             )
+        if self.pretrain and self.strategy == "fsdp":
+            raise ValueError(f"--pretrain is {self.pretrain}; it cannot be used with --strategy fsdp")
         if self.skip_black and self.chunked:
             raise ValueError("--skip-black is given; it cannot be used with --chunked")
         if self.skip_black and self.sparse and self.pattern in IMAGE_PATTERNS:
