@@ -9,6 +9,7 @@ Exit codes: 0 done, 2 something the user can mend (one line on stderr), 130 afte
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str]) -> int:
         from flash_sparse_apps.command_line import parse
     print_anything()
     settings, resumed = parse(arguments)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of a process that is gone, one line is enough
     with plain_interrupt():  # it takes seconds, which --help and a wrong flag need not pay
         from flash_sparse_apps.training import processes, training_run
         from flash_sparse_apps.training.main_process import is_main_process
@@ -38,11 +40,10 @@ def main(arguments: Sequence[str]) -> int:
             prepared = processes.main_first(lambda: prepare(settings, resumed))
             run = open_run(settings, resumed, prepared)
             training_run.introduce(settings, prepared, run)
-            module, trainer, history = training_run.train(settings, prepared, run)
+            module, history = training_run.train(settings, prepared, run)
             processes.leave()
-            if trainer.is_global_zero:
-                command = f"{spoken('classify')} {shlex.join(arguments)}"
-                training_run.finish(settings, prepared, run, module, history, command)
+            command = f"{spoken('classify')} {shlex.join(arguments)}"
+            training_run.finish(settings, prepared, run, module, history, command)
         return 0
     except BaseException as error:
         lower = f"--tokens-per-batch {settings.tokens_per_batch} or --seq-len {settings.seq_len}"
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str]) -> int:
             resume = f"{spoken('classify')} --resume {shlex.quote(str(run.path))}"
             stopped = Stopped(f"{stopped.line}; to continue: {resume}", stopped.code)
         if processes.several():
+            if run is not None:
+                run.unlock()
             processes.end(error, stopped)
         if stopped is None:
             raise

@@ -6,6 +6,7 @@ is one process, and for it all of this does nothing.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -75,10 +76,10 @@ def join(settings: Settings):
     """
     global _group, _several
     count = settings.devices * settings.num_nodes
+    _several = count > 1 or TorchElasticEnvironment.detect()
     _check_torchrun(settings, count)
     if count == 1 and settings.strategy == "auto":
         return
-    _several = True
     limit = timedelta(minutes=settings.start_timeout)
     try:
         fabric = Fabric(
@@ -92,8 +93,8 @@ def join(settings: Settings):
     except (distributed.DistStoreError, distributed.DistNetworkError) as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise UserError(
-            f"--devices is {settings.devices} and --num-nodes {settings.num_nodes}, but not all {count} processes came "
-            f"to {place} within {settings.start_timeout:g} minutes (--start-timeout): {_short(error)}"
+            f"--devices is {settings.devices} and --num-nodes {settings.num_nodes}, but not all {count} "
+            f"processes came to {place} within {settings.start_timeout:g} minutes (--start-timeout): {_short(error)}"
         ) from error
     except Exception as error:  # Lightning has its own kinds for a wrong number of devices or of SLURM's tasks
         raise UserError(
@@ -133,11 +134,25 @@ def _wait_for_others(limit: timedelta, group: Any):
 
 
 def leave():
-    """Part: what follows is done by the main process alone."""
+    """Part when training has ended: the main process goes on alone, and the others end here.
+
+    While the wrapper of DDP lives, so do gloo's threads, and those can crash Python where it ends in the usual way.
+    """
     global _group, _several
+    main = _group is None or _group.rank == 0
     if _group is not None:
-        _group, _several = None, False
+        gc.collect()
         distributed.destroy_process_group()
+    _group, _several = None, False
+    if not main:
+        _exit(0)
+
+
+def _exit(code: int):
+    """End this process at once: at its usual end PyTorch may wait for processes that are gone, or crash."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def main_first(function: Callable[[], T]) -> T:
@@ -265,19 +280,14 @@ def several() -> bool:
 
 
 def end(error: BaseException, stopped: Stopped | None):
-    """End this process at once; the first of each machine to end says why.
-
-    What Python and PyTorch do at a usual end would wait for processes that are gone.
-    """
+    """End this process, whatever the others do; the first of each machine to end says why."""
     if stopped is None:
         traceback.print_exception(error)
     elif _speaks(_is_lost(error)):
         print(stopped.line, file=sys.stderr)
     for child in _children:
         child.kill()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1 if stopped is None else stopped.code)
+    _exit(1 if stopped is None else stopped.code)
 
 
 def _speaks(lost: bool) -> bool:

@@ -77,7 +77,7 @@ def introduce(settings: Settings, prepared: Prepared, run: RunFolder):
     print(f"run folder: {run.path}", flush=True)
 
 
-def train(settings: Settings, prepared: Prepared, run: RunFolder) -> tuple[Classifier, L.Trainer, History]:
+def train(settings: Settings, prepared: Prepared, run: RunFolder) -> tuple[Classifier, History]:
     """Train, or go on training, until the epochs, --patience or --max-time end it."""
     L.seed_everything(settings.seed, workers=True, verbose=False)
     encoder = _make_encoder(settings, prepared)
@@ -107,7 +107,7 @@ def train(settings: Settings, prepared: Prepared, run: RunFolder) -> tuple[Class
     left = max_seconds and max_seconds - history.seconds
     trainer = make_trainer(settings, run, callbacks, settings.epochs, left, make_logger(settings, run))
     fit(trainer, module, prepared.data, checkpoints, run)
-    return module, trainer, history
+    return module, history
 
 
 def _make_encoder(settings: Settings, prepared: Prepared) -> Any:
