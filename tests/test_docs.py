@@ -97,6 +97,9 @@ class Commands:
             check_setting(words[1].partition("=")[0])
         elif words[0] == "pip":
             check_pip(words)
+        elif words[0] == "torchrun":
+            script = next(place for place, word in enumerate(words) if word.startswith("apps/"))
+            self.check(shlex.join(["python", *words[script:]]))
         elif words[:2] == ["python", "-c"]:
             assert run(words[1:]).code == 0
         elif words[:3] == ["python", "-m", "pytest"]:
@@ -187,7 +190,10 @@ def check_pip(words: list[str]):
 def check_setting(name: str):
     """A variable that the project reads, or a library that it stands on."""
     ours = "".join(path.read_text() for path in (ROOT / "flash_sparse").rglob("*.py"))
-    assert name in ours or name in {"NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"}
+    assert name in ours or name in {
+        *("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"),
+        "NODE_RANK",  # with MASTER_ADDR and MASTER_PORT, of Lightning
+    }
 
 
 @pytest.mark.parametrize(
@@ -196,6 +202,16 @@ def check_setting(name: str):
 def test_commands_run_small(command: str, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     Commands(tmp_path, capsys).check(command)
+
+
+def test_the_job_for_slurm_begins_a_run_and_goes_on_with_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    [job] = [block for block in blocks(ROOT / "docs" / "scaling.md", "text") if "#SBATCH" in block]
+    done = subprocess.run(["bash", "-n"], input=job, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    resume, begin = re.findall(r"srun (python .*)", job.replace("\\\n", " "))
+    assert resume == "python apps/classify.py --resume $run"
+    Commands(tmp_path, capsys).check(begin)
 
 
 def test_messages_that_are_explained_are_in_the_code():

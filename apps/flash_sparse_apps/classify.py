@@ -39,40 +39,45 @@ def main(arguments: Sequence[str]) -> int:
     print_anything()
     outlive_readers()
     settings, resumed = parse(arguments)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of a process that is gone, one line is enough
     with plain_interrupt():  # it takes seconds, which --help and a wrong flag need not pay
-        from flash_sparse_apps.training import training_run
+        from flash_sparse_apps.training import processes, training_run
+        from flash_sparse_apps.training.main_process import is_main_process
         from flash_sparse_apps.training.opening import open_run
         from flash_sparse_apps.training.preparing import prepare
 
     run = None
     try:
         with training_run.quiet(), ended_by_sigterm():
-            prepared = prepare(settings, resumed)
+            processes.join(settings)
+            prepared = processes.main_first(lambda: prepare(settings, resumed))
             run = open_run(settings, resumed, prepared)
             training_run.introduce(settings, prepared, run)
-            module, trainer, history = training_run.train(settings, prepared, run)
-            if trainer.is_global_zero:
-                command = f"{spoken('classify')} {shlex.join(arguments)}"
-                training_run.finish(settings, prepared, run, module, history, command)
+            module, history = training_run.train(settings, prepared, run)
+            processes.leave()
+            command = f"{spoken('classify')} {shlex.join(arguments)}"
+            training_run.finish(settings, prepared, run, module, history, command)
         return 0
     except BaseException as error:
         stopped = stop(error, _with_less_memory(settings))
-        if os.environ.get("LOCAL_RANK", "0") != "0":  # a process for a further device says nothing
-            if stopped is None:
-                raise
-            return stopped.code
         if stopped is not None:
             output = {"--output": settings.output or "runs"} if resumed is None else {}
             stopped.line += room_to_write(error, {"--cache-dir": cache_folder(settings.cache_dir), **output})
         if stopped is not None and isinstance(error, FloatingPointError):
             stopped.line += f"; expected a lower --learning-rate than {settings.learning_rate:g}"
+        stopped = processes.why_ended(error, stopped)
         if run is not None and not run.has_checkpoint:
-            run.remove()  # there is nothing to go on from
+            if is_main_process():
+                run.remove()  # there is nothing to go on from
         elif run is not None and stopped is not None:
             resume = f"{spoken('classify')} --resume {shlex.quote(str(run.path))}"
             if isinstance(error, FloatingPointError):
                 resume += f" --learning-rate {cast(float, settings.learning_rate) / 2:g}"
-            raise Stopped(f"{stopped.line}; to continue: {resume}", stopped.code) from error
+            stopped = Stopped(f"{stopped.line}; to continue: {resume}", stopped.code)
+        if processes.several():
+            if run is not None:
+                run.unlock()
+            processes.end(error, stopped)
         if stopped is None:
             raise
         raise stopped from error

@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from flash_sparse_datasets.shared.naming import naming
@@ -63,13 +63,18 @@ class _Outliving(io.FileIO):
             return len(content)
 
 
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
+def ended_by_sigterm() -> AbstractContextManager[None]:
     """Meanwhile, let SIGTERM end the process by SystemExit with code 143, as Ctrl-C does by KeyboardInterrupt."""
+    return on_sigterm(lambda: sys.exit(143))
+
+
+@contextmanager
+def on_sigterm(call: Callable[[], object]) -> Iterator[None]:
+    """Meanwhile, call this at SIGTERM."""
     if threading.current_thread() is not threading.main_thread():  # which alone may ask for signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    before = signal.signal(signal.SIGTERM, lambda *_: call())
     try:
         yield
     finally:

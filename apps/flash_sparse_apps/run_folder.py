@@ -99,8 +99,10 @@ class RunFolder:
             raise FileExistsError(f"{self.path}: another process is at this run; expected one at a time") from None
 
     def unlock(self):
-        self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
+        """Let others have it, if this process locked it."""
+        if self._lock.is_locked:
+            self._lock.release()
+            Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def described(self) -> dict | None:
         """What data.json says the run is trained on and with; None for a run killed before it was written.

@@ -14,9 +14,11 @@ from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 import yaml
 
-# What may be another when a run is resumed: how long and how much memory it may take, and where files are.
+# What may be another when a run is resumed: how long and how much memory it may take, on how many devices, and where
+# files are.
 MAY_CHANGE = frozenset(
-    {"max_time", "tokens_per_batch", "auto_batch", "dataset", "root", "validation", "test", "cache_dir"}
+    {"max_time", "tokens_per_batch", "auto_batch", "devices", "num_nodes", "start_timeout"}
+    | {"dataset", "root", "validation", "test", "cache_dir"}
 )
 BLOCK_SIZES = (16, 32, 64, 128)  # what `flash_sparse.BlockLayout` takes: it is not imported for --help to be fast
 IMAGE_PATTERNS = ("axial", "neighborhood_2d")
@@ -372,7 +374,12 @@ class Settings:
     accelerator: Literal["auto", "cpu", "gpu"] = _flag("auto", "where to train", daily=True)
     devices: int = _flag(1, "devices per machine", range=Range(1))
     num_nodes: int = _flag(1, "machines", range=Range(1))
-    strategy: Literal["auto", "ddp"] = _flag("auto", "how several devices work together")
+    strategy: Literal["auto", "ddp", "fsdp"] = _flag(
+        "auto", "how several devices work together: ddp has all weights on each, fsdp a part; auto is ddp"
+    )
+    start_timeout: float = _flag(
+        2.0, "minutes that the processes of a run wait for each other when they begin", range=MINUTES
+    )
 
     # results
     linear_baseline: bool = _flag(True, "fit the TF-IDF linear model for comparison", group="results")
@@ -454,6 +461,8 @@ class Settings:
             if getattr(self, name) and self.devices * self.num_nodes > 1:
                 devices = self.devices * self.num_nodes
                 raise ValueError(f"--{dashed(name)} is {getattr(self, name)}; expected one device, not {devices}")
+        if self.pretrain and self.strategy == "fsdp":
+            raise ValueError(f"--pretrain is {self.pretrain}; it cannot be used with --strategy fsdp")
         if self.skip_black and self.chunked:
             raise ValueError("--skip-black is given; it cannot be used with --chunked")
         if self.skip_black and self.sparse and self.pattern in IMAGE_PATTERNS:

@@ -34,6 +34,15 @@ def check_budget(micro_batches, lengths, budget):
         assert [lengths[i] for i in part] == sorted((lengths[i] for i in part), reverse=True)
 
 
+def check_in_step(ranks, lengths):
+    """All ranks have as many micro-batches; those that are not a rank's own are one short document each."""
+    assert len({len(micro_batches) for micro_batches, _ in ranks}) == 1
+    assert not ranks[0][0] or max(own for _, own in ranks) == len(ranks[0][0])
+    shortest = min((lengths[i] for micro_batches, _ in ranks for part in micro_batches for i in part), default=0)
+    for micro_batches, own in ranks:
+        assert [[lengths[i] for i in part] for part in micro_batches[own:]] == [[shortest]] * (len(micro_batches) - own)
+
+
 def draw_lengths(rng, least=1):
     """Few or many documents, of equal, similar or very different lengths."""
     return rng.integers(1, rng.choice([2, 20, 300]), rng.integers(least, rng.choice([3, 60])))
@@ -49,6 +58,7 @@ def test_every_document_once_an_epoch_in_steps_of_batch_size(seed):
     assert len(steps) == len(sampler)
     for step in steps:
         check_budget(step.micro_batches, lengths, budget)
+        assert step.own == len(step.micro_batches)
     sizes = [sum(map(len, step.micro_batches)) for step in steps]
     assert sizes == [step.documents for step in steps]
     assert set(sizes[:-1]) <= {batch_size}
@@ -61,27 +71,20 @@ def test_ranks_share_each_step(seed):
     rng = np.random.default_rng(seed)
     lengths, batch_size, budget = draw_lengths(rng), rng.integers(1, 20), rng.integers(1, 700)
     world_size = int(rng.integers(1, 5))
-    if batch_size < world_size or len(lengths) < world_size:
-        with pytest.raises(ValueError, match=f"for each of {world_size} ranks"):
-            StepSampler(lengths, batch_size, budget, 0, rank=0, world_size=world_size)
-        return
     alone = list(StepSampler(lengths, batch_size, 10**9, seed=0))
     shares = [
         list(StepSampler(lengths, batch_size, budget, seed=0, rank=rank, world_size=world_size))
         for rank in range(world_size)
     ]
-    assert len({len(share) for share in shares}) == 1
-    if len(shares[0]) < len(alone):  # only what could not give each rank a document is left out
-        assert alone.pop().documents < world_size
     for step, *parts in zip(alone, *shares, strict=True):
-        counts = [sum(map(len, part.micro_batches)) for part in parts]
-        assert min(counts) >= 1
+        owned = [part.micro_batches[: part.own] for part in parts]
+        counts = [sum(map(len, own)) for own in owned]
         assert max(counts) - min(counts) <= 1
-        for part in parts:
-            check_budget(part.micro_batches, lengths, budget)
+        for part, own in zip(parts, owned, strict=True):
+            check_budget(own, lengths, budget)
             assert part.documents == step.documents
-        together = [i for part in parts for micro_batch in part.micro_batches for i in micro_batch]
-        assert sorted(together) == sorted(step.micro_batches[0])
+        assert sorted(i for own in owned for micro_batch in own for i in micro_batch) == sorted(step.micro_batches[0])
+        check_in_step([(part.micro_batches, part.own) for part in parts], lengths)
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -154,9 +157,11 @@ def test_evaluation_goes_through_every_document_once(seed):
     for sampler in samplers:
         check_budget(list(sampler), lengths, budget)
         assert len(sampler) == len(list(sampler))
-    assert sorted(i for s in samplers for part in s for i in part) == list(range(len(lengths)))
-    counts = [sum(map(len, s)) for s in samplers]
+    owned = [list(sampler)[: sampler.own] for sampler in samplers]
+    assert sorted(i for own in owned for part in own for i in part) == list(range(len(lengths)))
+    counts = [sum(map(len, own)) for own in owned]
     assert max(counts) - min(counts) <= 1
+    check_in_step([(list(sampler), sampler.own) for sampler in samplers], lengths)
 
 
 def test_evaluation_begins_with_the_longest():
@@ -176,6 +181,8 @@ def test_packed_multi_label(store):
     assert batch.indices.tolist() == [2, 0, 1]
     assert batch.step_documents == 3
     assert collate(store, [0], 4, 3, "multi-label", step_documents=8).step_documents == 8
+    assert batch.counts
+    assert not collate(store, [0], 4, 3, "multi-label", counts=False).to("cpu").counts
 
 
 def test_packed_single_label(store):

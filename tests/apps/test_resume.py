@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 
 from flash_sparse_apps import classify
-from flash_sparse_apps.training.callbacks import Checkpoints
+from flash_sparse_apps.training.callbacks import Checkpoints, KeepsState
 
 from .conftest import SPARSE, TINY
 
@@ -91,6 +91,45 @@ def test_killed_again_and_again(data, uninterrupted, tmp_path, monkeypatch):
             classify.main(["--resume", str(run)])
     monkeypatch.undo()
     assert classify.main(["--resume", str(run)]) == 0
+    same_results(run, uninterrupted)
+
+
+def terminate_in(monkeypatch, hook: str, step: int):
+    """Let SIGTERM come in a hook of the callback that keeps the state, first at this step."""
+    called = getattr(KeepsState, hook)
+
+    def terminated(self, trainer, *rest):
+        if trainer.global_step == step and not self.terminated:
+            os.kill(os.getpid(), signal.SIGTERM)
+        called(self, trainer, *rest)
+
+    monkeypatch.setattr(KeepsState, hook, terminated)
+
+
+@pytest.mark.parametrize("step", [3, 4, 11])
+def test_sigterm_loses_no_step(step, data, uninterrupted, tmp_path, monkeypatch, capsys):
+    """Between two checkpoints (3, 11), and where one is due (4)."""
+    terminate_in(monkeypatch, "on_train_batch_end", step)
+    run = tmp_path / "run"
+    assert classify.main([*data, *FLAGS, "--output", str(run)]) == 143
+    assert capsys.readouterr().err.splitlines()[-1].startswith("terminated; to continue: ")
+    monkeypatch.undo()
+    assert classify.main(["--resume", str(run)]) == 0
+    assert f"continuing after step {step}" in capsys.readouterr().out
+    same_results(run, uninterrupted)
+
+
+@pytest.mark.parametrize(("hook", "after"), [("on_validation_batch_end", 8), ("on_train_batch_end", 8)])
+def test_sigterm_in_a_validation_goes_back_to_the_checkpoint_before(
+    hook, after, data, uninterrupted, tmp_path, monkeypatch, capsys
+):
+    """Also in the last step before it, which no state is kept of."""
+    terminate_in(monkeypatch, hook, 10)
+    run = tmp_path / "run"
+    assert classify.main([*data, *FLAGS, "--output", str(run)]) == 143
+    monkeypatch.undo()
+    assert classify.main(["--resume", str(run)]) == 0
+    assert f"continuing after step {after}" in capsys.readouterr().out
     same_results(run, uninterrupted)
 
 

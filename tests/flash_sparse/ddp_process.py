@@ -1,6 +1,7 @@
 """One process of a DistributedDataParallel pair: `ddp_process.py RANK FOLDER` writes its gradients to FOLDER."""
 
 import datetime
+import gc
 import sys
 
 import torch
@@ -44,6 +45,10 @@ def main(rank, folder):
     model = nn.parallel.DistributedDataParallel(Model())
     model(batch()[2 * rank : 2 * rank + 2]).backward()
     torch.save(gradients(model), f"{folder}/{rank}.pt")
+
+    # while the wrapper lives, so do gloo's threads; what they hold can crash the end of Python
+    del model
+    gc.collect()
     torch.distributed.destroy_process_group()
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 
 from flash_sparse import BlockLayout
 from flash_sparse_apps.models.halving import Halving
@@ -89,6 +90,17 @@ class Classifier(L.LightningModule):
         self.planned_steps = 0
         self._scored: list[tuple[Tensor, Tensor, Tensor]] = []
 
+    def configure_model(self):
+        """Leave each device a part of the weights, where the strategy has a mesh of devices for that."""
+        if self.device_mesh is None:
+            return
+        mesh = self.device_mesh["data_parallel"]
+        for module in [*self.encoder.modules()]:
+            if isinstance(module, nn.ModuleList):
+                for layer in module:
+                    fully_shard(layer, mesh=mesh)
+        fully_shard(self.encoder, mesh=mesh)
+
     def setup(self, stage: str):
         if self.layout is not None:
             self.layout = self.layout.to(self.device)
@@ -129,9 +141,9 @@ class Classifier(L.LightningModule):
         for index, micro_batch in enumerate(batch):
             last = index == len(batch) - 1
             with contextlib.nullcontext() if last else self._unsynchronized():
-                # DDP takes the mean over devices, and each has only its own documents
-                loss = self.losses(micro_batch).sum()
-                loss = loss * self.trainer.world_size / micro_batch.step_documents
+                # the mean is taken over devices, and each has only its own documents
+                share = self.trainer.world_size / micro_batch.step_documents if micro_batch.counts else 0.0
+                loss = share * self.losses(micro_batch).sum()
                 self.manual_backward(loss)
             total += loss.detach()
         return total
@@ -142,7 +154,9 @@ class Classifier(L.LightningModule):
         return block() if block is not None else contextlib.nullcontext()
 
     def validation_step(self, batch: PackedBatch, batch_index: int):
-        self._scored.append((batch.indices, self(batch).float(), batch.targets))
+        logits = self(batch).float()
+        counted = len(logits) if batch.counts else 0
+        self._scored.append((batch.indices[:counted], logits[:counted], batch.targets[:counted]))
 
     def on_validation_epoch_end(self):
         indices, logits, targets = (torch.cat(parts).cpu() for parts in zip(*self._scored, strict=True))

@@ -9,14 +9,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 _SUM = "sha256"
 
 
 def encode_weights(encoder: nn.Module) -> bytes:
-    """The content of the file."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
+    """The content of the file; where processes share out the weights, all of them must call this."""
+    weights = {name: whole(value.detach()).cpu().contiguous() for name, value in encoder.state_dict().items()}
     return save(weights, {_SUM: _digest(weights)})
+
+
+def whole(weight: Tensor) -> Tensor:
+    """A weight of which this process may have a part only."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def load_weights(encoder: nn.Module, path: Path):

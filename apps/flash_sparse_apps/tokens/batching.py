@@ -30,6 +30,7 @@ class PackedBatch:
         targets: (B, L) float32 of 0 and 1 for multi-label, (B,) int64 for single-label.
         indices: (B,) int64, positions in the split.
         step_documents: documents of the whole optimizer step, all its micro-batches and all ranks; B in evaluation.
+        counts: False for documents that another batch has too, and which are here so that ranks stay in step.
     """
 
     tokens: Tensor
@@ -38,6 +39,7 @@ class PackedBatch:
     targets: Tensor
     indices: Tensor
     step_documents: int
+    counts: bool = True
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same batch on a device; from pinned memory without waiting for the copy."""
@@ -83,6 +85,7 @@ def collate(
     num_labels: int,
     task: str,
     step_documents: int | None = None,
+    counts: bool = True,
 ) -> PackedBatch:
     """Pack the first `seq_len` tokens of these documents, of pairs those of each text.
 
@@ -90,6 +93,7 @@ def collate(
         indices: (B,) positions in the split, B at least 1.
         task: "single-label" or "multi-label".
         step_documents: what the batch says about its step, B if None.
+        counts: what the batch says about itself.
 
     Raises:
         ValueError: a document of a single-label task does not have exactly one label.
@@ -113,14 +117,22 @@ def collate(
         targets=targets,
         indices=torch.tensor(indices, dtype=torch.int64),  # (B,)
         step_documents=len(indices) if step_documents is None else step_documents,
+        counts=counts,
     )
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step on one rank: its micro-batches, and how many documents all ranks have in it."""
+    """One optimizer step on one rank.
+
+    Attributes:
+        micro_batches: on all ranks as many. One that has fewer of its own repeats a document in the others.
+        own: how many of them are its own, the first ones.
+        documents: that all ranks have in the step, without repeats.
+    """
 
     micro_batches: list[list[int]]
+    own: int
     documents: int
 
 
@@ -132,9 +144,8 @@ class StepSampler:
     the ranks, and cut into micro-batches of at most `tokens_per_batch` tokens; a document that is longer than that is
     a micro-batch of its own.
 
-    All ranks have the same steps, and each has at least one document of each: what is left at an epoch's end, if it is
-    fewer documents than ranks, is left out of that epoch. Neither the token budget nor the number of ranks changes
-    which documents make up a step.
+    All ranks have the same steps, and as many micro-batches in each. A rank may have no document of its own in a step.
+    Neither the token budget nor the number of ranks changes which documents make up a step.
 
     It goes through an epoch once, from `step` on; `set_epoch` begins another. A step counts as taken from when it is
     handed out.
@@ -156,16 +167,14 @@ class StepSampler:
         """Take the tokens of each document as it is read, (N,), cut at seq_len already.
 
         Raises:
-            ValueError: no documents, or fewer in a step than there are ranks.
+            ValueError: no documents, none in a step, or no tokens in a micro-batch.
         """
         if tokens_per_batch < 1:
             raise ValueError(f"tokens_per_batch is {tokens_per_batch}; expected at least 1")
-        if batch_size < world_size:
-            raise ValueError(
-                f"batch_size is {batch_size}; expected at least one document for each of {world_size} ranks"
-            )
-        if len(lengths) < world_size:
-            raise ValueError(f"{len(lengths)} training documents; expected at least 1 for each of {world_size} ranks")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+        if len(lengths) < 1:
+            raise ValueError("0 training documents; expected at least 1")
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.tokens_per_batch = tokens_per_batch
@@ -177,8 +186,7 @@ class StepSampler:
 
     def __len__(self) -> int:
         """Steps of a whole epoch."""
-        full, rest = divmod(len(self.lengths), self.batch_size)
-        return full + (rest >= self.world_size)
+        return -(-len(self.lengths) // self.batch_size)
 
     def __iter__(self) -> Iterator[Step]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.lengths))
@@ -187,8 +195,8 @@ class StepSampler:
             self.step += 1
             drawn = order[start : start + self.batch_size]
             drawn = _longest_first(drawn, self.lengths)
-            mine = drawn[_dealt(len(drawn), self.world_size) == self.rank]
-            yield Step(_cut(mine, self.lengths, self.tokens_per_batch), len(drawn))
+            micro_batches, own = _share(drawn, self.lengths, self.tokens_per_batch, self.rank, self.world_size)
+            yield Step(micro_batches, own, len(drawn))
 
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch; no effect within that epoch."""
@@ -218,14 +226,16 @@ class EvaluationSampler:
     """Micro-batches that go through every document once, longest first, each under the token budget.
 
     With several ranks, each has its own part of the documents, sizes differing by at most one; together they have
-    every document exactly once, without repeats, so a rank may have fewer micro-batches than another.
+    every document exactly once. All have as many micro-batches: one that has fewer of its own repeats a document.
+
+    Attributes:
+        own: how many micro-batches are no repeats, the first ones.
     """
 
     def __init__(self, lengths: np.ndarray, tokens_per_batch: int, *, rank: int = 0, world_size: int = 1):
         """Take the tokens of each document as it is read, (N,), cut at seq_len already."""
         order = _longest_first(np.arange(len(lengths)), lengths)
-        mine = order[_dealt(len(order), world_size) == rank]
-        self._micro_batches = _cut(mine, lengths, tokens_per_batch)
+        self._micro_batches, self.own = _share(order, lengths, tokens_per_batch, rank, world_size)
 
     def __len__(self) -> int:
         return len(self._micro_batches)
@@ -242,6 +252,20 @@ def _dealt(count: int, world_size: int) -> np.ndarray:
     """The rank of each of `count` documents sorted by length: to and fro, so that tokens come out about even."""
     turn = np.arange(count) % (2 * world_size)
     return np.minimum(turn, 2 * world_size - 1 - turn)
+
+
+def _share(
+    documents: np.ndarray, lengths: np.ndarray, tokens_per_batch: int, rank: int, world_size: int
+) -> tuple[list[list[int]], int]:
+    """A rank's micro-batches of documents sorted by length, and how many of them are its own.
+
+    Ranks meet in every micro-batch, to exchange gradients, buffers or shards of weights: all must have as many. One
+    with fewer repeats the shortest document.
+    """
+    ranks = _dealt(len(documents), world_size)
+    cuts = [_cut(documents[ranks == each], lengths, tokens_per_batch) for each in range(world_size)]
+    own, most = cuts[rank], max(len(cut) for cut in cuts)
+    return own + [documents[-1:].tolist()] * (most - len(own)), len(own)
 
 
 def _cut(documents: np.ndarray, lengths: np.ndarray, tokens_per_batch: int) -> list[list[int]]:

@@ -25,7 +25,8 @@ class TextDataModule(L.LightningDataModule):
 
     `train_dataloader` yields one optimizer step at a time, a list of `PackedBatch` (its micro-batches), for Lightning's
     manual optimization: each step has exactly `batch_size` documents over all ranks, whatever the token budget.
-    `val_dataloader` and `test_dataloader` yield one `PackedBatch` at a time, over all ranks each document once.
+    `val_dataloader` and `test_dataloader` yield one `PackedBatch` at a time, over all ranks each document once. All
+    ranks have as many batches, whether they have documents or not: some are repeats, which do not count.
 
     Batches are made where they are used, without worker processes: tokens are memory-mapped, and packing a step takes
     a fraction of what it takes to compute one. Give the Trainer `use_distributed_sampler=False`; ranks are dealt with
@@ -45,9 +46,6 @@ class TextDataModule(L.LightningDataModule):
     Attributes (after `setup`):
         train_store, validation_store, test_store: the `TokenStore` of each split.
     """
-
-    # more ranks than validation documents is odd but well-defined: some ranks have nothing to score
-    allow_zero_length_dataloader_with_multiple_devices = True
 
     def __init__(
         self,
@@ -101,9 +99,12 @@ class TextDataModule(L.LightningDataModule):
         """Every document of a store once, on this rank alone, however many there are."""
         return EvaluationLoader(self, store, 0, 1)
 
-    def batch(self, store: TokenStore, indices: Sequence[int], step_documents: int | None = None) -> PackedBatch:
+    def batch(
+        self, store: TokenStore, indices: Sequence[int], step_documents: int | None = None, counts: bool = True
+    ) -> PackedBatch:
         """Documents of a store, packed; in page-locked memory where there is a GPU."""
-        packed = collate(store, indices, self.seq_len, len(self.dataset.labels), self.dataset.task, step_documents)
+        labels, task = len(self.dataset.labels), self.dataset.task
+        packed = collate(store, indices, self.seq_len, labels, task, step_documents, counts)
         return packed.pin_memory() if torch.cuda.is_available() else packed
 
     def read_lengths(self, store: TokenStore) -> np.ndarray:
@@ -154,7 +155,10 @@ class StepLoader:
         if data.fresh and data.dataset.fresh is not None and epoch > 0:
             steps = made_ahead(data.dataset.fresh, self.sampler, len(data.train_store), epoch)
         for step, images in steps:
-            batches = [data.batch(data.train_store, part, step.documents) for part in step.micro_batches]
+            batches = [
+                data.batch(data.train_store, part, step.documents, counts=number < step.own)
+                for number, part in enumerate(step.micro_batches)
+            ]
             if images is not None:
                 images.put_into(batches)
             if data.growth is not None:
@@ -178,7 +182,7 @@ class StepLoader:
 
 
 class EvaluationLoader:
-    """The documents of one store, packed, each once over all ranks, longest first."""
+    """The documents of one store, packed, longest first; over all ranks each once, beside repeats that do not count."""
 
     def __init__(self, data: TextDataModule, store: TokenStore, rank: int, world_size: int):
         self._data = data
@@ -190,5 +194,5 @@ class EvaluationLoader:
         return len(self._micro_batches)
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        for indices in self._micro_batches:
-            yield self._data.batch(self._store, indices)
+        for number, indices in enumerate(self._micro_batches):
+            yield self._data.batch(self._store, indices, counts=number < self._micro_batches.own)

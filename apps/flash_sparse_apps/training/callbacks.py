@@ -20,6 +20,7 @@ from flash_sparse_apps.metrics import Lowered, best_epoch, history_key
 from flash_sparse_apps.models.lightning_module import METRICS
 from flash_sparse_apps.models.weights_file import encode_weights
 from flash_sparse_apps.run_folder import RunFolder
+from flash_sparse_apps.training.processes import any_says
 from flash_sparse_apps.training.saved_state import save_state
 from flash_sparse_datasets.shared.progress import Progress
 
@@ -107,7 +108,7 @@ class History(L.Callback):
         if step % max(1, self.planned_steps // CURVE_POINTS) == 0:
             self._flush(trainer)
         self.step_seconds += time.monotonic() - self._step_began
-        self.tokens += trainer.world_size * sum(micro_batch.tokens.numel() for micro_batch in batch)
+        self.tokens += trainer.world_size * sum(part.tokens.numel() for part in batch if part.counts)
         self.num_steps += 1
 
     def _flush(self, trainer):
@@ -181,17 +182,56 @@ def _read(trainer, documents: list[torch.Tensor]) -> str:
     return f", which read {', '.join(ids)}{more}"
 
 
-class Checkpoints(Checkpoint):
-    """Keep the weights that did best on validation (safetensors) and the last whole state of training.
+class KeepsState(Checkpoint):
+    """Keep the last whole state of training, written every `every` steps, and end training after SIGTERM.
 
-    Lightning calls callbacks of this kind after all others, so the state holds what they know of the validation. It is
-    written every `every` steps and after each validation; each file is complete or not there.
+    Lightning calls callbacks of this kind after all others, so the state holds what they know. SIGTERM sets a flag,
+    which is read between steps, and all processes agree on it: a signal may reach one of them alone, or all at
+    different steps, and an exception in the middle of a step would leave the others waiting.
+
+    Attributes:
+        path: of the state.
+        terminated: whether SIGTERM has come.
     """
 
-    def __init__(self, run: RunFolder, every: int, history: History, stopping: EarlyStopping, metric: str):
-        self.run = run
+    def __init__(self, path: Path, every: int, history: History):
+        self.path = path
         self.every = every
         self.history = history
+        self.terminated = False
+
+    def terminate(self):
+        """What SIGTERM calls."""
+        self.terminated = True
+
+    def end_if_terminated(self):
+        """Raise SystemExit in all processes if SIGTERM has come to one."""
+        if any_says(self.terminated):
+            raise SystemExit(143)
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
+        if batch_index + 1 == trainer.num_training_batches:
+            return  # validation follows at once, and its checkpoint
+        terminated = any_says(self.terminated)
+        if terminated or trainer.global_step % self.every == 0:
+            self._save(trainer)
+        if terminated:
+            raise SystemExit(143)
+
+    def on_validation_batch_end(self, trainer, module, outputs, batch, batch_index, dataloader_index=0):
+        self.end_if_terminated()  # without a checkpoint: no state is whole until the validation is
+
+    def _save(self, trainer):
+        self.history.check(trainer)
+        save_state(trainer, self.path)
+
+
+class Checkpoints(KeepsState):
+    """Keep the weights that did best on validation (safetensors), and the last whole state after validations too."""
+
+    def __init__(self, run: RunFolder, every: int, history: History, stopping: EarlyStopping, metric: str):
+        super().__init__(run.last_checkpoint, every, history)
+        self.run = run
         self.stopping = stopping
         self.metric = metric
 
@@ -200,23 +240,16 @@ class Checkpoints(Checkpoint):
         if self.stopping.wait_count >= self.stopping.patience:
             trainer.should_stop = True
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
-        # after the last step of an epoch validation follows at once, and its checkpoint
-        if trainer.global_step % self.every == 0 and batch_index + 1 < trainer.num_training_batches:
-            self._save(trainer)
-
     def on_validation_end(self, trainer, module):
         if trainer.sanity_checking:
             return
-        if best_epoch(self.history.epochs, self.metric) is self.history.epochs[-1] and trainer.is_global_zero:
-            write_atomically(self.run.best_weights, encode_weights(module.encoder))
+        if best_epoch(self.history.epochs, self.metric) is self.history.epochs[-1]:
+            weights = encode_weights(module.encoder)
+            if trainer.is_global_zero:
+                write_atomically(self.run.best_weights, weights)
         if trainer.is_global_zero:
             self.history.write_csv(self.run.history)
         self._save(trainer)
-
-    def _save(self, trainer):
-        self.history.check(trainer)
-        save_state(trainer, self.run.last_checkpoint)
 
 
 class Shown(L.Callback):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
+from typing import Any, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
+from flash_sparse_apps.console import on_sigterm
 from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.data_module import TextDataModule
+from flash_sparse_apps.training.callbacks import KeepsState
 from flash_sparse_apps.training.freed_memory import GiveBack
 from flash_sparse_apps.training.saved_state import WritesInPlace, newest_whole
 from flash_sparse_datasets.shared.exit_codes import UserError
@@ -33,11 +35,15 @@ def make_trainer(
     """A Trainer for so many epochs, which time may end earlier; `more` goes to Lightning."""
     if max_seconds is not None:
         callbacks = [*callbacks, Timer(timedelta(seconds=max(0.0, max_seconds)), verbose=False)]
-    return L.Trainer(
+    strategy: Strategy | str = settings.strategy
+    if strategy == "fsdp":  # one file for the whole state, as with ddp
+        size = settings.devices * settings.num_nodes
+        strategy = ModelParallelStrategy(size, tensor_parallel_size=1, save_distributed_checkpoint=False)
+    trainer = L.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        strategy=settings.strategy,
+        strategy=strategy,
         precision=settings.precision,
         max_epochs=epochs,
         num_sanity_val_steps=0,
@@ -51,17 +57,20 @@ def make_trainer(
         default_root_dir=run.path,
         **more,
     )
+    # Lightning's handler of SIGTERM talks to the other processes wherever this one is, and both then wait for ever
+    cast(Any, trainer)._signal_connector.register_signal_handlers = lambda: None
+    return trainer
 
 
-def fit(trainer: L.Trainer, module: L.LightningModule, data: TextDataModule, checkpoint: Path, run: RunFolder):
-    """Train to the end, from the last whole state at `checkpoint` if there is one.
+def fit(trainer: L.Trainer, module: L.LightningModule, data: TextDataModule, checkpoints: KeepsState, run: RunFolder):
+    """Train to the end, from the last whole state that `checkpoints` kept if there is one.
 
     Raises:
         UserError: all that is there is damaged, or it is of another model.
         SystemExit: 143 after SIGTERM.
         KeyboardInterrupt: Ctrl-C.
     """
-    start = newest_whole(checkpoint)
+    start = newest_whole(checkpoints.path)
     if start is not None:
         try:
             state = torch.load(start, map_location="cpu", weights_only=True)
@@ -75,9 +84,9 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: TextDataModule, che
         if trainer.is_global_zero:
             print(f"continuing after step {step:,}", flush=True)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
-    except SIGTERMException:
-        raise SystemExit(143) from None
+        with on_sigterm(checkpoints.terminate):
+            trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+        checkpoints.end_if_terminated()
     except SystemExit as end:
         if end.code == 1:  # Lightning's answer to Ctrl-C
             signal.signal(signal.SIGINT, signal.default_int_handler)

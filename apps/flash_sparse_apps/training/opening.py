@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 from datetime import datetime
 from pathlib import Path
 
@@ -13,17 +14,42 @@ import yaml
 from flash_sparse_apps.files import remove_partial, to_json, write_atomically
 from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.settings import MAY_CHANGE, Settings
-from flash_sparse_apps.training.main_process import is_main_process
 from flash_sparse_apps.training.preparing import Prepared
+from flash_sparse_apps.training.processes import all_or_none, appears, check_same, gather, main_alone
 from flash_sparse_apps.training.stopping import all_trained
 from flash_sparse_datasets import Dataset
 from flash_sparse_datasets.shared.exit_codes import UserError
 
 
 def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> RunFolder:
-    """Make the run folder, or check that the resumed one is of the same data."""
-    if not is_main_process():
-        return RunFolder(os.environ["FLASH_SPARSE_RUN"])
+    """Make the run folder, or check that the resumed one is of the same data. The main process does, for all.
+
+    Raises:
+        UserError, FileExistsError: it cannot be used.
+        Stopped: the main process cannot use it, or another does not see it.
+    """
+    check_same((prepared.dataset.fingerprint, prepared.tokenizer.fingerprint), "documents or tokens")
+    mine = main_alone(lambda: _open(settings, resumed, prepared))
+    path = gather("" if mine is None else str(mine.path))[0]
+    run = mine or RunFolder(path)
+    try:
+        all_or_none(lambda: _check_shared(run))
+    except BaseException:
+        if mine is not None and resumed is None:
+            mine.remove()
+        raise
+    return run
+
+
+def _check_shared(run: RunFolder):
+    if not appears(run.config.is_file):
+        raise UserError(
+            f"--output is {run.path}, which {socket.gethostname()} does not see; expected a folder that all machines "
+            "share"
+        )
+
+
+def _open(settings: Settings, resumed: Path | None, prepared: Prepared) -> RunFolder:
     fingerprint = {"name": prepared.dataset.name, "fingerprint": prepared.dataset.fingerprint}
     described = fingerprint | {
         "tokenizer": prepared.tokenizer.fingerprint,
@@ -69,7 +95,6 @@ def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> Ru
         if resumed is None:
             run.remove()
         raise
-    os.environ["FLASH_SPARSE_RUN"] = str(run.path)  # for the processes that Lightning starts for further devices
     return run
 
 

@@ -18,7 +18,6 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 
 from flash_sparse import BlockLayout
@@ -32,7 +31,7 @@ from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.batching import PackedBatch
 from flash_sparse_apps.tokens.data_module import TextDataModule
 from flash_sparse_apps.training import saved_state
-from flash_sparse_apps.training.callbacks import History, Shown
+from flash_sparse_apps.training.callbacks import History, KeepsState, Shown
 from flash_sparse_apps.training.fitting import fit, make_trainer
 from flash_sparse_datasets import Dataset
 from flash_sparse_datasets.shared.exit_codes import UserError
@@ -135,25 +134,12 @@ class PretrainingShown(Shown):
             self._print(trainer, module, f"{line}loss of masked tokens {entry['train_loss']:.4f}")
 
 
-class PretrainingCheckpoints(Checkpoint):
-    """Keep the last whole state of pretraining: after every `every` steps and after each epoch."""
-
-    def __init__(self, run: RunFolder, every: int, history: History):
-        self.run = run
-        self.every = every
-        self.history = history
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
-        if trainer.global_step % self.every == 0 and batch_index + 1 < trainer.num_training_batches:
-            self._save(trainer)
+class PretrainingCheckpoints(KeepsState):
+    """Keep the last whole state of pretraining after each epoch too."""
 
     def on_train_epoch_end(self, trainer, module):
         if _whole_epoch(trainer):
             self._save(trainer)
-
-    def _save(self, trainer):
-        self.history.check(trainer)
-        saved_state.save_state(trainer, self.run.pretraining_checkpoint)
 
 
 def _whole_epoch(trainer: L.Trainer) -> bool:
@@ -200,15 +186,12 @@ def pretrain(
     module = _make_module(settings, data, encoder, layout)
     history = PretrainingHistory()
     max_seconds = None if settings.max_time is None else 60 * settings.max_time
-    callbacks = [
-        history,
-        PretrainingShown(history, max_seconds),
-        PretrainingCheckpoints(run, settings.checkpoint_every, history),
-    ]
+    checkpoints = PretrainingCheckpoints(run.pretraining_checkpoint, settings.checkpoint_every, history)
+    callbacks = [history, PretrainingShown(history, max_seconds), checkpoints]
     trainer = make_trainer(settings, run, callbacks, settings.pretrain, max_seconds, limit_val_batches=0)
     if trainer.is_global_zero:
         print(f"pretraining: {module.mask_share:.0%} of the tokens are masked", flush=True)
-    fit(trainer, module, data, run.pretraining_checkpoint, run)
+    fit(trainer, module, data, checkpoints, run)
     if trainer.global_step < module.planned_steps:
         raise UserError(f"--max-time is {settings.max_time}, over before the end of --pretrain; expected more")
     encoder.head.requires_grad_(True)

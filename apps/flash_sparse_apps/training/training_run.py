@@ -77,7 +77,7 @@ def introduce(settings: Settings, prepared: Prepared, run: RunFolder):
     print(f"run folder: {run.path}", flush=True)
 
 
-def train(settings: Settings, prepared: Prepared, run: RunFolder) -> tuple[Classifier, L.Trainer, History]:
+def train(settings: Settings, prepared: Prepared, run: RunFolder) -> tuple[Classifier, History]:
     """Train, or go on training, until the epochs, --patience or --max-time end it."""
     L.seed_everything(settings.seed, workers=True, verbose=False)
     encoder = _make_encoder(settings, prepared)
@@ -106,8 +106,8 @@ def train(settings: Settings, prepared: Prepared, run: RunFolder) -> tuple[Class
     callbacks.append(Shown(history, max_seconds, settings.metric))
     left = max_seconds and max_seconds - history.seconds
     trainer = make_trainer(settings, run, callbacks, settings.epochs, left, make_logger(settings, run))
-    fit(trainer, module, prepared.data, run.last_checkpoint, run)
-    return module, trainer, history
+    fit(trainer, module, prepared.data, checkpoints, run)
+    return module, history
 
 
 def _make_encoder(settings: Settings, prepared: Prepared) -> Any:
@@ -161,7 +161,7 @@ def _make_module(settings: Settings, prepared: Prepared, encoder: nn.Module, lay
 
 def finish(settings: Settings, prepared: Prepared, run: RunFolder, module: Classifier, history: History, command: str):
     """Test the weights that did best on validation and write everything that a finished run has."""
-    _load_best(settings, run, module, history)
+    _load_best(settings, prepared, run, module, history)
 
     # test: predict, score, time, assemble
     linear = None
@@ -194,9 +194,11 @@ def finish(settings: Settings, prepared: Prepared, run: RunFolder, module: Class
     print(f"report: {run.report}")
 
 
-def _load_best(settings: Settings, run: RunFolder, module: Classifier, history: History):
+def _load_best(settings: Settings, prepared: Prepared, run: RunFolder, module: Classifier, history: History):
     """Put the weights that did best on validation into the module, on the device of the test."""
     device = best_device(settings)
+    if settings.strategy == "fsdp":  # this process has only its part of the one that was trained
+        module.encoder = prepared.make_encoder()
     module.encoder.to(device)
     if module.layout is not None:
         module.layout = module.layout.to(device)
