@@ -337,7 +337,6 @@ class Settings:
         False,
         "where memory is too little for --tokens-per-batch in training, halve it and go on, with the same result but "
         "for rounding and what dropout draws",
-        daily=True,
     )
     learning_rate: float | None = _flag(
         None,

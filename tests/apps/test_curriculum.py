@@ -250,7 +250,7 @@ def test_a_stage_whose_metrics_are_damaged_is_named(command, in_this_process, tm
     metrics = tmp_path / "out" / "short" / "metrics.json"
     capsys.readouterr()
     for content, why in (
-        ({}, "damaged; expected what a finished run leaves"),
+        ({}, "damaged: command is missing; expected what a finished run leaves"),
         ({"version": 0}, "of version 0, not 1; expected what a finished run leaves"),
     ):
         metrics.write_text(json.dumps(content))

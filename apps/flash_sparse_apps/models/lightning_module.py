@@ -252,4 +252,4 @@ def predict(
 
 def _mix(seed: int, step: int, rank: int) -> int:
     """One seed from three numbers; near inputs give unrelated ones."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1

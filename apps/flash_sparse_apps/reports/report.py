@@ -441,7 +441,7 @@ def _halved_sentence(metrics: Metrics) -> str:
 def _lowered_sentences(metrics: Metrics) -> str:
     sentences = ""
     for what, section in (("pretraining", metrics["pretraining"]), ("training", metrics["training"])):
-        for lowered in (section or {}).get("lowered", []):
+        for lowered in [] if section is None else section.get("lowered", []):
             rate = f"{lowered['learning_rate']:g}"
             sentences += f" After step {lowered['step']:,} {what} went on with a lower learning rate, {rate}."
     return sentences

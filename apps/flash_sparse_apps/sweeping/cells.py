@@ -18,6 +18,7 @@ import torch
 
 from flash_sparse_apps.settings import MAY_CHANGE, Settings
 from flash_sparse_apps.sweeping.planned_run import PlannedRun
+from flash_sparse_datasets.shared.naming import naming
 from flash_sparse_datasets.shared.progress import Progress
 
 # Settings that decide nothing about a cell's training and test: cells may differ in them from what was asked.
@@ -160,9 +161,10 @@ def _run(
     if to_terminal:
         fold = "" if cell.fold is None else f", fold {cell.fold} of {cell.settings.folds}"
         print(f"== {cell.settings.dataset}, {cell.length:,} tokens, {cell.kind}, seed {cell.seed}{fold}", flush=True)
-        process = subprocess.Popen(command, env=environment, pass_fds=[lock])
+        with naming(cell.run.path):
+            process = subprocess.Popen(command, env=environment, pass_fds=[lock])
     else:
-        with open(cell.log, "ab") as log:
+        with naming(cell.run.path), open(cell.log, "ab") as log:
             process = subprocess.Popen(command, env=environment, pass_fds=[lock], stdout=log, stderr=subprocess.STDOUT)
     processes.add(process)
     try:

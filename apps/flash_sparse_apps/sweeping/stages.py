@@ -15,6 +15,7 @@ from flash_sparse_apps.metrics import read_metrics
 from flash_sparse_apps.settings import MAY_CHANGE, Settings
 from flash_sparse_apps.sweeping.planned_run import PlannedRun
 from flash_sparse_datasets import check_options
+from flash_sparse_datasets.shared.naming import naming
 
 DECIDED = ("output", "init-from", "resume")  # by the order of the stages
 PATIENCE = 60.0  # seconds that a stage gets to end when the curriculum ends
@@ -91,7 +92,8 @@ def check_folder(folder: Path, stages: Sequence[Stage]):
 
 def run_stage(stage: Stage) -> int:
     """Begin or resume a stage and wait for it: its exit code."""
-    process = subprocess.Popen(stage.command())
+    with naming(stage.run.path):
+        process = subprocess.Popen(stage.command())
     try:
         return process.wait()
     except BaseException:  # Ctrl-C, which the stage hears too, or SIGTERM
