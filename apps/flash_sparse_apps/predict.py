@@ -8,6 +8,7 @@
     cat letter.txt | python apps/predict.py RUN -
     python apps/predict.py RUN pairs.jsonl          # a run on pairs: rows with the fields `text` and `second`
     python apps/predict.py RUN image.png more.npz   # a run on images: of its size, or what the generators write
+    python apps/predict.py RUN 's3://bucket/folder/*.parquet' --ray auto --output DIR
 
 One JSON object for each document on stdout: its id, the labels whose probability reaches their threshold (single-label:
 the most probable one), how sure they are (`confidence`), the probabilities, its tokens and whether it was longer than
@@ -17,6 +18,9 @@ far the label's probability falls without them. Where no passage alone carries a
 with a drop below 0.01. The training data is not needed, and the run folder may be anywhere.
 
 A document that cannot be read has an `error` in place of labels, and the others go on.
+
+With --ray, a Ray cluster labels, and every document gets the same as without. Files may be patterns, and be wherever
+pyarrow reads. DIR gets a file for each part of the collection; the same command again computes those that are missing.
 
 Exit codes: 0 done, 1 done but for documents that could not be read, 2 something the user can mend (one line on stderr),
 130 after Ctrl-C.
@@ -63,8 +67,8 @@ def main(arguments: Sequence[str]) -> int:
         given.format = format_for(given.output, given.format)
         if given.format == "xlsx":
             import openpyxl  # noqa: F401, it may be missing, which should be said before documents are read
-        _check(given)
         model_folder(given.run)
+        _check(given)
         if given.ray is None:
             check_paths(given.files)
             output = None if given.output is None else _check_output(given.output, given.files)

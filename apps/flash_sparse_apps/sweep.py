@@ -4,10 +4,14 @@
     python apps/sweep.py --dataset my.jsonl --seq-lens 512 4096 --kinds sparse chunked --seeds 0 1 2 --output runs/mine
     python apps/sweep.py --dataset my.jsonl --seq-lens 4096 --kinds sparse --folds 5 --output runs/folds
     python apps/sweep.py --suite lra --root data --output runs/lra
+    python apps/sweep.py --dataset my.jsonl --seq-lens 512 4096 --output runs/mine --ray auto
 
 Every cell, a length, a kind of attention and a seed, is a run of `classify.py` in a process of its own,
 in a folder of its own; all flags of `classify.py` go through to it. The same command again goes on with what is not
 finished. The table, in HTML, Markdown, CSV, JSON and PNG, is written anew after each cell.
+
+With `--ray` each cell is a task of a Ray cluster, the longest first. A cell whose machine dies is taken up by another,
+from its checkpoint.
 
 With `--folds` each cell is a run for each fold, whole as `classify.py` does it, the linear model's vote included: every
 document is tested once, by a model that was not trained on it.

@@ -39,7 +39,6 @@ from flash_sparse_datasets.shared.row_files import format_of
 
 DOCUMENTS, CHARACTERS = 4096, 2**24  # with so many of either a part ends, at a multiple of TOGETHER documents
 TEXTS = 1024  # files of one text that are a source
-RETRIES = 5  # times that a part is labelled again after its actor has died
 STOPPING = (OSError, MemoryError, RuntimeError)  # what the user can mend: a full disk, too little memory
 COLLECTION = "collection.json"
 CHANGED = dict.fromkeys(("files", "fingerprint"), "the files to label are others") | {
@@ -136,7 +135,7 @@ def _sources(places: Sequence[str]) -> tuple[list[Source], dict[str, Any]]:
         texts: list[tuple[str, str]] = []
         for file in files:
             count += 1
-            digest.update(f"{file.name}\n{file.size} {file.changed}\n".encode(errors="surrogateescape"))
+            digest.update(f"{file.name}\n{file.stamp}\n".encode(errors="surrogateescape"))
             if format_of(Path(file.path)) is None:
                 texts.append((file.name, file.path))
             else:
@@ -205,7 +204,7 @@ def _run(job: Job, sources: Sequence[Source], reading: Reading, resources: dict[
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = 1  # bytes: each part is a block, which goes to an actor of its own
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come here, for one line
 
     rows = [{"source": pickle.dumps(source)} for source in sources]
     parts = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
@@ -220,7 +219,6 @@ def _run(job: Job, sources: Sequence[Source], reading: Reading, resources: dict[
         fn_constructor_args=(job,),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=most),
-        max_task_retries=RETRIES,
         **resources,
     )
     tally = Tally()

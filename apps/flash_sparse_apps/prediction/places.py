@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 import pyarrow
-from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
+from fsspec.implementations.arrow import ArrowFSWrapper
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
 
 from flash_sparse_apps.files import partial_path, writing
 from flash_sparse_datasets import DataError
@@ -20,12 +20,15 @@ from flash_sparse_datasets.shared.document_files import DOCUMENTS, is_document
 
 
 class Found(NamedTuple):
-    """A file: what it is called, as who named it would, its path in its file system, and what tells a change."""
+    """A file: what it is called, as who named it would, and its path in its file system.
+
+    Attributes:
+        stamp: its size and the time of its last change, where the file system knows that.
+    """
 
     name: str
     path: str
-    size: int
-    changed: int | None  # nanoseconds since 1970; some file systems do not know
+    stamp: str
 
 
 def open_place(place: str) -> tuple[FileSystem, str]:
@@ -51,34 +54,31 @@ def find(place: str) -> tuple[FileSystem, list[Found]]:
     """
     filesystem, path = open_place(place)
     (info,) = filesystem.get_file_info([path])
-    infos = [info]
-    if info.type == FileType.NotFound and re.search(r"[*?\[]", path):
-        infos = filesystem.get_file_info(_matching(filesystem, path))
+    stamps: dict[str, str] = {}
+    if info.type == FileType.File:
+        stamps[path] = f"{info.size} {info.mtime}"
     elif info.type == FileType.Directory:
-        inside = filesystem.get_file_info(FileSelector(path, recursive=True))
-        infos = sorted((file for file in inside if is_document(Path(file.path))), key=lambda file: file.path)
-        if not infos:
+        for file in filesystem.get_file_info(FileSelector(path, recursive=True)):
+            if file.type == FileType.File and is_document(Path(file.path)):
+                stamps[file.path] = f"{file.size} {file.mtime}"
+        if not stamps:
             raise DataError(f"{place}: no documents ({' '.join(DOCUMENTS)}) in this folder")
-    files = [file for file in infos if file.type == FileType.File]
-    if not files:
-        raise DataError(f"{place}: no such file")
-    return filesystem, [Found(_named(file, place, path), file.path, file.size, file.mtime_ns) for file in files]
+    else:
+        for name, about in ArrowFSWrapper(filesystem).glob(path, detail=True).items():
+            if about["type"] == "file":
+                stamps[name] = f"{about['size']} {about['mtime']}"
+        if not stamps:
+            raise DataError(f"{place}: no such file")
+    return filesystem, [Found(_named(file, place, path), file, stamps[file]) for file in sorted(stamps)]
 
 
-def _matching(filesystem: FileSystem, pattern: str) -> list[str]:
-    from fsspec.implementations.arrow import ArrowFSWrapper
-
-    return sorted(ArrowFSWrapper(filesystem).glob(pattern))
-
-
-def _named(file: FileInfo, place: str, path: str) -> str:
+def _named(file: str, place: str, path: str) -> str:
     """A file's name in the form in which its place was named."""
-    if file.path == path:
+    if file == path:
         return place
-    uri = place.partition("?")[0]
     if "://" in place:
-        return f"{uri.removesuffix(path)}{file.path}"
-    return file.path if os.path.isabs(place) else os.path.relpath(file.path)
+        return f"{place.partition('?')[0].removesuffix(path)}{file}"
+    return file if os.path.isabs(place) else os.path.relpath(file)
 
 
 @contextmanager
