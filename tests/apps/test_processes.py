@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,11 @@ LIMIT = 500  # seconds for a training: two cores start four processes in a minut
 FLAGS = (
     "--dataset train.jsonl --validation validation.jsonl --test test.jsonl --cache-dir cache --seq-len 64 "
     "--vocab-size 300 --width 16 --heads 2 --depth 2 --epochs 4 --patience 100 --batch-size 8 --tokens-per-batch 90 "
-    "--learning-rate 3e-4 --dropout 0 --embeddings random --accelerator cpu --no-linear-baseline --no-compare --examples 0 "
-    "--bootstrap-samples 20 --checkpoint-every 1 --class-weights balanced --start-timeout 5"
+    "--learning-rate 3e-4 --dropout 0 --embeddings random --accelerator cpu --no-linear-baseline --no-compare "
+    "--examples 0 --bootstrap-samples 20 --checkpoint-every 1 --class-weights balanced --start-timeout 5"
 )
 SETTINGS = FLAGS.split()
+CLUSTER = ("SLURM_", "MASTER_", "WORLD_SIZE", "TORCHELASTIC_")  # what the tests' own process may have been started with
 WORDS = {"fruit": "apple pear plum", "tools": "saw drill file"}
 
 
@@ -46,9 +48,9 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def begin(folder: Path, *flags: str, before: list[str] = [sys.executable], **environment: str) -> subprocess.Popen:  # noqa: B006
+def begin(folder: Path, *flags: str, before: Sequence[str] = (sys.executable,), **environment: str) -> subprocess.Popen:
     """Start a command that trains; its output can be read."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "MASTER_"))}
+    kept = {name: value for name, value in os.environ.items() if "RANK" not in name and not name.startswith(CLUSTER)}
     return subprocess.Popen(
         [*before, str(SCRIPT), *flags],
         cwd=folder,
