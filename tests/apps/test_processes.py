@@ -18,6 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from flash_sparse_apps.run_folder import RunFolder
+from flash_sparse_apps.training import opening, processes
+from flash_sparse_datasets.shared.exit_codes import UserError
+
 SCRIPT = Path(__file__).parents[2] / "apps" / "classify.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 LIMIT = 500  # seconds for a training: two cores start four processes in a minute or two
@@ -210,6 +214,18 @@ def test_another_number_than_torchrun_has_started_is_one_line(folder):
         "error: --devices is 1 and --num-nodes 1, but torchrun has started 2 processes here and 2 in all; "
         "expected one for each device"
     ]
+
+
+def test_other_documents_on_another_machine_are_one_line(monkeypatch):
+    monkeypatch.setattr(processes, "gather", lambda value: [value, "other"])
+    with pytest.raises(UserError, match="process 1 of the run has other documents than process 0; expected the same"):
+        processes.check_same("these", "documents")
+
+
+def test_a_folder_that_another_machine_does_not_see_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(processes, "SEEN", 0.0)
+    with pytest.raises(UserError, match=r"does not see; expected a folder that all machines share"):
+        opening._check_shared(RunFolder(tmp_path / "not-here"))
 
 
 def ranks(process: subprocess.Popen, torchrun: bool) -> list[int]:
