@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from flash_sparse_apps.tokens.data_module import TextDataModule
+from flash_sparse_apps.tokens.data_module import EvaluationLoader, TextDataModule
 from flash_sparse_datasets import Dataset, Document
 
 
@@ -180,6 +180,16 @@ def test_test_and_plain_batches_have_each_document_once(tmp_path):
     assert max(len(batch.tokens) for batch in batches) <= 16
     assert batches[0].max_seqlen == 8
     np.testing.assert_array_equal(data.read_lengths(data.train_store)[:11], [1, 2, 3, 4, 5, 6, 7, 8, 8, 8, 8])
+
+
+def test_more_ranks_than_documents_have_as_many_batches(tmp_path):
+    """Five validation documents for eight ranks: three of these repeat one, which does not count."""
+    data = make_data(tmp_path, tokens_per_batch=8)
+    data.setup()
+    ranks = [list(EvaluationLoader(data, data.validation_store, rank, 8)) for rank in range(8)]
+    assert [len(batches) for batches in ranks] == [1] * 8
+    assert [batch.counts for [batch] in ranks] == [True] * 5 + [False] * 3
+    assert sorted(batch.indices.item() for [batch] in ranks if batch.counts) == list(range(5))
 
 
 def test_stores_are_used_again_and_other_lengths_share_them(tmp_path):

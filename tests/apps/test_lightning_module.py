@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,61 @@ def test_micro_batches_add_up_to_the_gradient_of_the_whole_step():
     parts = gradient([packed([21, 9], [2, 0], 4), packed([5], [1], 4), packed([3], [3], 4)])
     assert whole.abs().max() > 1e-3
     torch.testing.assert_close(parts, whole)
+
+
+class Loader:
+    """What Lightning takes for a loader; a list it would take for several."""
+
+    def __init__(self, batches: list):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+class Data(L.LightningDataModule):
+    def __init__(self, steps: list[list[PackedBatch]], validation: list[PackedBatch]):
+        super().__init__()
+        self.steps, self.validation = steps, validation
+
+    def train_dataloader(self):
+        return Loader(self.steps)
+
+    def val_dataloader(self):
+        return Loader(self.validation)
+
+
+def trained(steps: list[list[PackedBatch]], validation: list[PackedBatch]) -> tuple[torch.Tensor, dict]:
+    """The weights after these steps, and what validation logs."""
+    classifier = module()
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(classifier, datamodule=Data(steps, validation))
+    weights = torch.cat([parameter.detach().flatten() for parameter in classifier.encoder.parameters()])
+    return weights, dict(trainer.callback_metrics)
+
+
+def test_a_repeat_that_keeps_ranks_in_step_changes_nothing():
+    """Neither the step nor the scores."""
+    step, scored = [packed([9, 5], [0, 1], 2)], [packed([8, 4, 7], [0, 1, 2], 3)]
+    repeat = replace(packed([5], [1], 2), counts=False)
+    weights, logged = trained([step, step], scored)
+    with_repeats, logged_too = trained([[*step, repeat], step], [*scored, repeat])
+    assert not torch.equal(weights, torch.cat([part.flatten() for part in module().encoder.parameters()]))
+    torch.testing.assert_close(with_repeats, weights, rtol=0, atol=0)
+    assert logged_too == logged
+
+
+def test_a_rank_may_have_nothing_to_score():
+    classifier = module()
+    classifier.validation_step(replace(packed([5], [1], 1), counts=False), 0)
+    [(indices, logits, targets)] = classifier._scored
+    assert (indices.shape, logits.shape, targets.shape) == ((0,), (0, 3), (0, 3))
 
 
 def test_only_weight_matrices_decay():

@@ -13,9 +13,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from flash_sparse_apps.run_folder import RunFolder
+from flash_sparse_apps.training import opening, processes
+from flash_sparse_datasets.shared.exit_codes import UserError
 
 SCRIPT = Path(__file__).parents[2] / "apps" / "classify.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -25,10 +30,11 @@ LIMIT = 500  # seconds for a training: two cores start four processes in a minut
 FLAGS = (
     "--dataset train.jsonl --validation validation.jsonl --test test.jsonl --cache-dir cache --seq-len 64 "
     "--vocab-size 300 --width 16 --heads 2 --depth 2 --epochs 4 --patience 100 --batch-size 8 --tokens-per-batch 90 "
-    "--learning-rate 3e-4 --dropout 0 --embeddings random --accelerator cpu --no-linear-baseline --no-compare --examples 0 "
-    "--bootstrap-samples 20 --checkpoint-every 1 --class-weights balanced --start-timeout 5"
+    "--learning-rate 3e-4 --dropout 0 --embeddings random --accelerator cpu --no-linear-baseline --no-compare "
+    "--examples 0 --bootstrap-samples 20 --checkpoint-every 1 --class-weights balanced --start-timeout 5"
 )
 SETTINGS = FLAGS.split()
+CLUSTER = ("SLURM_", "MASTER_", "WORLD_SIZE", "TORCHELASTIC_")  # what the tests' own process may have been started with
 WORDS = {"fruit": "apple pear plum", "tools": "saw drill file"}
 
 
@@ -46,9 +52,9 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def begin(folder: Path, *flags: str, before: list[str] = [sys.executable], **environment: str) -> subprocess.Popen:  # noqa: B006
+def begin(folder: Path, *flags: str, before: Sequence[str] = (sys.executable,), **environment: str) -> subprocess.Popen:
     """Start a command that trains; its output can be read."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "MASTER_"))}
+    kept = {name: value for name, value in os.environ.items() if "RANK" not in name and not name.startswith(CLUSTER)}
     return subprocess.Popen(
         [*before, str(SCRIPT), *flags],
         cwd=folder,
@@ -208,6 +214,18 @@ def test_another_number_than_torchrun_has_started_is_one_line(folder):
         "error: --devices is 1 and --num-nodes 1, but torchrun has started 2 processes here and 2 in all; "
         "expected one for each device"
     ]
+
+
+def test_other_documents_on_another_machine_are_one_line(monkeypatch):
+    monkeypatch.setattr(processes, "gather", lambda value: [value, "other"])
+    with pytest.raises(UserError, match="process 1 of the run has other documents than process 0; expected the same"):
+        processes.check_same("these", "documents")
+
+
+def test_a_folder_that_another_machine_does_not_see_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(processes, "SEEN", 0.0)
+    with pytest.raises(UserError, match=r"does not see; expected a folder that all machines share"):
+        opening._check_shared(RunFolder(tmp_path / "not-here"))
 
 
 def ranks(process: subprocess.Popen, torchrun: bool) -> list[int]:
