@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
@@ -56,6 +57,12 @@ def test_a_run_writes_what_the_schema_says(run, request):
     for damage in ({"version": "1"}, {"test": written["test"] | {"new": 1}}, {"speed": None}):
         with pytest.raises((AssertionError, AttributeError)):
             check(written | damage, metrics.Metrics, "metrics")
+
+
+def test_the_report_shows_the_same_time(multi_label_run):
+    finished = json.loads((multi_label_run / "metrics.json").read_text())["finished"]
+    assert datetime.now().astimezone() - datetime.fromisoformat(finished) < timedelta(hours=1)
+    assert finished in (multi_label_run / "report.html").read_text()
 
 
 def test_what_is_no_metrics_file_is_named(tmp_path):
