@@ -49,26 +49,33 @@ def _product_flops(query: Tensor, key: Tensor, options: Options) -> int:
         lengths = list(zip(options.cu_seqlens.diff().tolist(), bounds.diff().tolist(), strict=True))
     else:  # no more than this
         lengths = [(options.max_seqlen, options.max_seqlen_k)] * (options.cu_seqlens.shape[0] - 1)
-    if options.row_offsets is None:
+    offsets, blocks, _ = options.rows
+    if offsets is None or blocks is None:
         pairs = heads * sum(rows * columns for rows, columns in lengths)
     elif known:
-        pairs = _pairs_in_blocks(options, lengths, heads)
+        pairs = _pairs_in_blocks(offsets, blocks, options.block_size, lengths, heads)
     else:
-        copies = len(lengths) // options.row_offsets.shape[0] * (heads // options.row_offsets.shape[1])
-        pairs = copies * options.row_blocks.numel() * options.block_size**2
+        copies = len(lengths) // offsets.shape[0] * (heads // offsets.shape[1])
+        pairs = copies * blocks.numel() * options.block_size**2
     return 2 * pairs * head_dim
 
 
-def _pairs_in_blocks(options: Options, lengths: list[tuple[int, int]], heads: int) -> int:
-    """Pairs of query and key in the kept blocks of all heads and entries, each of so many queries and keys."""
-    (own_entries, own_heads, lines), block_size = options.row_offsets.shape, options.block_size
-    counts = options.row_offsets.diff(dim=-1).flatten().long()  # (Bl Hl Qb,)
+def _pairs_in_blocks(
+    offsets: Tensor, blocks: Tensor, block_size: int, lengths: list[tuple[int, int]], heads: int
+) -> int:
+    """Pairs of query and key in the kept blocks of all heads and entries, each of so many queries and keys.
+
+    Args:
+        offsets, blocks: the layout by rows, (Bl, Hl, Qb + 1) and (nnz,).
+    """
+    own_entries, own_heads, lines = offsets.shape
+    counts = offsets.diff(dim=-1).flatten().long()  # (Bl Hl Qb,)
     line = torch.arange(counts.numel(), device=counts.device).repeat_interleave(counts)  # (nnz,)
     entry, row = line // (lines - 1) // own_heads, line % (lines - 1)  # (nnz,)
     pairs = 0
     for number, (query_length, key_length) in enumerate(lengths):
         inside = (query_length - row * block_size).clamp(0, block_size)  # (nnz,)
-        inside = inside * (key_length - options.row_blocks.long() * block_size).clamp(0, block_size)
+        inside = inside * (key_length - blocks.long() * block_size).clamp(0, block_size)
         pairs += int(inside[entry == (number if own_entries > 1 else 0)].sum())
     return pairs * (heads // own_heads)
 
@@ -93,13 +100,15 @@ class _WhenImported:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
         run = spec.loader.exec_module
 
         def run_and_register(module):
             run(module)
             _register()
 
-        spec.loader.exec_module = run_and_register
+        spec.loader.exec_module = run_and_register  # type: ignore[method-assign]  # of this one loader
         return spec
 
 

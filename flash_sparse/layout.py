@@ -97,7 +97,8 @@ class BlockLayout:
                 f"(lengths {query_length} and {key_length} in blocks of {block_size}) with at most two before them"
             )
         blocks = blocks.reshape((1,) * (4 - blocks.dim()) + blocks.shape)  # (Bl, Hl, Qb, Kb)
-        return cls.from_indices(blocks.nonzero().T, blocks.shape[:2], block_size, query_length, key_length)
+        leading = blocks.shape[0], blocks.shape[1]
+        return cls.from_indices(blocks.nonzero().T, leading, block_size, query_length, key_length)
 
     @classmethod
     def from_indices(
@@ -230,7 +231,9 @@ class BlockLayout:
 
     def cuda(self, device: torch.device | int | None = None) -> BlockLayout:
         """The same layout on a GPU, the current one if None."""
-        return self.to(torch.device("cuda", torch.cuda.current_device() if device is None else device))
+        if not isinstance(device, torch.device):
+            device = torch.device("cuda", torch.cuda.current_device() if device is None else device)
+        return self.to(device)
 
     def cpu(self) -> BlockLayout:
         """The same layout in the CPU's memory."""
@@ -281,7 +284,7 @@ class BlockLayout:
             raise ValueError(
                 f"layouts for (batch entries, heads) {self.leading} and {other.leading}; expected the same or 1"
             )
-        leading = tuple(max(sizes) for sizes in zip(self.leading, other.leading, strict=True))
+        leading = max(self.leading[0], other.leading[0]), max(self.leading[1], other.leading[1])
         both = torch.cat([self._keys(leading), other.to(self.device)._keys(leading)])  # (n,)
         kept, count = both.sort(stable=True).values.unique_consecutive(return_counts=True)
         return BlockLayout._from_keys(kept[count >= at_least], leading, *ours)

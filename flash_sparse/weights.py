@@ -15,17 +15,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flash_sparse.functional import (
+from flash_sparse.arguments import (
     Window,
-    _autocast,
-    _check_heads,
-    _check_integers,
-    _check_layout,
-    _check_numbers,
-    _check_rows,
-    _check_softcap,
-    _check_tensors,
-    _check_window,
+    autocast,
+    check_heads,
+    check_integers,
+    check_layout,
+    check_numbers,
+    check_rows,
+    check_softcap,
+    check_tensors,
+    check_window,
 )
 from flash_sparse.layout import BlockLayout
 
@@ -66,11 +66,11 @@ def attention_weights(
         TypeError, ValueError: an argument of the wrong type, shape, dtype, device or range.
     """
     query, key, scale, left, right = _check(query, key, logsumexp, layout, key_lengths, is_causal, window, scale)
-    softcap = _check_softcap(softcap)
+    softcap = check_softcap(softcap)
     rows = torch.as_tensor(rows, device=query.device)  # (R,)
     if not rows.numel():
         rows = rows.long()
-    _check_integers("rows", rows, None, query.device)
+    check_integers("rows", rows, None, query.device)
     if bool(((rows < 0) | (rows >= query.shape[2])).any()):
         raise ValueError(f"rows is {rows.tolist()}; expected 0 to {query.shape[2] - 1}, the query's rows")
 
@@ -117,7 +117,7 @@ def block_mass(
     if layout is None:
         raise TypeError("layout is None; expected a BlockLayout, whose blocks are summed over")
     query, key, scale, left, right = _check(query, key, logsumexp, layout, key_lengths, is_causal, window, scale)
-    softcap = _check_softcap(softcap)
+    softcap = check_softcap(softcap)
     (batch, heads, query_length, _), key_length = query.shape, key.shape[2]
     layout = layout.crop(query_length, key_length)
     shape = batch, heads, layout.num_query_blocks, layout.num_key_blocks
@@ -155,15 +155,15 @@ def _check(
     scale: float | None,
 ) -> tuple[Tensor, Tensor, float, int, int]:
     """Query and key as attention read them, the scale, and the window's two sides, -1 where unbounded."""
-    _check_tensors(query, key, key)
-    query, key = _autocast(query, key)
-    _check_rows(query, key, key, dims=4, shape="(B, H, N, D)")
+    check_tensors(query, key, key)
+    query, key = autocast(query, key)
+    check_rows(query, key, key, dims=4, shape="(B, H, N, D)")
     if query.shape[0] != key.shape[0] or query.shape[3] != key.shape[3]:
         raise ValueError(
             f"key has shape {tuple(key.shape)}; expected batch {query.shape[0]} and head dimension {query.shape[3]} "
             f"as in the query, {tuple(query.shape)}"
         )
-    _check_heads(query.shape[1], key.shape[1])
+    check_heads(query.shape[1], key.shape[1])
     expected = query.shape[:3], torch.promote_types(query.dtype, torch.float32), query.device
     if not isinstance(logsumexp, Tensor) or (logsumexp.shape, logsumexp.dtype, logsumexp.device) != expected:
         kind = type(logsumexp).__name__
@@ -173,16 +173,16 @@ def _check(
             f"logsumexp is {kind}; expected {expected[1]} {tuple(expected[0])} on {expected[2]}, from attention"
         )
     if layout is not None:
-        _check_layout(layout, query, batch=query.shape[0])
+        check_layout(layout, query, batch=query.shape[0])
         if layout.query_length < query.shape[2] or layout.key_length < key.shape[2]:
             raise ValueError(
                 f"layout is made for {layout.query_length} x {layout.key_length} tokens; expected at least "
                 f"{query.shape[2]} x {key.shape[2]}, the lengths of query and key"
             )
     if key_lengths is not None:
-        _check_integers("key_lengths", key_lengths, (query.shape[0],), query.device)
-    _, scale = _check_numbers(0.0, scale, query.shape[3])
-    return query, key, scale, *_check_window(window, is_causal)
+        check_integers("key_lengths", key_lengths, (query.shape[0],), query.device)
+    _, scale = check_numbers(0.0, scale, query.shape[3])
+    return query, key, scale, *check_window(window, is_causal)
 
 
 def _capped(scores: Tensor, softcap: float) -> Tensor:

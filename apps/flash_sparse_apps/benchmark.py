@@ -24,6 +24,10 @@ def main(arguments: Sequence[str]) -> int:
     first.add_argument("--steps", action="store_true")
     known = first.parse_known_args(arguments)[0]
     with plain_interrupt():
+        from flash_sparse_apps.benchmarking.flags import cpu_parser, gpu_parser, steps_parser
+
+        make_parser = steps_parser if known.steps else gpu_parser if known.device == "cuda" else cpu_parser
+        make_parser().parse_args(arguments)  # --help and wrong flags end here, before torch is imported
         if known.steps:
             from flash_sparse_apps.benchmarking.steps import main as measure
         elif known.device == "cuda":

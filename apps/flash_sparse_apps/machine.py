@@ -1,4 +1,4 @@
-"""What a measurement was made on: processor, cores, GPU, and the versions of the libraries that matter."""
+"""Which device computes; what a measurement was made on: processor, cores, GPU, versions of libraries that matter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,21 @@ import platform
 
 import torch
 
+from flash_sparse_datasets.shared.exit_codes import UserError
+
 LIBRARIES = ("flash-sparse", "torch", "triton", "lightning", "transformers", "tokenizers", "scikit-learn", "numpy")
+
+
+def choose_device(accelerator: str) -> str:
+    """ "cuda" or "cpu", from what `--accelerator` says: auto, cpu or gpu.
+
+    Raises:
+        UserError: gpu, and PyTorch finds none.
+    """
+    found = torch.cuda.is_available()
+    if accelerator == "gpu" and not found:
+        raise UserError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
+    return "cuda" if accelerator != "cpu" and found else "cpu"
 
 
 def describe_machine(device: torch.device) -> dict:

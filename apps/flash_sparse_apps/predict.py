@@ -161,7 +161,7 @@ def _make_parser() -> ArgumentParser:
 
 def _check(given: Namespace):
     """Raise UserError for flags that cannot be what is meant."""
-    import torch
+    from flash_sparse_apps.machine import choose_device
 
     for name in ("top_k", "tokens_per_batch"):
         if given[name] is not None and given[name] < 1:
@@ -170,8 +170,8 @@ def _check(given: Namespace):
         raise UserError("standard output is closed; expected it open, or --output")
     if given.ray is not None:
         _check_for_ray(given)
-    elif given.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
+    else:
+        choose_device(given.accelerator)
 
 
 def _check_for_ray(given: Namespace):
@@ -188,8 +188,7 @@ def _check_for_ray(given: Namespace):
 
 def _predict(given: Namespace, model: SavedModel, tally: Tally) -> Iterator[str] | Iterator[bytes]:
     """The predictions of all documents in the format that was asked for, a piece at a time, counted in `tally`."""
-    import torch
-
+    from flash_sparse_apps.machine import choose_device
     from flash_sparse_apps.prediction.formats import FORMATS, in_ascii
     from flash_sparse_apps.prediction.labelling import predict_documents
     from flash_sparse_apps.prediction.new_documents import NewDocument, read_all, read_documents
@@ -204,7 +203,7 @@ def _predict(given: Namespace, model: SavedModel, tally: Tally) -> Iterator[str]
         return read_documents(file, reading)
 
     documents = read_all(given.files, read)
-    device = "cuda" if given.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    device = choose_device(given.accelerator)
     predictions = predict_documents(model, documents, given.tokens_per_batch, device, given.evidence)
     bar = Progress(predictions, "predicting")
     pieces: Any = FORMATS[given.format](tally.counting(bar), model, given.top_k, given.evidence)

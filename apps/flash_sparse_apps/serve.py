@@ -37,17 +37,13 @@ def main(arguments: Sequence[str]) -> int:
     _check(given, token)
     with plain_interrupt():  # it takes seconds, which --help need not pay
         _check_installed()
-        import torch
-
+        from flash_sparse_apps.machine import choose_device
         from flash_sparse_apps.models.saved_model import SavedModel
     try:
         model = SavedModel.load(given.run)
     except ValueError as error:  # of a damaged run
         raise UserError(str(error)) from error
-    if given.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
-    device = "cuda" if given.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    _serve(given, model, device, token)
+    _serve(given, model, choose_device(given.accelerator), token)
     return 0
 
 

@@ -27,7 +27,7 @@ def attention(
     dtype, group = query.dtype, query.shape[1] // key.shape[1]
     query, key, value = (rows.to(torch.promote_types(dtype, torch.float32)) for rows in (query, key, value))
     key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)  # (B, H, Nk, D)
-    window = tuple(None if side < 0 else side for side in (options.left, options.right))
+    window = None if options.left < 0 else options.left, None if options.right < 0 else options.right
     seen = visible(query.shape[2], key.shape[2], layout, window, options.key_lengths, query.device)
     hidden = ~seen  # (B | 1, H | 1, Nq, Nk)
 
@@ -58,15 +58,17 @@ def attention_varlen(
     """`attention` of each sequence by itself; (total, H, D) and the log-sum-exp, (H, total)."""
     outputs = [query[:0]]  # so that no sequences at all give no rows
     logsumexps = [query.new_empty((query.shape[1], 0), dtype=torch.promote_types(query.dtype, torch.float32))]
-    bounds = options.cu_seqlens if options.cu_seqlens_k is None else options.cu_seqlens_k
-    spans = (itertools.pairwise(part.tolist()) for part in (options.cu_seqlens, bounds))
+    bounds = options.cu_seqlens
+    assert bounds is not None
+    key_bounds = bounds if options.cu_seqlens_k is None else options.cu_seqlens_k
+    spans = (itertools.pairwise(part.tolist()) for part in (bounds, key_bounds))
     for entry, (queries, keys) in enumerate(zip(*spans, strict=True)):
-        part = [
-            tensor[slice(*span)].transpose(0, 1)[None]  # (1, H, N, D)
+        own_query, own_key, own_value = (
+            tensor[slice(*span)].transpose(0, 1)[None]  # (1, H | Hkv, N, D)
             for tensor, span in ((query, queries), (key, keys), (value, keys))
-        ]
-        own = None if layout is None else upper_left(layout, entry, part[0].shape[2], part[1].shape[2])
-        output, logsumexp = attention(*part, own, options)
+        )
+        own = None if layout is None else upper_left(layout, entry, own_query.shape[2], own_key.shape[2])
+        output, logsumexp = attention(own_query, own_key, own_value, own, options)
         outputs.append(output[0].transpose(0, 1))  # (N, H, D)
         logsumexps.append(logsumexp[0])  # (H, N)
     return torch.cat(outputs), torch.cat(logsumexps, 1)

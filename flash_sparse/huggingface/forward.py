@@ -193,8 +193,8 @@ def _attend(
     options = {**options, "window": mask.window}
     if layout is not None or mask.cu_seqlens is not None:
         bounds = _rows(query) if mask.cu_seqlens is None else mask.cu_seqlens
-        packed = [rows.transpose(1, 2).flatten(0, 1) for rows in (query, key, value)]  # (B N, H | Hkv, D)
-        return attention_varlen(*packed, bounds, length, layout, **options).unflatten(0, (batch, length))
+        query, key, value = (rows.transpose(1, 2).flatten(0, 1) for rows in (query, key, value))  # (B N, H | Hkv, D)
+        return attention_varlen(query, key, value, bounds, length, layout, **options).unflatten(0, (batch, length))
     if mask.starts is not None:
         rows = [
             attention(query[b : b + 1], key[b : b + 1, :, start:], value[b : b + 1, :, start:], **options)

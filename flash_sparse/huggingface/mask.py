@@ -11,13 +11,14 @@ Letters: B batch, Nq queries, Nk keys, N tokens where both are the same sequence
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 
-from flash_sparse.functional import Window
+from flash_sparse.arguments import Window
 
 INEXPRESSIBLE = "attention_mask cannot be expressed as padding, causality, a sliding window and packed sequences"
 
@@ -46,8 +47,9 @@ class Mask:
         """The same mask on another device, for models whose layers are on several."""
         if isinstance(device, torch.dtype):
             raise ValueError(FINISHED)
-        values = [getattr(self, field.name) for field in fields(self)]
-        return Mask(*(value.to(device) if isinstance(value, Tensor) else value for value in values))
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
     def __getattr__(self, name: str):
         if name.startswith("__"):  # what Python itself asks for

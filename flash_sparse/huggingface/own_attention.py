@@ -36,7 +36,7 @@ def own_attention(model: PreTrainedModel) -> list[str]:
 def _names(kind: type[nn.Module]) -> set[str]:
     """What the methods of a class and of its parents, up to PyTorch's own, name: functions, attributes, globals, and
     the keywords that they pass."""
-    names = set()
+    names: set[str] = set()
     for parent in kind.__mro__:
         if parent.__module__.split(".")[0] in ("torch", "builtins") or parent is PreTrainedModel:
             continue

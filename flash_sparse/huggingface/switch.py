@@ -70,24 +70,24 @@ def enable(
             inside a sequence unless attention is dense and bidirectional, biases, caches of fixed length, and caches or
             cross-attention with a pattern.
     """
-    whole, model = model, _find_model(model)
+    inner = _find_model(model)
     if pattern is None and global_tokens is not None:
         raise ValueError(
             f"global_tokens is {tuple(global_tokens)} with pattern None; expected None: all tokens see all"
         )
     layouts = None if pattern is None else Layouts(pattern, block_size, global_tokens)
-    for part in model.modules():
+    for part in inner.modules():
         if isinstance(part, PreTrainedModel) and not part._can_set_attn_implementation():
             raise ValueError(f"model has a {type(part).__name__}, which does not use transformers' attention interface")
-    supported = any(part._supports_sdpa for part in model.modules() if isinstance(part, PreTrainedModel))
-    if not (supported or shapes_scores(model)) or not calls_interface(model):
-        raise ValueError(f"model is a {type(model).__name__}; expected one whose attention can be exchanged")
-    if layouts is not None and own_attention(model):
+    supported = any(part._supports_sdpa for part in inner.modules() if isinstance(part, PreTrainedModel))
+    if not (supported or shapes_scores(inner)) or not calls_interface(inner):
+        raise ValueError(f"model is a {type(inner).__name__}; expected one whose attention can be exchanged")
+    if layouts is not None and own_attention(inner):
         raise ValueError(
-            f"model has {', '.join(own_attention(model))}, which a pattern cannot reach: code of its own computes the "
+            f"model has {', '.join(own_attention(inner))}, which a pattern cannot reach: code of its own computes the "
             "attention there; expected a part of the model without it, or pattern None"
         )
-    for config in list_configs(model):
+    for config in list_configs(inner):
         if getattr(config, "output_attentions", False):
             raise ValueError(
                 f"{type(config).__name__}.output_attentions is True; expected False: they are never stored"
@@ -95,15 +95,15 @@ def enable(
         if layouts is not None and (config.is_encoder_decoder or getattr(config, "add_cross_attention", False)):
             raise ValueError(f"{type(config).__name__} has cross-attention; expected none with a pattern")
 
-    disable(model)
-    own_configs(model)
-    model.flash_sparse_before = [(config, config._attn_implementation) for config in list_configs(model)]
-    model.set_attn_implementation(DENSE if layouts is None else SPARSE)
-    for part in model.modules():
+    disable(inner)
+    own_configs(inner)
+    vars(inner)["flash_sparse_before"] = [(config, config._attn_implementation) for config in list_configs(inner)]
+    inner.set_attn_implementation(DENSE if layouts is None else SPARSE)
+    for part in inner.modules():
         if layouts is not None:
-            part.flash_sparse_layouts = layouts
-    model.flash_sparse_hook = model.register_forward_pre_hook(check_length, with_kwargs=True)
-    return whole
+            vars(part)["flash_sparse_layouts"] = layouts
+    vars(inner)["flash_sparse_hook"] = inner.register_forward_pre_hook(check_length, with_kwargs=True)
+    return model
 
 
 def disable(model: Model) -> Model:
@@ -115,14 +115,14 @@ def disable(model: Model) -> Model:
     Raises:
         TypeError: there is not one transformers model.
     """
-    whole, model = model, _find_model(model)
-    if "flash_sparse_hook" in model.__dict__:
-        model.__dict__.pop("flash_sparse_hook").remove()
-    for config, implementation in model.__dict__.pop("flash_sparse_before", ()):
+    inner = _find_model(model)
+    if "flash_sparse_hook" in inner.__dict__:
+        inner.__dict__.pop("flash_sparse_hook").remove()
+    for config, implementation in inner.__dict__.pop("flash_sparse_before", ()):
         config._attn_implementation_internal = implementation
-    for part in model.modules():
+    for part in inner.modules():
         part.__dict__.pop("flash_sparse_layouts", None)
-    return whole
+    return model
 
 
 def _find_model(model: nn.Module) -> PreTrainedModel:

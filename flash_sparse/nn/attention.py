@@ -6,13 +6,15 @@ D = W / H.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
-from flash_sparse.functional import Window, _values_known, attention_varlen
+from flash_sparse.arguments import Window, check_softcap, values_known
+from flash_sparse.functional import attention_varlen
 from flash_sparse.layout import BlockLayout
 from flash_sparse.nn.packing import positions, segments
 from flash_sparse.nn.rotary import AxialRotary, Rotary, rotate
@@ -35,17 +37,22 @@ class Attention(nn.Module):
             left part. It moves with the module, and is no part of its state.
         is_causal: tokens see none that come later.
         window: (left, right) tokens seen on either side, None on a side is unbounded.
+        softcap: cap on the scores, above 0, as in Gemma 2; None leaves them as they are.
+        sinks: give each head a sink, as in GPT-OSS: a learned logit, 0 at first, that joins the softmax's denominator
+            and has no value, so that a query may attend to nothing.
 
     Attributes:
+        sinks: (H,), the parameter; None without.
         attend: what computes the attention of packed sequences, `attention_varlen`; something else of its signature may
             be set in its place, to compare.
 
     Raises:
+        TypeError: `sinks` is neither True nor False.
         ValueError: heads that do not divide the width, or key heads the heads; an unknown rotary embedding, or one that
-            does not fit the head dimension.
+            does not fit the head dimension; a softcap out of range.
     """
 
-    attend = staticmethod(attention_varlen)
+    attend: Callable[..., Tensor] = staticmethod(attention_varlen)
 
     def __init__(
         self,
@@ -60,6 +67,8 @@ class Attention(nn.Module):
         layout: BlockLayout | None = None,
         is_causal: bool = False,
         window: Window | None = None,
+        softcap: float | None = None,
+        sinks: bool = False,
     ):
         super().__init__()
         kv_heads = heads if kv_heads is None else kv_heads
@@ -67,6 +76,9 @@ class Attention(nn.Module):
             raise ValueError(f"heads is {heads}; expected a divisor of the width, {width}")
         if kv_heads < 1 or heads % kv_heads:
             raise ValueError(f"kv_heads is {kv_heads}; expected a divisor of the heads, {heads}")
+        if not isinstance(sinks, bool):
+            raise TypeError(f"sinks is {type(sinks).__name__}; expected True or False: the module makes the parameter")
+        check_softcap(softcap)
         self.heads = heads
         self.kv_heads = kv_heads
         self.head_dim = width // heads
@@ -74,6 +86,8 @@ class Attention(nn.Module):
         self.layout = layout
         self.is_causal = is_causal
         self.window = window
+        self.softcap = softcap
+        self.register_parameter("sinks", nn.Parameter(torch.zeros(heads)) if sinks else None)  # (H,)
         self.rotary = make_rotary(rotary, self.head_dim, rotary_base, grid)
         self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * self.head_dim, bias=False)
         self.output = nn.Linear(width, width, bias=False)
@@ -149,6 +163,8 @@ class Attention(nn.Module):
             is_causal=self.is_causal,
             window=self.window,
             dropout_p=self.dropout if self.training else 0.0,
+            softcap=self.softcap,
+            sinks=self.sinks,
         )  # (total, H, D)
         return self.output(attended.flatten(-2))  # (total, W)
 
@@ -161,7 +177,8 @@ class Attention(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        return f"heads={self.heads}, kv_heads={self.kv_heads}, dropout={self.dropout}, layout={self.layout}"
+        shape = f"heads={self.heads}, kv_heads={self.kv_heads}, dropout={self.dropout}, layout={self.layout}"
+        return f"{shape}, softcap={self.softcap}, sinks={self.sinks is not None}"
 
 
 def make_rotary(
@@ -176,7 +193,7 @@ def make_rotary(
         raise ValueError(f"rotary_base is {base}; expected a number above 0")
     if kind is None:
         return None
-    return Rotary(head_dim, base) if kind == "1d" else AxialRotary(head_dim, grid, base)
+    return Rotary(head_dim, base) if grid is None else AxialRotary(head_dim, grid, base)
 
 
 def _bounds(x: Tensor, key_lengths: Tensor | None) -> Tensor:
@@ -187,7 +204,7 @@ def _bounds(x: Tensor, key_lengths: Tensor | None) -> Tensor:
         return starts
     if key_lengths.shape != (batch,) or key_lengths.is_floating_point():
         raise ValueError(f"key_lengths is {key_lengths.dtype} {tuple(key_lengths.shape)}; expected ({batch},) integers")
-    if _values_known(key_lengths) and bool(((key_lengths < 0) | (key_lengths > length)).any()):
+    if values_known(key_lengths) and bool(((key_lengths < 0) | (key_lengths > length)).any()):
         raise ValueError(f"key_lengths is {key_lengths.tolist()}; expected 0 to {length}, the tokens of a sequence")
     ends = starts[:-1] + key_lengths.int()  # (B,)
     return torch.cat([torch.stack([starts[:-1], ends], dim=1).flatten(), starts[-1:]])  # (2 B + 1,)

@@ -5,14 +5,14 @@ Letters: B sequences, total tokens of all, W width, M width inside the MLP.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from flash_sparse.functional import _values_known
+from flash_sparse.arguments import values_known
 from flash_sparse.layout import BlockLayout, check_integer
 from flash_sparse.nn import pooling as pool
 from flash_sparse.nn.attention import Attention, make_rotary
@@ -57,7 +57,7 @@ class EncoderLayer(nn.Module):
         activation: "geglu" or "gelu".
         dropout: share of features dropped before each addition in training.
         attention_dropout: share of attention probabilities dropped in training.
-        attention: further arguments of `Attention`.
+        attention: further arguments of `Attention`, such as `softcap` and `sinks`.
 
     Raises:
         ValueError: an unknown activation, a dropout out of range; see also `Attention`.
@@ -109,6 +109,7 @@ class Encoder(nn.Module):
             0 in each sequence and have no upper limit.
         rotary_base: base of the rotary frequencies.
         grid: (height, width) of the image, for "2d".
+        softcap, sinks: as in `Attention`, for every layer.
         pooling: "mean" or "max" over a sequence's tokens, "cls" for its first token, "label" for label-wise attention,
             which is `LabelAttention`.
         num_outputs: logits of a sequence.
@@ -140,6 +141,8 @@ class Encoder(nn.Module):
         rotary: Literal["1d", "2d"] | None = "1d",
         rotary_base: float = 10000.0,
         grid: tuple[int, int] | None = None,
+        softcap: float | None = None,
+        sinks: bool = False,
         pooling: Pooling = "mean",
         skip_token: int | None = None,
         skip_through: int | None = None,
@@ -165,8 +168,9 @@ class Encoder(nn.Module):
         self.checkpoint_activations = checkpoint_activations
         self.embedding = nn.Embedding(vocab_size, width)
         self.dropout = Dropout(dropout)
+        attention: dict[str, Any] = {"kv_heads": kv_heads, "softcap": softcap, "sinks": sinks}
         self.layers = nn.ModuleList(
-            EncoderLayer(width, heads, mlp_width, activation, dropout, attention_dropout, kv_heads=kv_heads)
+            EncoderLayer(width, heads, mlp_width, activation, dropout, attention_dropout, **attention)
             for _ in range(depth)
         )
         self.rotary = make_rotary(rotary, width // heads, rotary_base, grid)
@@ -220,7 +224,7 @@ class Encoder(nn.Module):
                 f"tokens has shape {tuple(tokens.shape)}; expected (total,) with cu_seqlens and max_seqlen, or (B, N) "
                 "alone or with lengths"
             )
-        if _values_known(tokens):
+        if values_known(tokens):
             if bool((cu_seqlens.diff() < 1).any()):
                 raise ValueError(f"cu_seqlens has an empty sequence at {int((cu_seqlens.diff() < 1).nonzero()[0])}")
             known = self.embedding.num_embeddings
@@ -252,7 +256,9 @@ class Encoder(nn.Module):
             if places is None:
                 places = positions(cu_seqlens, segments(cu_seqlens, tokens.shape[0]))  # (total,)
             turns = self.rotary(places)  # (total, D / 2)
-        where = {"cu_seqlens": cu_seqlens, "max_seqlen": max_seqlen, "layout": layout, "turns": turns}
+        where: dict[str, Any] = {
+            "cu_seqlens": cu_seqlens, "max_seqlen": max_seqlen, "layout": layout, "turns": turns,
+        }  # fmt: skip
         embedded = hidden = self.dropout(self.embedding(tokens))  # (total, W)
         for number, layer in enumerate(list(self.layers) * self.iterations):
             if number and number % len(self.layers) == 0:
@@ -285,7 +291,7 @@ def _pack(tokens: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, int]:
         return tokens.flatten(), starts, length
     if lengths.shape != (batch,) or lengths.is_floating_point():
         raise ValueError(f"lengths is {lengths.dtype} {tuple(lengths.shape)}; expected ({batch},) integers")
-    if _values_known(lengths) and bool(((lengths < 1) | (lengths > length)).any()):
+    if values_known(lengths) and bool(((lengths < 1) | (lengths > length)).any()):
         raise ValueError(f"lengths is {lengths.tolist()}; expected 1 to {length}, the tokens of a sequence")
     mask = torch.arange(length, device=tokens.device) < lengths[:, None]  # (B, N)
     return unpad(tokens, mask)[:3]

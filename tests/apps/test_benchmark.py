@@ -13,7 +13,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from flash_sparse import attention
 from flash_sparse_apps import benchmark
-from flash_sparse_apps.benchmarking import contenders
+from flash_sparse_apps.benchmarking import contenders, flags
 from flash_sparse_apps.benchmarking.check import WrongResultError, check
 from flash_sparse_apps.benchmarking.contenders import CONTENDERS, block_mask
 from flash_sparse_apps.benchmarking.densities import PATTERNS, layout_of_density
@@ -288,6 +288,10 @@ class TestSummary:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA GPU is here")
+def test_the_flags_know_the_contenders_without_importing_them():
+    assert tuple(CONTENDERS) == flags.CONTENDERS
+
+
 def test_without_a_gpu_one_line_says_so(capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         benchmark.main(["--device", "cuda", "--output", str(tmp_path / "none")])

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import get_args, get_type_hints, is_typeddict
 
@@ -66,6 +67,12 @@ def test_figures_that_no_run_writes_are_named(place, value, said, multi_label_ru
 def test_what_the_first_versions_wrote_can_be_read():
     for path in KEPT.rglob("metrics.json"):
         metrics.read_metrics(path)
+
+
+def test_the_report_shows_the_same_time(multi_label_run):
+    finished = json.loads((multi_label_run / "metrics.json").read_text())["finished"]
+    assert datetime.now().astimezone() - datetime.fromisoformat(finished) < timedelta(hours=1)
+    assert finished in (multi_label_run / "report.html").read_text()
 
 
 def test_what_is_no_metrics_file_is_named(tmp_path):

@@ -122,6 +122,16 @@ def test_mistakes_are_one_line(run, flags, said, capsys, monkeypatch):
     assert "expected the folder of a finished run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("token", ["#a-comment", "12345678", "a:mapping", "[list,of]", "'quoted'"])
+def test_a_token_is_taken_as_it_is_typed(run, token, monkeypatch):
+    """Read as YAML, some would be another token, and one that begins with # none at all."""
+    monkeypatch.setenv("FLASH_SPARSE_TOKEN", "of-the-environment")
+    taken = []
+    monkeypatch.setattr(serve, "_serve", lambda given, model, device, token: taken.append(token))
+    assert serve.main([str(run), "--token", token]) == 0
+    assert taken == [token]
+
+
 def test_a_port_in_use_is_one_line(run, server, capsys):
     assert serve.main([str(run), "--port", str(urlsplit(server).port)]) == 2
     assert "Address already in use" in capsys.readouterr().err

@@ -61,7 +61,7 @@ def test_help_all_shows_every_flag_and_default(capsys):
     assert shown.count("default: ") >= len(dataclasses.fields(Settings))
 
 
-@pytest.mark.parametrize("command", ["classify", "predict", "sweep", "curriculum"])
+@pytest.mark.parametrize("command", ["classify", "predict", "sweep", "curriculum", "benchmark"])
 def test_help_waits_for_no_library(command):
     code = (
         f"import sys\nfrom flash_sparse_apps import {command}\n"

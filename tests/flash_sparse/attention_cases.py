@@ -9,9 +9,9 @@ import random
 import torch
 
 import flash_sparse
+from flash_sparse.arguments import layout_arguments
 from flash_sparse.backends import reference
 from flash_sparse.backends.options import Options
-from flash_sparse.functional import _layout_arguments
 
 LENGTHS = (1, 2, 16, 31, 64, 113, 128, 203, 256, 300, 512, 1023)
 HEAD_DIMS = (1, 2, 8, 16, 40, 59, 64, 80, 96, 111, 128, 256)
@@ -93,7 +93,7 @@ def plain_options(layout=None, **changed):
         "cu_seqlens": None, "max_seqlen": 0, "cu_seqlens_k": None, "max_seqlen_k": 0, "key_lengths": None, "left": -1,
         "right": -1, "dropout_p": 0.0, "seed": None, "scale": 1.0, "softcap": 0.0, "sinks": None,
     }  # fmt: skip
-    return Options(*_layout_arguments(layout), **{**neutral, **changed})
+    return Options(*layout_arguments(layout), **{**neutral, **changed})
 
 
 def generator(seed):

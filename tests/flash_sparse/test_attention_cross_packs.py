@@ -10,7 +10,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import flash_sparse
-from flash_sparse import BlockLayout, functional
+from flash_sparse import BlockLayout, arguments
 
 QUERY_LENGTHS = (0, 1, 1, 16, 33, 130, 200)
 KEY_LENGTHS = (0, 0, 1, 17, 64, 150, 210)
@@ -211,15 +211,15 @@ def test_a_gpu_asserts_both_sides(monkeypatch):
     class Asserted(Exception):
         pass
 
-    seen, check = [], functional._assert_bounds
+    seen, check = [], arguments._assert_bounds
 
     def assert_and_note(cu_seqlens, total, max_seqlen, side):
         check(cu_seqlens, total, max_seqlen, side)
         seen.append((total, max_seqlen, side.owner))
-        if side is functional.KEYS:
+        if side is arguments.KEYS:
             raise Asserted
 
-    monkeypatch.setattr(functional, "_assert_bounds", assert_and_note)
+    monkeypatch.setattr(arguments, "_assert_bounds", assert_and_note)
     with FakeTensorMode():
         rows = [torch.empty(total, 2, 8, device="cuda") for total in (10, 20, 20)]
         bounds = torch.empty(3, dtype=torch.int32, device="cuda")

@@ -9,7 +9,7 @@ from attention_cases import check_errors, error, generator, run, run_exactly, ru
 from torch._subclasses import FakeTensorMode
 
 import flash_sparse
-from flash_sparse import BlockLayout, functional
+from flash_sparse import BlockLayout, arguments
 from flash_sparse.backends import reference
 
 LENGTHS = (0, 0, 1, 2, 16, 31, 64, 113, 203, 300)
@@ -152,7 +152,7 @@ BOUNDS = {  # of 10 tokens, in sequences of 6 at most
 def test_the_assertion_of_a_device(bounds, right):
     """On a CPU, where it raises at once; it must refuse what the check by values refuses."""
     cu_seqlens = torch.tensor(bounds, dtype=torch.int32)
-    for check in (functional._assert_bounds, functional._check_bounds):
+    for check in (arguments._assert_bounds, arguments._check_bounds):
         if right:
             check(cu_seqlens, 10, 6)
         else:
@@ -166,13 +166,13 @@ def test_packs_on_a_gpu_are_asserted_before_anything_runs_and_not_read(monkeypat
     class Asserted(Exception):
         pass
 
-    assert_bounds = functional._assert_bounds
+    assert_bounds = arguments._assert_bounds
 
     def assert_and_stop(*arguments):
         assert_bounds(*arguments)
         raise Asserted
 
-    monkeypatch.setattr(functional, "_assert_bounds", assert_and_stop)
+    monkeypatch.setattr(arguments, "_assert_bounds", assert_and_stop)
     with FakeTensorMode():
         rows = [torch.empty(10, 2, 8, device="cuda") for _ in range(3)]
         cu_seqlens = torch.empty(3, dtype=torch.int32, device="cuda")

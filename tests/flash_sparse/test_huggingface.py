@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from transformers_cases import BATCH, LENGTH, inputs, run, seen
 
 import flash_sparse
 from flash_sparse import patterns
@@ -17,7 +18,6 @@ disable, enable = huggingface.disable, huggingface.enable
 
 SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-BATCH, LENGTH = 3, 50
 
 
 def make(name, **options):
@@ -49,33 +49,6 @@ def make(name, **options):
 
 
 TEXT = ("bert", "roberta", "distilbert", "electra", "modernbert", "llama", "mistral")
-
-
-def inputs(side="none", length=LENGTH):
-    ids = torch.randint(3, 60, (BATCH, length), generator=torch.Generator().manual_seed(1))
-    mask = torch.ones(BATCH, length, dtype=torch.int64)
-    if side == "right":
-        mask[0, length // 2 :], mask[1, 1:] = 0, 0
-    elif side == "left":
-        mask[0, : length // 2], mask[1, :-1] = 0, 0
-    elif side == "holes":
-        mask[0, 20:30], mask[1, ::2] = 0, 0
-    return {"input_ids": ids} if side == "none" else {"input_ids": ids, "attention_mask": mask}
-
-
-def seen(batch):
-    return batch.get("attention_mask", torch.ones(BATCH, LENGTH)).bool()
-
-
-def run(model, batch):
-    """Output at tokens, and the gradients of all weights."""
-    model.zero_grad()
-    output = model(**batch)[0]
-    assert output.isfinite().all()
-    output = output[seen(batch)] if "input_ids" in batch else output
-    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(2))
-    (output * weights).sum().backward()
-    return output.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
 def check_same(model, batch, **options):

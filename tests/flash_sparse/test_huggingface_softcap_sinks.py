@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers_cases import LENGTH, inputs, run
 
 from flash_sparse import BlockLayout, patterns
 
@@ -19,7 +20,6 @@ MODELS = {
     "VaultGemma": {"attn_logit_softcapping": 1.5, "query_pre_attn_scalar": 4},
     "GptOss": {"num_local_experts": 4, "num_experts_per_tok": 2},
 }
-BATCH, LENGTH = 3, 40
 
 
 def make(name):
@@ -38,26 +38,6 @@ def make(name):
     return model
 
 
-def inputs(side="none", length=LENGTH):
-    ids = torch.randint(3, 60, (BATCH, length), generator=torch.Generator().manual_seed(1))
-    mask = torch.ones(BATCH, length, dtype=torch.int64)
-    if side == "right":
-        mask[0, length // 2 :], mask[1, 1:] = 0, 0
-    elif side == "left":
-        mask[0, : length // 2], mask[1, :-1] = 0, 0
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def run(model, batch):
-    """Output at tokens, and the gradients of all weights."""
-    model.zero_grad()
-    output = model(**batch)[0][batch["attention_mask"].bool()]
-    assert output.isfinite().all()
-    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(2))
-    (output * weights).sum().backward()
-    return output.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-
 @pytest.mark.parametrize("pattern", [None, "all blocks"])
 @pytest.mark.parametrize("side", ["none", "right", "left"])
 @pytest.mark.parametrize("name", MODELS)
@@ -65,7 +45,7 @@ def test_gives_what_eager_gives(name, side, pattern):
     model, batch = make(name), inputs(side)
     expected, expected_gradients = run(model, batch)
     if pattern is not None:
-        pattern = BlockLayout.from_blocks(torch.ones(3, 3, dtype=torch.bool), 16, LENGTH)
+        pattern = BlockLayout.from_blocks(torch.ones(4, 4, dtype=torch.bool), 16, LENGTH)
     enable(model, pattern)
     output, gradients = run(model, batch)
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)

@@ -161,6 +161,15 @@ def test_to_the_same_device_is_the_same():
     assert moved.column_offsets.shape == layout.column_offsets.shape
 
 
+def test_cuda_takes_a_device_as_tensors_do(monkeypatch):
+    layout, asked = patterns.local(100, 16), []
+    monkeypatch.setattr(BlockLayout, "to", lambda self, device: asked.append(torch.device(device)))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    for device in (None, 1, torch.device("cuda:2")):
+        layout.cuda(device)
+    assert [device.index for device in asked] == [3, 1, 2]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu():

@@ -8,18 +8,17 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
 
 import torch
 from tqdm import tqdm
 
 from flash_sparse.layout import count_blocks
 from flash_sparse_apps.benchmarking.contests import DEVICE, compete, dense_and_sparse, packed
+from flash_sparse_apps.benchmarking.flags import cpu_parser
 from flash_sparse_apps.benchmarking.footprint import footprint
 from flash_sparse_apps.benchmarking.plots import draw_cpu
 from flash_sparse_apps.benchmarking.problem import PRODUCTS, Case, Problem
 from flash_sparse_apps.benchmarking.tables import markdown_table, text_table
-from flash_sparse_apps.command_line import OneLineParser
 from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.machine import describe_machine, describe_versions
 from flash_sparse_apps.settings import parse_share
@@ -36,7 +35,7 @@ on a sample of its rows, and in full with whoever computes the same.
 
 def main(arguments: Sequence[str]) -> int:
     """Exit code 0; 1 if a contender computed something wrong; 2 for a wrong argument."""
-    parser = _make_parser()
+    parser = cpu_parser()
     options = parser.parse_args(arguments)
     threads_before = torch.get_num_threads()
     try:
@@ -74,26 +73,6 @@ def main(arguments: Sequence[str]) -> int:
         where = f"{row['length']} tokens, head_dim {row['head_dim']}, {_count(row['threads'], 'thread')}"
         print(f"wrong: {row['contender']}, {where}: {row['reason']}", file=sys.stderr)
     return int(bool(wrong))
-
-
-def _make_parser() -> OneLineParser:
-    parser = OneLineParser(prog="benchmark.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu", help="each has flags of its own")
-    parser.add_argument("--heads", type=int, default=4, help="attention heads, batch 1")
-    parser.add_argument("--head-dims", type=int, nargs="+", default=[32, 64, 128], help="features of a head")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 8192], help="tokens")
-    parser.add_argument("--densities", type=str, nargs="+", default=["1/4", "1/16"],
-                        help="shares of blocks in random layouts; not where a row would have none")  # fmt: skip
-    parser.add_argument("--block-size", type=int, default=128, help="tokens along each side of a block")
-    parser.add_argument("--dtype", type=Literal["float32", "bfloat16", "float16"], default="float32", help="of tensors")
-    parser.add_argument("--threads", type=int, nargs="+", default=None,
-                        help="how many compute; null: one, and as many as PyTorch takes")  # fmt: skip
-    parser.add_argument("--busy", action="store_true",
-                        help="also beside as many idle-priority spinning processes as cores")  # fmt: skip
-    parser.add_argument("--longest-dense", type=int, default=16384, help="tokens up to which dense attention is timed")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each contender")
-    parser.add_argument("--output", type=str, default=None, help="folder for benchmark.json, benchmark.md and a plot")
-    return parser
 
 
 class Benchmark:

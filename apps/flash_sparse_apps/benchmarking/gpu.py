@@ -9,21 +9,19 @@ import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
 
 import torch
 from tqdm import tqdm
 
 from flash_sparse.layout import count_blocks
 from flash_sparse_apps.benchmarking.cell import BrokenDeviceError, Cell
-from flash_sparse_apps.benchmarking.contenders import CONTENDERS
+from flash_sparse_apps.benchmarking.flags import gpu_parser
 from flash_sparse_apps.benchmarking.grid import Sizes, make_cells
 from flash_sparse_apps.benchmarking.plots import draw
 from flash_sparse_apps.benchmarking.records import Records
 from flash_sparse_apps.benchmarking.stopwatch import GpuClock, WallClock
 from flash_sparse_apps.benchmarking.summary import summarize
 from flash_sparse_apps.benchmarking.tables import markdown_table, text_table
-from flash_sparse_apps.command_line import OneLineParser
 from flash_sparse_apps.files import write_atomically
 from flash_sparse_apps.machine import describe_machine, describe_versions
 from flash_sparse_apps.settings import parse_share
@@ -43,7 +41,7 @@ rows, with the textbook formula in float64.
 def main(arguments: Sequence[str], clock: WallClock | None = None) -> int:
     """Exit code 0; 1 if a contender computed something wrong or the GPU broke down; 2 for a wrong argument."""
     began = time.monotonic()
-    parser = _make_parser()
+    parser = gpu_parser()
     options = parser.parse_args(arguments)
     try:
         sizes = _sizes(options)
@@ -74,30 +72,6 @@ def main(arguments: Sequence[str], clock: WallClock | None = None) -> int:
     if folder is None:
         print(*(text_table(title, rows) for title, rows in tables.items()), sep="\n")
     return _conclude(cells, records, stopped)
-
-
-def _make_parser() -> OneLineParser:
-    parser = OneLineParser(prog="benchmark.py --device cuda", description=__doc__.splitlines()[0])
-    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cuda", help="each has flags of its own")
-    parser.add_argument("--length", type=int, default=16384, help="tokens where the length is held fixed")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[2**power for power in range(9, 17)],
-                        help="tokens where it varies")  # fmt: skip
-    parser.add_argument("--head-dims", type=int, nargs="+", default=[64, 128], help="features of a head")
-    parser.add_argument("--width", type=int, default=2048, help="features of all heads together")
-    parser.add_argument("--tokens", type=int, default=16384, help="of a call: shorter sequences come in batches")
-    parser.add_argument("--densities", type=str, nargs="+",
-                        default=["9/10", "1/2", "1/4", "1/8", "2/21", "1/16", "1/32"],
-                        help="shares of blocks that patterns keep")  # fmt: skip
-    parser.add_argument("--block-size", type=int, default=128, help="tokens along each side of a block")
-    parser.add_argument(
-        "--dtype", type=Literal["bfloat16", "float16", "float32"], default="bfloat16", help="of tensors"
-    )
-    parser.add_argument("--contenders", type=Literal[tuple(CONTENDERS)], nargs="+", default=list(CONTENDERS),
-                        help="whom to measure")  # fmt: skip
-    parser.add_argument("--max-time", type=float, default=None, help="minutes in which to end; null: no limit")
-    parser.add_argument("--output", type=str, default=None,
-                        help="folder of results; cells that it holds are not measured again")  # fmt: skip
-    return parser
 
 
 def _sizes(options) -> Sizes:

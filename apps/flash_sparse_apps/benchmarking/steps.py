@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,10 @@ from tqdm import tqdm
 from flash_sparse import BlockLayout
 from flash_sparse.layout import count_blocks
 from flash_sparse.nn import Encoder
+from flash_sparse_apps.benchmarking.flags import steps_parser
 from flash_sparse_apps.benchmarking.plots import draw_steps
 from flash_sparse_apps.benchmarking.stopwatch import MEBIBYTE, GpuClock, WallClock, in_turn, spread
 from flash_sparse_apps.benchmarking.tables import markdown_table, text_table
-from flash_sparse_apps.command_line import OneLineParser
 from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.machine import describe_machine, describe_versions
 from flash_sparse_apps.models.layouts import describe, make_layout
@@ -44,21 +44,7 @@ VOCABULARY, CLASSES = 256, 16
 
 def main(arguments: Sequence[str]) -> int:
     """Exit code 0; 2 for a wrong argument."""
-    parser = OneLineParser(prog="benchmark.py --steps", description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", action="store_true", help="time training steps instead of the operator")
-    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu", help="where")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[2**power for power in range(9, 15)],
-                        help="tokens of a sequence")  # fmt: skip
-    parser.add_argument("--tokens", type=int, default=16384, help="of a step: shorter sequences come in batches")
-    parser.add_argument("--width", type=int, default=512, help="features of a token")
-    parser.add_argument("--depth", type=int, default=4, help="layers")
-    parser.add_argument("--heads", type=int, default=8, help="attention heads; must divide --width")
-    parser.add_argument("--block-size", type=int, default=64, help="tokens along each side of a sparse layout's block")
-    parser.add_argument("--window", type=int, default=128, help="tokens that a token of it sees on either side")
-    parser.add_argument("--dtype", type=Literal["auto", "bfloat16", "float16", "float32"], default="auto",
-                        help="arithmetic; auto: bfloat16 on a GPU, else float32")  # fmt: skip
-    parser.add_argument("--repeats", type=int, default=5, help="steps of each kind, in turn, after one to warm up")
-    parser.add_argument("--output", type=str, default=None, help="folder for steps.json, steps.md and steps.png")
+    parser = steps_parser()
     options = parser.parse_args(arguments)
     try:
         _check(options)

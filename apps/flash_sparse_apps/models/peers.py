@@ -90,8 +90,8 @@ def _find_pretrained(encoder: nn.Module) -> Any:
 
 
 def _each(attend: Callable[..., Tensor], rows: tuple[Tensor, ...], cu_seqlens: Tensor, masks: dict) -> Tensor:
-    if masks.get("is_causal") or masks.get("window") is not None:
-        raise ValueError(f"masks are {masks}; expected none: peers are timed dense")
+    if masks.get("is_causal") or any(masks.get(name) is not None for name in ("window", "softcap", "sinks")):
+        raise ValueError(f"masks are {masks}; expected none: peers are timed dense, with neither cap nor sinks")
     bounds = list(itertools.pairwise(cu_seqlens.tolist()))
     if len({stop - start for start, stop in bounds}) == 1:  # sequences of one length are a batch
         batch = (tensor.unflatten(0, (len(bounds), -1)).transpose(1, 2) for tensor in rows)  # (B, H, N, D)

@@ -250,7 +250,7 @@ def _headline(metrics: Metrics) -> list[str]:
         f"<h1>{escape(data['name'])}</h1>",
         f'<p class="soft">{escape(data["task"])}, {data["num_labels"]:,} labels; up to '
         f"{seq_len:,} tokens{pages(metrics, seq_len)} of {_text(metrics)}; "
-        f"{escape(metrics['finished'][:16].replace('T', ' '))}</p>",
+        f"{escape(metrics['finished'])}</p>",
         f'<p class="lead">{escape(plain_sentence(metrics))}</p>',
         f'<div class="tiles">{"".join(_tiles(metrics))}</div>',
         f"<p>{escape(verdict(metrics))}</p>",

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from scipy.special import logit
+
+from flash_sparse_apps.scores.thresholds import log_odds
 
 PAIRS = 12  # of labels that are confused, at most
 DOCUMENTS = 20  # that are wrong, at most
@@ -63,7 +64,7 @@ def surest_mistakes(
         labels = predictions[rows]
         given, far = np.ones(len(rows), dtype=bool), probabilities[rows, labels]
     else:
-        distance = np.abs(logit(np.clip(probabilities, 1e-6, 1 - 1e-6)) - logit(thresholds))  # (N, L)
+        distance = np.abs(log_odds(probabilities) - log_odds(thresholds))  # (N, L)
         distance = np.where(predictions == targets, -1.0, distance)
         rows = np.flatnonzero((predictions != targets).any(1))
         labels = distance[rows].argmax(1)

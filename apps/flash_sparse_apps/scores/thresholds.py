@@ -40,7 +40,7 @@ def tune_thresholds(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarra
     common = _best_f1_thresholds(probabilities.reshape(-1, 1), targets.reshape(-1, 1))  # (1,)
     own = _best_f1_thresholds(probabilities, targets)  # (L,)
     weight = positives / (positives + PRIOR_POSITIVES)
-    return _from_log_odds(weight * _log_odds(own) + (1 - weight) * _log_odds(common))
+    return _from_log_odds(weight * log_odds(own) + (1 - weight) * log_odds(common))
 
 
 def _best_f1_thresholds(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -56,7 +56,12 @@ def _best_f1_thresholds(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return ((np.take_along_axis(scores, best, 0) + np.take_along_axis(below, best, 0)) / 2)[0]
 
 
-def _log_odds(probabilities: np.ndarray) -> np.ndarray:
+def log_odds(probabilities: np.ndarray | float) -> np.ndarray:
+    """The logarithm of probability to counter-probability; finite at 0 and 1 too, as if they were 1e-6 less sure.
+
+    Args:
+        probabilities: of any shape, which the result has.
+    """
     probabilities = np.clip(probabilities, 1e-6, 1 - 1e-6)
     return np.log(probabilities) - np.log1p(-probabilities)
 

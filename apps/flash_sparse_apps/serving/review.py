@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from flash_sparse_apps.models.saved_model import SavedModel
+from flash_sparse_apps.scores.thresholds import log_odds
 
 NEAR = math.log(1.5)  # log-odds: half as likely again would decide otherwise
 LEAST = 0.5  # of the most probable of several classes
@@ -18,7 +19,7 @@ def review(model: SavedModel, labels: Sequence[str], probabilities: Sequence[flo
         best, *others = sorted(probabilities, reverse=True)
         if best < LEAST:
             reasons.append(f"The most probable label has a probability of {best:.2f} only.")
-        elif others and _log_odds(best) - _log_odds(others[0]) < NEAR:
+        elif others and log_odds(best) - log_odds(others[0]) < NEAR:
             reasons.append("Two labels are about as probable.")
     else:
         if not labels:
@@ -26,7 +27,7 @@ def review(model: SavedModel, labels: Sequence[str], probabilities: Sequence[flo
         near = [
             label
             for label, share, threshold in zip(model.labels, probabilities, model.thresholds, strict=True)
-            if abs(_log_odds(share) - _log_odds(threshold)) < NEAR
+            if abs(log_odds(share) - log_odds(threshold)) < NEAR
         ]
         if near:
             others_near = f" and {len(near) - 3} more" if len(near) > 3 else ""
@@ -34,8 +35,3 @@ def review(model: SavedModel, labels: Sequence[str], probabilities: Sequence[flo
     if truncated:
         reasons.append(f"Only {model.seq_len:,} tokens of it were read.")
     return reasons
-
-
-def _log_odds(share: float) -> float:
-    share = min(max(float(share), 1e-12), 1 - 1e-12)
-    return math.log(share) - math.log1p(-share)

@@ -54,7 +54,7 @@ def assemble(
         "settings": yaml.safe_load(settings.to_yaml()),
         "command": command,
         "predict_command": predict_command,
-        "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "finished": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
         "machine": describe_machine(next(module.encoder.parameters()).device),
         "versions": describe_versions(),
     }

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any, cast
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
@@ -70,13 +69,14 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: TextDataModule, che
         SystemExit: 143 after SIGTERM.
         KeyboardInterrupt: Ctrl-C.
     """
-    start = newest_whole(checkpoints.path)
-    if start is not None:
+    found = newest_whole(checkpoints.path)
+    start = None
+    if found is not None:
+        start, state = found
         try:
-            state = torch.load(start, map_location="cpu", weights_only=True)
             module.load_state_dict(state["state_dict"])
             step = state["global_step"]
-        except Exception as error:  # torch.load raises many kinds
+        except (KeyError, RuntimeError) as error:
             raise UserError(
                 f"{start}: damaged, or {run.config} is no longer what it was when the run began: "
                 f"{' '.join(str(error).split())[:200]}"

@@ -11,11 +11,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
-
 import flash_sparse_datasets
 from flash_sparse.nn import Encoder
 from flash_sparse_apps.files import check_sums, write_sums
+from flash_sparse_apps.machine import choose_device
 from flash_sparse_apps.models import layouts
 from flash_sparse_apps.models.chunking import Chunked
 from flash_sparse_apps.models.two_towers import TwoTowers
@@ -132,8 +131,7 @@ def _check_early(settings: Settings, resumed: Path | None):
     """Raise UserError or FileExistsError for what would otherwise be noticed late."""
     if settings.output is not None and resumed is None and is_main_process():
         RunFolder(settings.output).check_new()
-    if settings.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("--accelerator is gpu; expected cpu or auto, since PyTorch finds no GPU")
+    choose_device(settings.accelerator)
     check_logger(settings.logger)
     if settings.init_from is not None and resumed is None:
         check_start(settings.init_from)

@@ -44,8 +44,9 @@ def save_state(trainer: L.Trainer, path: Path):
         os.replace(temporary, path)
 
 
-def newest_whole(path: Path) -> Path | None:
-    """The state that `save_state` wrote last, or else the one before it; None where there is neither.
+def newest_whole(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The state that `save_state` wrote last, or else the one before it: its file, and what is in it, in the CPU's
+    memory; None where there is neither.
 
     A file counts as whole if all in it has the checksums that its zip archive keeps.
 
@@ -60,8 +61,7 @@ def newest_whole(path: Path) -> Path | None:
             with zipfile.ZipFile(candidate) as archive:
                 wrong = archive.testzip()
             if wrong is None:
-                torch.load(candidate, map_location="meta", weights_only=True)
-                return candidate
+                return candidate, torch.load(candidate, map_location="cpu", weights_only=True)
             reason = f"{wrong} in it does not have its checksum"
         except Exception as error:  # both raise many kinds
             reason = " ".join(str(error).split())[:200]

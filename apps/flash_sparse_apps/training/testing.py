@@ -15,6 +15,7 @@ from typing import cast
 import numpy as np
 import torch
 
+from flash_sparse_apps.machine import choose_device
 from flash_sparse_apps.metrics import (
     Blended,
     Calibration,
@@ -65,7 +66,7 @@ COMPARE_SHARE, COMPARE_SECONDS = 0.1, 10.0  # dense predictions may take this sh
 
 def best_device(settings: Settings) -> torch.device:
     """Where testing happens."""
-    return torch.device("cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device(choose_device(settings.accelerator))
 
 
 @dataclass(frozen=True)

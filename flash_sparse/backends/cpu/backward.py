@@ -128,7 +128,7 @@ def delta_kernel(call, memory, number):
 
     while True:
         task = take(call.counter)
-        if task >= call.count:
+        if task >= call.task_count:
             return
         entry, head, start = tuple_at(Tile, call.tasks, 3 * task)
         for first in range(start, min(start + QUERY_TILE, problem.query_rows), lanes):
@@ -179,7 +179,7 @@ def backward_kernel(call, memory, number, capped):
 
     while True:
         task = take(call.counter)
-        if task >= call.count:
+        if task >= call.task_count:
             return
         part = tuple_at(Part, call.tasks, 6 * task)
         for head in range(part.key_head * problem.group, (part.key_head + 1) * problem.group):

@@ -59,7 +59,7 @@ def words_kernel(call, memory, number):
 
     while True:
         task = take(call.counter)
-        if task >= call.count:
+        if task >= call.task_count:
             return
         sequence, head, axis = tuple_at(Words, call.tasks, 3 * task)
         if axis == 0:

@@ -101,7 +101,7 @@ def forward_kernel(call, memory, number, capped):
 
     while True:
         task = take(call.counter)
-        if task >= call.count:
+        if task >= call.task_count:
             return
         sequence, head, start = tuple_at(Tile, call.tasks, 3 * task)
         stop = min(start + QUERY_TILE, fact(problem, sequence, QUERIES))

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numba import cfunc, types
@@ -43,7 +43,7 @@ class Call(NamedTuple):
     arguments: int  # addresses, see the kernels
     numbers: int
     tasks: int
-    count: int
+    task_count: int
     counter: int
     ticket: int  # address of how many threads have begun
     memories: int  # address of the threads' memories, `fields` integers each
@@ -83,6 +83,14 @@ def _entries(fingerprint: str, zero: np.floating, capped: np.floating | None) ->
     return {"forward": forward_entry, "delta": delta_entry, "backward": backward_entry, "words": words_entry}
 
 
+class Memory(Protocol):
+    """Addresses of a thread's memory, a tuple of them."""
+
+    @classmethod
+    def sizes(cls, width: int, itemsize: int) -> tuple[int, ...]:
+        """Bytes of each, for rows of `width` numbers of `itemsize` bytes."""
+
+
 class Kernel:
     """A kernel that is compiled, or read from the disk, before it is first called.
 
@@ -92,11 +100,11 @@ class Kernel:
         capped: whether its scores are capped: compiled apart, so that nobody waits for, or tests for, what is not used.
     """
 
-    def __init__(self, name: str, memory: tuple[type, ...], capped: bool = False):
+    def __init__(self, name: str, memory: tuple[type[Memory], ...], capped: bool = False):
         self.name = name
         self.memory = memory
         self.capped = capped
-        self._functions = {}  # by the dtype of numbers
+        self._functions: dict[np.dtype, CFunc] = {}  # by the dtype of numbers
 
     def ready(self, dtype: np.dtype) -> CFunc:
         """The function for numbers of a dtype, as C calls it."""

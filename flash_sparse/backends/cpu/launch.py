@@ -46,11 +46,11 @@ def forward(
     output = torch.zeros_like(query)  # (B, H, Nq, D)
     logsumexp = query.new_full(query.shape[:3], -torch.inf, dtype=torch.promote_types(query.dtype, torch.float32))
     query, key, value, rows = dense_rows(query), dense_rows(key), dense_rows(value), dense_rows(output)
-    arguments = problem, *map(Rows.of, (query, key, value, rows)), logsumexp.data_ptr()
+    arguments = Rows.of(query), Rows.of(key), Rows.of(value), Rows.of(rows), logsumexp.data_ptr()
     numbers = constants(logsumexp.dtype, options.scale, options.dropout_p, options.softcap)
     kernel = capped_forward_kernel if options.softcap else forward_kernel
     tasks = query_tiles(tables.sequences[:, QUERIES].tobytes(), problem.heads, problem.right >= 0)
-    run(kernel, arguments, numbers, tasks)
+    run(kernel, problem, arguments, numbers, tasks)
     if rows is not output:
         output.copy_(rows)
     return output, logsumexp
@@ -76,7 +76,8 @@ def backward(
     grad_output, output = dense_rows(grad_output), dense_rows(output)
     upstream = None if grad_logsumexp is None else grad_logsumexp.contiguous()
     addresses = 0 if upstream is None else upstream.data_ptr(), delta.data_ptr()
-    run(delta_kernel, (problem, Rows.of(output), Rows.of(grad_output), *addresses), numbers, row_tiles(delta.shape))
+    arguments: list[Rows | int] = [Rows.of(output), Rows.of(grad_output), *addresses]
+    run(delta_kernel, problem, arguments, numbers, row_tiles(delta.shape))
 
     gradients = [
         torch.zeros_like(tensor) if want else tensor.new_empty(0)
@@ -84,20 +85,19 @@ def backward(
     ]
     sums = [accumulator(gradient, dtype, problem.width) for gradient in gradients]
     query, key, value = dense_rows(query), dense_rows(key), dense_rows(value)
-    arguments = (
-        problem, *map(Rows.of, (query, key, value, grad_output, *sums)), logsumexp.data_ptr(), delta.data_ptr(),
-        *wanted[:3],
-    )  # fmt: skip
+    rows = [Rows.of(tensor) for tensor in (query, key, value, grad_output, *sums)]
+    arguments = [*rows, logsumexp.data_ptr(), delta.data_ptr(), *wanted[:3]]
     kernel = capped_backward_kernel if options.softcap else backward_kernel
     for tasks in part_pairs(problem, tables.sequences):
-        run(kernel, arguments, numbers, tasks)
+        run(kernel, problem, arguments, numbers, tasks)
     for gradient, total in zip(gradients, sums, strict=True):
         if gradient is not total and gradient.numel():
             gradient.copy_(total[..., : gradient.shape[3]])
     grad_sinks = query.new_empty(0)
-    if wanted[3]:  # summed by one thread, so that the bits do not depend on their number
+    if wanted[3] and options.sinks is not None:  # summed by one thread, so that the bits do not depend on their number
         grad_sinks = torch.from_numpy(sink_gradients(options.sinks, logsumexp, delta).numpy().sum((0, 2)))  # (H,)
-    return *gradients, grad_sinks
+    grad_query, grad_key, grad_value = gradients
+    return grad_query, grad_key, grad_value, grad_sinks
 
 
 def accumulator(gradient: Tensor, dtype: torch.dtype, width: int) -> Tensor:
@@ -116,7 +116,7 @@ def dense_rows(tensor: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def constants(dtype: torch.dtype, scale: float, dropout_p: float, softcap: float) -> Constants:
-    kind = np.float64 if dtype == torch.float64 else np.float32
+    kind: type[np.floating] = np.float64 if dtype == torch.float64 else np.float32
     # A scale of 0 would turn the minus infinity of hidden scores into NaN.
     magnitude = max(abs(scale), 1e-30)
     # Capped scores leave the cap's tanh between -1 and 1: what is left to multiply them by is the cap.
@@ -177,15 +177,16 @@ def make_problem(query: Tensor, key: Tensor, options: Options) -> tuple[Problem,
         layout_entries=layout_shape[0],
         layout_heads=layout_shape[1],
         offsets=layout_shape[2],
-        query_words=query_words.ctypes.data if threshold else 0,
-        key_words=key_words.ctypes.data if threshold else 0,
+        query_words=0 if query_words is None else query_words.ctypes.data,
+        key_words=0 if key_words is None else key_words.ctypes.data,
         threshold=threshold,
         sinks=0 if options.sinks is None else options.sinks.data_ptr(),
     )
     if threshold:
+        assert options.seed is not None  # as wherever there is dropout
         axes = np.arange(len(sequences)), np.arange(heads), np.arange(2)
         tasks = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)  # (tasks, 3)
-        run(words_kernel, (problem, int(options.seed)), constants(torch.float32, 1.0, 0.0, 0.0), tasks)
+        run(words_kernel, problem, (int(options.seed),), constants(torch.float32, 1.0, 0.0, 0.0), tasks)
     return problem, Tables(sequences, row_offsets, row_blocks, query_words, key_words)
 
 
@@ -224,7 +225,7 @@ def query_tiles(lengths: bytes, heads: int, last_first: bool) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def row_tiles(shape: tuple[int, int, int]) -> np.ndarray:
+def row_tiles(shape: tuple[int, ...]) -> np.ndarray:
     """Every tile of rows (B, H, N): (tasks, 3), batch entry, head, first row; not to be written to."""
     return np.stack(
         np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), np.arange(0, shape[2], QUERY_TILE), indexing="ij"), -1

@@ -38,7 +38,8 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor) -> "Rows":
-        return cls(tensor.data_ptr(), *(s * tensor.itemsize for s in tensor.stride()[:3]), KINDS[tensor.dtype])
+        batch, head, row, _ = (stride * tensor.itemsize for stride in tensor.stride())
+        return cls(tensor.data_ptr(), batch, head, row, KINDS[tensor.dtype])
 
 
 ROWS_FIELDS = len(Rows._fields)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from flash_sparse.backends.cpu.kernels import Kernel
-from flash_sparse.backends.cpu.walk import Constants
+from flash_sparse.backends.cpu.walk import Constants, Problem
 
 ALIGNMENT = 64  # bytes: a line of the cache
 
@@ -50,24 +50,26 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def run(kernel: Kernel, arguments: Sequence[tuple | int], numbers: Constants, tasks: np.ndarray) -> None:
+def run(
+    kernel: Kernel, problem: Problem, arguments: Sequence[tuple | int], constants: Constants, tasks: np.ndarray
+) -> None:
     """Call a kernel in as many threads as PyTorch uses.
 
     Args:
-        arguments: the kernel's, a `Problem` first.
-        numbers: NumPy's, float32 or float64.
+        arguments: the kernel's, behind its `Problem`.
+        constants: all of one type, float32 or float64.
         tasks: (tasks, fields) int64.
     """
     if not len(tasks):
         return
-    numbers = np.array(numbers)
-    fields = (argument if isinstance(argument, tuple) else (argument,) for argument in arguments)
+    numbers = np.array(constants)
+    fields = (argument if isinstance(argument, tuple) else (argument,) for argument in (problem, *arguments))
     integers = np.array(list(itertools.chain.from_iterable(fields)), np.int64)
     tasks = np.ascontiguousarray(tasks, np.int64)
     function = kernel.ready(numbers.dtype)
     threads = min(torch.get_num_threads(), len(tasks))
 
-    offsets = _offsets(kernel, arguments[0].width, numbers.itemsize)
+    offsets = _offsets(kernel, problem.width, numbers.itemsize)
     memories = [_take_memory(offsets[-1]) for _ in range(threads)]
     starts = [_round(memory.ctypes.data) for memory in memories]
     places = np.array([[start + offset for offset in offsets] for start in starts])  # (threads, fields + 1)

@@ -11,6 +11,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -213,7 +214,13 @@ class Vectors:
         return ir.Constant(INT64, value) if isinstance(value, int) else value
 
 
-def vector_function(emit: Callable[..., None]):
+def instruction(write: Callable[..., Any]) -> Callable[..., Any]:
+    """Numba's `intrinsic`. Compiled code calls it without the typing context and gets a value, not what writes it: no
+    type says so."""
+    return intrinsic(write)
+
+
+def vector_function(emit: Callable[..., None]) -> Callable[..., None]:
     """Make `emit(vectors, *arguments)` a function of those arguments that compiled code can call.
 
     The last one is a float32 or float64: elements have its type.
@@ -227,8 +234,8 @@ def vector_function(emit: Callable[..., None]):
         return types.void(*arguments), generate
 
     typed.__name__, typed.__doc__ = emit.__name__, emit.__doc__
-    typed.__signature__ = inspect.signature(emit)
-    return intrinsic(typed)
+    typed.__signature__ = inspect.signature(emit)  # type: ignore[attr-defined]  # what `inspect` looks for
+    return instruction(typed)
 
 
 def compiled(function: Callable) -> Callable:
@@ -247,25 +254,25 @@ def _reader(kind: ir.Type | None):
     return generate
 
 
-@intrinsic
+@instruction
 def number_at(typing_context, address, index, number):
     """Number `index` of those at an address, of the type of `number`."""
     return number(address, index, number), _reader(None)
 
 
-@intrinsic
+@instruction
 def integer_at(typing_context, address, index):
     """64-bit integer `index` of those at an address."""
     return types.int64(address, index), _reader(INT64)
 
 
-@intrinsic
+@instruction
 def word_at(typing_context, address, index):
     """32-bit integer `index` of those at an address."""
     return types.int64(address, index), _reader(INT32)
 
 
-@intrinsic
+@instruction
 def tuple_at(typing_context, kind, address, index):
     """A NamedTuple of this class, whose fields are 64-bit integers that lie at an address from `index` on."""
     filled = types.NamedUniTuple(types.int64, len(kind.instance_class._fields), kind.instance_class)
@@ -278,7 +285,7 @@ def tuple_at(typing_context, kind, address, index):
     return filled(kind, address, index), generate
 
 
-@intrinsic
+@instruction
 def rounded(typing_context, value, number):
     """A float64 as the type of `number`."""
 
@@ -289,7 +296,7 @@ def rounded(typing_context, value, number):
     return number(value, number), generate
 
 
-@intrinsic
+@instruction
 def set_number(typing_context, address, index, number):
     """Write a number at place `index` of those at an address."""
 
@@ -301,7 +308,7 @@ def set_number(typing_context, address, index, number):
     return types.void(address, index, number), generate
 
 
-@intrinsic
+@instruction
 def set_word(typing_context, address, index, value):
     """Write a 32-bit integer at place `index` of those at an address."""
 
@@ -313,7 +320,7 @@ def set_word(typing_context, address, index, value):
     return types.void(address, index, value), generate
 
 
-@intrinsic
+@instruction
 def take(typing_context, counter):
     """The number at the address `counter`, int64, which is raised by one: each caller gets another."""
 
@@ -324,7 +331,7 @@ def take(typing_context, counter):
     return types.int64(types.int64), generate
 
 
-@intrinsic
+@instruction
 def lanes_of(typing_context, number):
     """Lanes of a strip of elements of this number's type."""
     count = VECTORS * VECTOR_BYTES // (number.bitwidth // 8)
@@ -335,7 +342,7 @@ def lanes_of(typing_context, number):
     return types.int64(number), generate
 
 
-@intrinsic
+@instruction
 def itemsize_of(typing_context, number):
     """Bytes of this number's type."""
     size = number.bitwidth // 8

@@ -8,6 +8,8 @@ blocks.
 
 from typing import NamedTuple
 
+import numpy as np
+
 from flash_sparse.backends.cpu.rows import row_address, widen_rows
 from flash_sparse.backends.cpu.vectors import compiled, integer_at, itemsize_of, lanes_of, number_at, set_word, word_at
 
@@ -75,14 +77,14 @@ PROBLEM_FIELDS = len(Problem._fields)
 class Constants(NamedTuple):
     """The kernels' numbers, float32 or float64: their type is the one that everything is computed in."""
 
-    one: float
-    nothing: float  # minus infinity
-    log2_e: float
-    sign: float  # of the scale, which the queries take on
-    magnitude: float  # of the scale, or the cap on scores; above 0: it multiplies scores when they are in registers
-    scale: float
-    keep: float  # of what dropout keeps
-    cap: float  # what scores are multiplied by before tanh, where they are capped
+    one: np.floating
+    nothing: np.floating  # minus infinity
+    log2_e: np.floating
+    sign: np.floating  # of the scale, which the queries take on
+    magnitude: np.floating  # of the scale, or the cap; above 0: it multiplies scores when they are in registers
+    scale: np.floating
+    keep: np.floating  # of what dropout keeps
+    cap: np.floating  # what scores are multiplied by before tanh, where they are capped
 
 
 @compiled

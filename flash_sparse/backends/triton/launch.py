@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import math
+from collections.abc import Callable
 
 import torch
 import triton
@@ -87,10 +88,11 @@ def backward(
         if rows is not gradient:
             gradient.copy_(rows)
     grad_sinks = query  # whose place stays empty
-    if wanted[3]:
+    if wanted[3] and options.sinks is not None:
         grad_sinks = sink_gradients(options.sinks, logsumexp, delta).sum((0, 2))  # (H,)
     found = zip((*gradients, grad_sinks), wanted, strict=True)
-    return tuple(gradient if want else gradient.new_empty(0) for gradient, want in found)
+    for_query, for_key, for_value, for_sinks = (grad if want else grad.new_empty(0) for grad, want in found)
+    return for_query, for_key, for_value, for_sinks
 
 
 def launch(
@@ -123,7 +125,7 @@ def launch(
     layout_strides = (0, 0)
     if offsets is not None:
         tiles = (offsets.shape[2] - 1) * (options.block_size // tile.own)  # of the whole layout, which may be larger
-        layout_strides = tuple(offsets.stride(dim) if offsets.shape[dim] > 1 else 0 for dim in (0, 1))
+        layout_strides = _stride(offsets, 0), _stride(offsets, 1)
     main, tail = split_head_dim(query.shape[3])
     magnitude = max(abs(options.scale), 1e-30)  # 0 would turn the minus infinity of hidden scores into NaN
     # The chance to stay, in steps of 2 ** -24; probabilities are divided by exactly that chance.
@@ -133,9 +135,10 @@ def launch(
     # the backward pass runs in a thread, hence a context, of its own, and the caller may have set another.
     context = contextvars.copy_context()
     context.run(triton.set_allocator, scratch)
+    start: Callable[..., object] = kernel[grid]
     with torch.cuda.device_of(query):
         context.run(
-            kernel[grid],
+            start,
             *matrices, *vectors, *lines, options.cu_seqlens, options.cu_seqlens_k, options.key_lengths, options.seed,
             *(matrix.stride()[:3] for matrix in matrices), layout_strides,
             query.shape[1], query.shape[1] // key.shape[1], query.shape[2], key.shape[2], tiles,
@@ -149,6 +152,11 @@ def launch(
             PRECISION="ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
             **more, num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
+
+
+def _stride(offsets: Tensor, dim: int) -> int:
+    """From one batch entry or head of a layout to the next, 0 where all share one."""
+    return offsets.stride(dim) if offsets.shape[dim] > 1 else 0
 
 
 def dense_rows(tensor: Tensor) -> Tensor:

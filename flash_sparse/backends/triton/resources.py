@@ -120,7 +120,7 @@ def compile_variant(variant: Variant, tile: Tile | None = None) -> Usage:
         constants["sinks"] = None
 
     signature: dict[str, str | tuple[str, ...]] = {}
-    attributes = {}
+    attributes: dict[tuple[int, ...], list[list[str | int]]] = {}
     for index, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name] = "constexpr"
@@ -130,8 +130,8 @@ def compile_variant(variant: Variant, tile: Tile | None = None) -> Usage:
             if name != "layout_strides":  # whole tensors of even sizes: what the launcher finds
                 attributes |= {(index, dim): [["tt.divisibility", 16]] for dim in range(dims)}
         else:
-            signature[name] = argument_type(name, TYPES[variant.dtype])
-            if signature[name].startswith("*"):  # what 16-byte loads need
+            signature[name] = kind = argument_type(name, TYPES[variant.dtype])
+            if kind.startswith("*"):  # what 16-byte loads need
                 attributes[(index,)] = [["tt.divisibility", 16]]
     constants = {name: value for name, value in constants.items() if name in signature}
     source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes)
@@ -169,7 +169,7 @@ def registers(cubin: bytes) -> tuple[int, int, int]:
         path.write_bytes(cubin)
         command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", path]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    used, stack = (int(re.search(rf"{name}:(\d+)", text).group(1)) for name in ("REG", "STACK"))
+    used, stack = (int(re.findall(rf"{name}:(\d+)", text)[0]) for name in ("REG", "STACK"))
     return used, stack, inner_spills(text)
 
 

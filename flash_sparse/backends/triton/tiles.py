@@ -5,32 +5,7 @@ are those that compile without spilling registers within the chip's shared memor
 them. None has been timed on a GPU yet. `tune` does so and writes a file; where the environment variable
 FLASH_SPARSE_TILES names such a file, its entries stand in for those here.
 
-Why pointers. From sm_90 on, tensor descriptors let the chip's own unit copy a tile (`Tile.descriptors`). Compiled with
-Triton 3.7.1 for bfloat16, dense and causal, they change registers per thread and instructions per step of the walk
-without a mask as follows; nothing spills either way, and shared memory grows by 1 KiB at most:
-
-    head dimension     64           80           96           128          256
-    sm_90  forward     213 -> 193   219 -> 173   221 -> 180   252 -> 204   254 -> 243
-                       457 -> 447   511 -> 534   535 -> 548   535 -> 479   474 -> 441
-           query       225 -> 218   170 -> 130   183 -> 148   195 -> 174   235 -> 255
-                       416 -> 404   294 -> 332   305 -> 337   294 -> 278   265 -> 257
-    sm_100 forward     118 -> 118   123 -> 111   118 -> 112   123 -> 126   230 -> 214
-                       313 -> 319   316 -> 366   332 -> 378   287 -> 296   387 -> 379
-           query       122 -> 117   127 -> 109   128 -> 108   128 -> 125   121 -> 100
-                       261 -> 272   360 -> 401   368 -> 417   307 -> 299   359 -> 361
-
-A head dimension in two parts takes twice as many copies. What is saved starts no second program on a multiprocessor,
-and nothing here spills without it; each program must first write its descriptors to memory and wait for them, which
-these figures leave out. So no entry uses them before a GPU has timed them, which `tune` does. The forward pass on sm_90
-at 128 and 256 has the most to gain: with two stages, pointers wait for keys and values at once, descriptors for the
-values only behind the softmax. The kernel for the gradients of key and value does without: from 64 to 128 it needs up
-to a fifth more instructions with them, and at 128, where grouped heads have one made for each, 88 bytes of stack.
-
-A descriptor holds 64-bit strides and zeros behind the last row and the last element. So it serves offsets past 2**31,
-head dimensions such as 59 in longer rows, and sequences of a pack that end inside a tile. Pointers stay where rows,
-heads or batch entries begin elsewhere than at multiples of 16 bytes, where rows overlap, and for tiles of several
-blocks. Descriptors made before the launch would spare each program its own (forward on sm_90 at 128: 197 registers, 493
-instructions), but end with the tensor: a NaN behind a sequence's own end would get into its last tile.
+docs/how-it-works.md, "Tiles on a GPU", says what registers, stages and tensor descriptors have to do with it.
 """
 
 from __future__ import annotations
@@ -67,18 +42,13 @@ class Kernels(NamedTuple):
 
 
 # What a file's tiles may be made of: whole matrix instructions, and walks that a program can hold.
-ALLOWED = Tile(
-    own=(16, 32, 64, 128, 256),
-    other=(16, 32, 64, 128, 256),
-    warps=(1, 2, 4, 8, 16),
-    stages=(1, 2, 3, 4, 5, 6),
-    descriptors=(False, True),
-)
-
-# Stages, as the compiled code for sm_90 shows them: with 2, a walk waits at each step for all that it has begun to
-# load; with 3, one tile of keys and values stays on its way. With a layout, the tile's place must be loaded first,
-# which takes the pipeline two stages more: there one tile stays on its way from 5 on. `tl.range` can give loads warps
-# of their own: on sm_90 that does nothing with 8 warps, and with 4 it cannot compile kernels that return early.
+ALLOWED: dict[str, tuple[int, ...]] = {
+    "own": (16, 32, 64, 128, 256),
+    "other": (16, 32, 64, 128, 256),
+    "warps": (1, 2, 4, 8, 16),
+    "stages": (1, 2, 3, 4, 5, 6),
+    "descriptors": (False, True),
+}
 
 # By architecture (sm_80 also serves sm_86, sm_89 and sm_120), then by the dtype's size in bytes and the largest padded
 # head dimension that the entry serves.
@@ -206,8 +176,8 @@ def _parse(entry: object) -> tuple[str, tuple[int, int], Kernels]:
         if not isinstance(tile, dict) or set(tile) != set(Tile._fields):
             found = sorted(tile) if isinstance(tile, dict) else type(tile).__name__
             raise ValueError(f"{kernel} has {found}; expected {sorted(Tile._fields)}")
-        allowed = ALLOWED._replace(descriptors=(False,)) if kernel == "keys" else ALLOWED
-        for name, values in allowed._asdict().items():
+        allowed = {**ALLOWED, "descriptors": (False,)} if kernel == "keys" else ALLOWED
+        for name, values in allowed.items():
             if type(tile[name]) is not type(values[0]) or tile[name] not in values:
                 raise ValueError(f"{kernel}.{name} is {tile[name]!r}; expected one of {', '.join(map(str, values))}")
         tiles.append(Tile(**tile))
@@ -228,8 +198,7 @@ def choose(name: str, head_dim: int, dtype: torch.dtype, block_size: int) -> Ker
         return kernels
     # Rows of `width` sums kept in registers for each position of the own axis: of the output, of the query's gradient,
     # of both others.
-    sums = Kernels(1, 1, 2)
-    tiles = (within_block(tile, block_size, width, rows) for tile, rows in zip(kernels, sums, strict=True))
+    tiles = (within_block(tile, block_size, width, rows) for tile, rows in zip(kernels, (1, 1, 2), strict=True))
     # One descriptor loads rows that follow each other: not those of several blocks.
     return Kernels(*(tile._replace(descriptors=tile.descriptors and tile.other <= block_size) for tile in tiles))
 

@@ -29,10 +29,10 @@ import triton
 from tqdm import tqdm
 
 from flash_sparse import dispatch, patterns
+from flash_sparse.arguments import layout_arguments
 from flash_sparse.backends.options import Options
 from flash_sparse.backends.triton import resources, tiles
 from flash_sparse.backends.triton.tiles import Kernels, Tile
-from flash_sparse.functional import _layout_arguments
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 LENGTH = 8192
@@ -68,6 +68,9 @@ class Result(NamedTuple):
 
 def candidates(architecture: str, kernel: str, dtype: torch.dtype, width: int) -> list[Tile]:
     """Tiles worth a try for rows of `width` elements; where the chip copies tensors by itself, with descriptors too."""
+    own: tuple[int, ...]
+    other: tuple[int, ...]
+    stages: tuple[int, ...]
     if dtype.itemsize == 4:
         own, other, stages = (16, 32, 64), (16, 32, 64), (1, 2)
     elif width > 128:
@@ -119,13 +122,13 @@ def tune(
         for number, tile in enumerate(rivals, 1):
             bar.set_postfix_str(f"{kernel}: timing {number} of {len(rivals)}")
             first[tile] = time(tile, WORKLOADS[0])
-        finalists = [present, *sorted(first, key=first.get)[:FINALISTS]]
+        finalists = [present, *sorted(first, key=first.__getitem__)[:FINALISTS]]
         times = {tile: [time(tile, workload) for workload in WORKLOADS] for tile in finalists}
         total = {tile: _mean(times[tile]) for tile in finalists}
 
         found = present
         bar.set_postfix_str(f"{kernel}: checking")
-        for tile in sorted(finalists[1:], key=total.get):
+        for tile in sorted(finalists[1:], key=total.__getitem__):
             if total[tile] * GAIN > total[present]:
                 break
             if all(screen([as_used(variant, tile) for variant in uses if variant.kernel == kernel])):
@@ -171,7 +174,7 @@ def _calls(head_dim: int, dtype: torch.dtype, workload: Workload) -> tuple[Calla
         layout = patterns.random(LENGTH, 128, density=workload.density, heads=heads).to("cuda")
     right = 0 if workload.is_causal else -1
     options = Options(
-        *_layout_arguments(layout), cu_seqlens=None, max_seqlen=0, cu_seqlens_k=None, max_seqlen_k=0, key_lengths=None,
+        *layout_arguments(layout), cu_seqlens=None, max_seqlen=0, cu_seqlens_k=None, max_seqlen_k=0, key_lengths=None,
         left=-1, right=right, dropout_p=0.0, seed=None, scale=head_dim**-0.5, softcap=0.0, sinks=None,
     )  # fmt: skip
     output, logsumexp = dispatch.forward(query, key, value, *options)

@@ -41,7 +41,7 @@ def squares(fingerprint, zero, capped):
         memory = take(call.ticket)
         while True:
             task = take(call.counter)
-            if task >= call.count:
+            if task >= call.task_count:
                 return
             number = integer_at(call.tasks, task)
             set_word(integer_at(call.memories, memory * call.fields), 0, number * number)
@@ -56,7 +56,7 @@ def use():
     kernels._said = False
     found = np.zeros(50, np.int32)
     place, tasks = Place(16, found.ctypes.data), np.arange(50).reshape(50, 1)
-    threads.run(kernel, (place,), (np.float32(1),), tasks)
+    threads.run(kernel, place, (), (np.float32(1),), tasks)
     assert found.tolist() == [i * i for i in range(50)]
     return kernels._said
 
