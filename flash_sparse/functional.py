@@ -7,11 +7,10 @@ sequences.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypedDict, overload
+from typing import TYPE_CHECKING, Literal, TypedDict, overload
 
 import torch
 from torch import Tensor
-from typing_extensions import Unpack
 
 from flash_sparse import dispatch, transforms
 from flash_sparse.arguments import (
@@ -40,6 +39,9 @@ from flash_sparse.arguments import (
 from flash_sparse.backends import reference
 from flash_sparse.backends.options import Options
 from flash_sparse.layout import BlockLayout
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class _Choices(TypedDict, total=False):

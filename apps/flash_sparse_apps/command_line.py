@@ -215,7 +215,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
         changed = {name: given[name] for name in (MAY_CHANGE | {"learning_rate"}) & given.keys()}
         before = load_settings(stored)
         settings = dataclasses.replace(before, **changed)
-        if settings.learning_rate > before.learning_rate:
+        if cast(float, settings.learning_rate) > cast(float, before.learning_rate):  # null has been put in
             raise ValueError(
                 f"--learning-rate is {settings.learning_rate}; expected at most the run's {before.learning_rate}"
             )

@@ -227,7 +227,7 @@ def test_a_full_disk_while_the_results_are_written_can_be_continued(run_tiny, mo
 def test_a_diverging_run_says_so(run_tiny):
     code, _, err, run = run_tiny("--epochs", "3", "--learning-rate", "1e30", "--gradient-clip", "1e30")
     assert code == 2
-    assert "try a lower --learning-rate" in err
+    assert "expected a lower --learning-rate than" in err
     assert not list(run.parent.glob("*.html"))
 
 

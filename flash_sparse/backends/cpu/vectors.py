@@ -50,7 +50,8 @@ def vector_bytes() -> int:
     asked = os.environ.get("FLASH_SPARSE_CPU", "")
     if asked and asked not in widths:
         raise ValueError(f"FLASH_SPARSE_CPU is {asked!r}; expected one of {', '.join(widths)}")
-    has_avx512 = config.CPU_NAME is None and llvm.get_host_cpu_features().get("avx512f")
+    other = config.CPU_NAME is not None  # type: ignore[attr-defined]  # set when Numba is imported
+    has_avx512 = not other and llvm.get_host_cpu_features().get("avx512f")
     return widths[asked or ("avx512" if has_avx512 else "avx2")]
 
 
