@@ -39,9 +39,11 @@ def figures(name: str, **changed) -> dict:
                      "best_epoch": 1, "best_validation_micro_f1": 0.45, "history": [{"epoch": 1}],
                      "curve": [{"step": step, "loss": 2.0} for step in range(3000)]},
         "pretraining": None,
-        "model": {"parameters": 123456, "density": 0.1},
-        "data": {"name": name, "truncation": {"test": {"tokens_cut_share": 0.25}},
-                 "notes": [f"{name} has a note", "--sparse skips only 1% of the blocks"]},
+        "model": {"pixels_read": 1.0, "parameters": 123456, "encoder": {}, "pretrained": None, "embeddings": None,
+                  "attention": {}, "chunk_tokens": None, "density": 0.1, "computed": 0.1},
+        "data": {"name": name, "task": "single-label", "num_labels": 10, "none_label": None, "fingerprint": "0",
+                 "description": "", "notes": [f"{name} has a note", "--sparse skips only 1% of the blocks"],
+                 "truncation": {"test": {"tokens_cut_share": 0.25}}, "pairs": False, "grid": None},
         "settings": settings_of(dataset="listops") | {"sparse": True, "root": "/somewhere/data/imdb"},
         "command": "python apps/classify.py --root /somewhere/data/imdb --output=/else/runs/x --seq-len 64",
         "predict_command": "python apps/predict.py /else/runs/x FILE",
@@ -208,7 +210,7 @@ def test_the_page_is_made_anew_from_what_is_kept(page, tmp_path, capsys):
         ((), "results: no metrics.json in it; expected results that were kept"),
         (("a", "b", "--name", "c"), "--name is c, with 2 runs; expected one run to name"),
         (("empty",), "empty: no finished cells; expected some in empty/cells"),
-        (("damaged",), "damaged/metrics.json: damaged; expected"),
+        (("damaged",), "damaged/metrics.json: damaged: command is missing; expected"),
     ],
 )
 def test_what_cannot_be_kept_is_one_line(tmp_path, monkeypatch, capsys, given, said):
