@@ -41,7 +41,7 @@ def connected(address: str) -> Iterator[None]:
     _check(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, ImportError, RuntimeError, ValueError) as error:
         raise UserError(
             f"--ray is {address}: {_line(error)}; expected {LOCAL}, or the address of a Ray cluster"
         ) from error

@@ -122,7 +122,7 @@ def wait_until(happened, seconds: float):
 @pytest.mark.timeout(3600)  # of a busy machine
 def test_a_sweep_is_whole_though_its_driver_and_a_node_die(flags, tmp_path, capsys):
     """Cells go on from their checkpoints, and end as they do without Ray."""
-    flags = [*flags, "--epochs", "20", "--patience", "20", "--checkpoint-every", "1", "--kinds", "dense"]
+    flags = [*flags, "--epochs", "12", "--patience", "12", "--checkpoint-every", "1", "--kinds", "dense"]
     flags += ["--seq-lens", "16", "32"]
     folder = tmp_path / "sweep"
     checkpoints = [folder / "cells" / f"{length}-dense-0" / "checkpoints" / "last.ckpt" for length in (16, 32)]

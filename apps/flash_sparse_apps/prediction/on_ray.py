@@ -193,7 +193,7 @@ def _actors(accelerator: str) -> tuple[dict[str, Any], int]:
         return {"num_gpus": 1}, gpus
     if accelerator == "gpu":
         raise UserError("--accelerator is gpu; expected cpu or auto, since the cluster has no GPU")
-    cores = min(PAIR, max(machine.cpus for machine in there))
+    cores = max(1, min(PAIR, max(machine.cpus for machine in there)))
     return {"num_cpus": cores}, int(sum(machine.cpus // cores for machine in there))
 
 
