@@ -235,10 +235,11 @@ def ranks(process: subprocess.Popen, torchrun: bool) -> list[int]:
     return children if torchrun else [process.pid, *children]
 
 
-def begin_to_train(folder: Path, name: str, torchrun: bool) -> subprocess.Popen:
+def begin_to_train(folder: Path, name: str, torchrun: bool, strategy: str = "ddp") -> subprocess.Popen:
     """Two processes that have a state on disk."""
     before = [*TORCHRUN, "--standalone", "--nproc-per-node", "2"] if torchrun else [sys.executable]
-    process = begin(folder, *SETTINGS, "--devices", "2", "--output", name, before=before)
+    flags = (*SETTINGS, "--devices", "2", "--strategy", strategy, "--output", name)
+    process = begin(folder, *flags, before=before)
     deadline = time.monotonic() + LIMIT
     while not (folder / name / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None, process.communicate()
@@ -255,10 +256,19 @@ def go_on(folder: Path, name: str, devices: int) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("to", "torchrun", "devices"), [("0", False, 1), ("1", False, 2), ("all", True, 4)])
-def test_sigterm_to_any_process_ends_all_and_loses_nothing(folder, alone, together, to, torchrun, devices):
-    name = f"terminated-{to}"
-    process = begin_to_train(folder, name, torchrun)
+@pytest.mark.parametrize(
+    ("to", "torchrun", "strategy", "devices"),
+    [
+        ("0", False, "ddp", 1),
+        ("1", False, "ddp", 2),
+        ("all", True, "ddp", 4),
+        ("0", False, "fsdp", 1),
+        ("all", False, "fsdp", 4),
+    ],
+)
+def test_sigterm_to_any_process_ends_all_and_loses_nothing(folder, alone, together, to, torchrun, strategy, devices):
+    name = f"terminated-{to}-{strategy}"
+    process = begin_to_train(folder, name, torchrun, strategy)
     for rank, number in enumerate(ranks(process, torchrun)):
         if to in (str(rank), "all"):
             os.kill(number, signal.SIGTERM)
