@@ -23,8 +23,8 @@ from flash_sparse_apps.command_line import load_settings, read_arguments
 from flash_sparse_apps.scores.evaluation import micro_f1
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.sweeping import cells as sweep_cells
-from flash_sparse_apps.sweeping.report import write_table
-from flash_sparse_apps.sweeping.table import collect
+from flash_sparse_apps.sweeping.sweep_report import write_table
+from flash_sparse_apps.sweeping.table import collect_sweep
 
 from .conftest import LABELS, TINY
 
@@ -185,7 +185,7 @@ def test_every_document_is_tested_in_one_fold(flags, in_this_process, tmp_path):
 
     shutil.rmtree(folder / "cells" / "64-dense-1-fold2")  # as if it had failed
     cells = sweep.make_cells(cell_options(given, "16", "64"), folder)
-    rows = collect(cells)["rows"]
+    rows = collect_sweep(cells)["rows"]
     assert [row["folds"] for row in rows] == [[1, 2, 3], [1, 3]]
     assert rows[1]["gain"] is None
 
@@ -448,7 +448,7 @@ def test_nothing_is_written_before_a_cell_is_finished(tmp_path):
     cell = sweep_cells.Cell("8-dense-0", 8, "dense", 0, Settings(seq_len=8, output=str(tmp_path / "cells" / "a")))
     write_table([cell], tmp_path / "sweep", "command")
     assert not (tmp_path / "sweep").exists()
-    assert collect([cell]) == {"rows": [], "linear": [], "unfinished": ["8-dense-0"]}
+    assert collect_sweep([cell]) == {"rows": [], "linear": [], "unfinished": ["8-dense-0"]}
 
 
 @pytest.mark.slow
