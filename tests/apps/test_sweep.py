@@ -99,16 +99,14 @@ def test_the_convention_of_eleven_labels(in_this_process, flags, tmp_path, capsy
     assert "convention 10+1" in (tmp_path / "sweep" / "sweep.md").read_text()
 
 
-@pytest.mark.parametrize("task", ["multi-label", "single-label"])
-def test_the_table_says_what_the_cells_say(task, flags, in_this_process, tmp_path, capsys):
+@pytest.mark.parametrize(("task", "kinds"), [("multi-label", ("dense", "sparse")), ("single-label", ("dense",))])
+def test_the_table_says_what_the_cells_say(task, kinds, flags, in_this_process, tmp_path, capsys):
     folder = tmp_path / "sweep"
-    assert sweep.main([*flags(task), "--seq-lens", "64", "16", "--seeds", "3", "4"]) == 0
-    assert len(in_this_process) == 8
+    assert sweep.main([*flags(task), "--seq-lens", "64", "16", "--seeds", "3", "4", "--kinds", *kinds]) == 0
+    assert len(in_this_process) == 4 * len(kinds)
     found = json.loads((folder / "sweep.json").read_text())
     assert found["unfinished"] == []
-    assert [(row["kind"], row["length"]) for row in found["rows"]] == [
-        *[("dense", 16), ("dense", 64), ("sparse", 16), ("sparse", 64)]
-    ]
+    assert [(row["kind"], row["length"]) for row in found["rows"]] == [(k, n) for k in kinds for n in (16, 64)]
     for row in found["rows"]:
         cells = [
             json.loads((folder / "cells" / f"{row['length']}-{row['kind']}-{seed}" / "metrics.json").read_text())
@@ -369,31 +367,29 @@ def test_cells_of_other_settings_are_not_mixed_in(flags, in_this_process, capsys
     assert "--epochs is 3, but 2 in" in err
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "predictions.jsonl"])
-def test_a_damaged_cell_is_named(name, flags, in_this_process, tmp_path, capsys):
-    command = [*flags(), "--kinds", "dense", "--seq-lens", "16"]
-    assert sweep.main(command) == 0
-    (tmp_path / "sweep" / "cells" / "16-dense-0" / name).write_text('{"id": "half')
-    capsys.readouterr()
-    assert sweep.main(command) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert f"{name}: damaged; remove {tmp_path / 'sweep' / 'cells' / '16-dense-0'} to run" in err
-
-
-@pytest.mark.parametrize("damage", ["settings", "figures", "a line"])
-def test_cells_that_no_run_wrote_are_one_line(damage, flags, in_this_process, tmp_path, capsys):
+def test_a_damaged_cell_is_named(flags, in_this_process, tmp_path, capsys):
+    """Files that were cut off, and those that no run wrote; one after the other, as to make a cell takes seconds."""
     command = [*flags(), "--kinds", "dense", "--seq-lens", "16"]
     assert sweep.main(command) == 0
     cell = tmp_path / "sweep" / "cells" / "16-dense-0"
-    name = {"settings": "config.yaml", "figures": "metrics.json", "a line": "predictions.jsonl"}[damage]
-    content = (cell / name).read_text()
-    (cell / name).write_text({"settings": "a: [1\nb: }{", "figures": "{}", "a line": content.split("\n", 1)[1]}[damage])
-    capsys.readouterr()
-    assert sweep.main(command) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert f"{cell / name}: " in err
+    predictions = (cell / "predictions.jsonl").read_text()
+    half = f"damaged; remove {cell} to run"
+    for name, damage, said in (
+        ("metrics.json", '{"id": "half', half),
+        ("predictions.jsonl", '{"id": "half', half),
+        ("config.yaml", "a: [1\nb: }{", ""),
+        ("metrics.json", "{}", ""),
+        ("predictions.jsonl", predictions.split("\n", 1)[1], ""),
+    ):
+        whole = (cell / name).read_text()
+        (cell / name).write_text(damage)
+        capsys.readouterr()
+        assert sweep.main(command) == 2, name
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert f"{cell / name}: {said}" in err
+        (cell / name).write_text(whole)
+    assert sweep.main(command) == 0
 
 
 def test_data_that_was_changed_between_cells_is_noticed(flags, in_this_process, tmp_path, capsys, planted_files):
