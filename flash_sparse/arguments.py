@@ -104,7 +104,8 @@ def check_heads(heads: int, key_heads: int) -> None:
         raise ValueError(f"key has {key_heads} heads; expected a divisor of the query's {heads} heads")
 
 
-def check_layout(layout: BlockLayout, query: Tensor, batch: int) -> None:
+def check_layout(layout: BlockLayout, query: Tensor, batch: int, lengths: tuple[int, int], source: str) -> None:
+    """Type, device and leading shape of a layout, and that it covers `lengths` of queries and keys, from `source`."""
     if not isinstance(layout, BlockLayout):
         instead = " (BlockLayout.from_blocks makes one, key_lengths hide padding)" if isinstance(layout, Tensor) else ""
         raise TypeError(f"layout is {type(layout).__name__}; expected a BlockLayout or None{instead}")
@@ -115,6 +116,11 @@ def check_layout(layout: BlockLayout, query: Tensor, batch: int) -> None:
     for name, own, size in zip(("batch entries", "heads"), layout.leading, (batch, query.shape[1]), strict=True):
         if own not in (1, size):
             raise ValueError(f"layout has {own} {name}; expected 1 or {size}")
+    if layout.query_length < lengths[0] or layout.key_length < lengths[1]:
+        raise ValueError(
+            f"layout is made for {layout.query_length} x {layout.key_length} tokens; expected at least "
+            f"{lengths[0]} x {lengths[1]}, {source}"
+        )
 
 
 def check_integers(name: str, tensor: Tensor, shape: tuple[int, ...] | None, device: torch.device) -> None:

@@ -150,12 +150,8 @@ def attention(
         )
     check_heads(query.shape[1], key.shape[1])
     if layout is not None:
-        check_layout(layout, query, batch=query.shape[0])
-        if layout.query_length < query.shape[2] or layout.key_length < key.shape[2]:
-            raise ValueError(
-                f"layout is made for {layout.query_length} x {layout.key_length} tokens; expected at least "
-                f"{query.shape[2]} x {key.shape[2]}, the lengths of query and key"
-            )
+        lengths = query.shape[2], key.shape[2]
+        check_layout(layout, query, query.shape[0], lengths, "the lengths of query and key")
     if key_lengths is not None:
         check_integers("key_lengths", key_lengths, (query.shape[0],), query.device)
         if values_known(key_lengths) and not bool(((key_lengths >= 0) & (key_lengths <= key.shape[2])).all()):
@@ -270,12 +266,8 @@ def attention_varlen(
     else:
         max_seqlen_k = max_seqlen
     if layout is not None:
-        check_layout(layout, query, batch=cu_seqlens.shape[0] - 1)
-        if layout.query_length < max_seqlen or layout.key_length < max_seqlen_k:
-            raise ValueError(
-                f"layout is made for {layout.query_length} x {layout.key_length} tokens; expected at least "
-                f"{max_seqlen} x {max_seqlen_k}, from max_seqlen{' and max_seqlen_k' if crossed else ''}"
-            )
+        source = "from max_seqlen and max_seqlen_k" if crossed else "from max_seqlen"
+        check_layout(layout, query, cu_seqlens.shape[0] - 1, (max_seqlen, max_seqlen_k), source)
     left, right = check_window(window, is_causal)
     check_flag("return_lse", return_lse)
     dropout_p, scale = check_numbers(dropout_p, scale, query.shape[2])

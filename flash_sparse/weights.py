@@ -173,12 +173,8 @@ def _check(
             f"logsumexp is {kind}; expected {expected[1]} {tuple(expected[0])} on {expected[2]}, from attention"
         )
     if layout is not None:
-        check_layout(layout, query, batch=query.shape[0])
-        if layout.query_length < query.shape[2] or layout.key_length < key.shape[2]:
-            raise ValueError(
-                f"layout is made for {layout.query_length} x {layout.key_length} tokens; expected at least "
-                f"{query.shape[2]} x {key.shape[2]}, the lengths of query and key"
-            )
+        lengths = query.shape[2], key.shape[2]
+        check_layout(layout, query, query.shape[0], lengths, "the lengths of query and key")
     if key_lengths is not None:
         check_integers("key_lengths", key_lengths, (query.shape[0],), query.device)
     _, scale = check_numbers(0.0, scale, query.shape[3])

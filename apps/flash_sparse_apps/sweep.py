@@ -153,8 +153,8 @@ def _plan(options: Namespace, typed: dict, files: list[str], folder: Path) -> tu
     """The cells, and what writes the table of those that are finished."""
     with plain_interrupt():
         from flash_sparse_apps.command_line import check_typed
-        from flash_sparse_apps.lra.report import write_suite
-        from flash_sparse_apps.sweeping.report import write_table
+        from flash_sparse_apps.lra.suite_report import write_suite
+        from flash_sparse_apps.sweeping.sweep_report import write_table
 
     if options.suite is None:
         cells = make_cells(options, folder)

@@ -127,20 +127,15 @@ def load(
         reader=reader,
     )
     sources = {split: _open(part, fields) for split, part in parts.items()}
-    for split, source in sources.items():
-        if source.task != sources["train"].task:
-            there = f"{sources['train'].path} is {sources['train'].task}"
-            raise DataError(f"{source.path}: {source.task}, but {there}, expected {split} to be like training")
-        if source.multi_hot != sources["train"].multi_hot:
-            here, there = (f"{found.multi_hot or 'no'} zeros and ones" for found in (source, sources["train"]))
-            raise DataError(f"{source.path}: lists of {here} as labels, but {there} in training, expected them alike")
+    _check_alike(sources)
     task = sources["train"].task
 
     # Read all of it once.
     label_ids: dict[str, int] = {}
-    tables, bad, heard = {}, {}, {}
+    bad = {split: BadRows(source) for split, source in sources.items()}
+    heard = {split: Heard() for split in sources}
+    tables = {}
     for split, source in sources.items():
-        bad[split], heard[split] = BadRows(source), Heard()
         documents = _with_progress(source, bad[split].others(heard[split]))
         tables[split] = DocumentTable(documents, label_ids, split_seed)
         if bad[split].count and (bad_rows == "error" or not len(tables[split].keys)):
@@ -170,30 +165,22 @@ def load(
     drawn = Drawn(assigned["train"], "")
     if any(seeded.values()):
         kept = ~others["train"]
-        offsets = table.offsets[np.append(kept, True)]  # of rows that are joined to others, none has a label
-        ranks = None
-        if stratify and task == "single-label":
-            ranks = np.argsort(np.argsort(names))  # (labels,): which row has a label first must not count
-        groups = RowGroups(table.keys[kept], table.texts[kept], offsets, table.label_ids, ranks)
+        groups = _group(table, kept, names if stratify and task == "single-label" else None)
         if folds is not None and len(groups.sizes) < folds + 2:
             raise DataError(f"{parts['train']}: {len(groups.sizes)} different texts are too few for {folds} folds")
         wanted = {SPLITS[split]: share for split, share in seeded.items()}
         drawn = draw_splits(groups, Draw(wanted, folds, fold, earlier))
         assigned["train"][kept] = drawn.split
-        for split in ("train", *(split for split, share in seeded.items() if share)):
-            if not (assigned["train"] == SPLITS[split]).any():
-                raise DataError(
-                    f"{parts['train']}: {len(table.keys)} rows are too few to split, {split} would be empty (every "
-                    "label is needed in training, and equal texts stay together), expected more rows or files of "
-                    "their own for validation and test"
-                )
+        _check_none_empty(parts["train"], assigned["train"], [split for split, share in seeded.items() if share])
 
+    # Only labels that training has can be learned.
     in_training = assigned["train"] == TRAIN
     seen = np.zeros(len(names), bool)
     seen[table.label_ids[np.repeat(in_training, np.diff(table.offsets))]] = True
     labels = tuple(sorted(name for name, is_seen in zip(names, seen, strict=True) if is_seen))
     _check_classes(parts["train"], task, labels, np.diff(table.offsets)[in_training])
 
+    # What users had better know.
     notes = [note for source in sources.values() for note in source.notes]
     for split, source in sources.items():
         notes += [bad[split].note()] if bad[split].count else []
@@ -207,17 +194,12 @@ def load(
         assigned[split][others[split]] = LEFT_OUT
         notes += _unseen(split, sources[split], tables[split], names, seen, task, unseen_labels, assigned[split])
         notes += _shared(split, sources[split], tables[split], table.keys[in_training])
-
         notes += [] if earlier is None else earlier.note_trained_on(split, tables[split].texts)
     notes += drawn.notes
     if folds is None:  # the test of one fold need not have them all
         notes += _never_tested(labels, label_ids, tables, assigned)
 
-    digest = hashlib.sha256(repr((task, labels)).encode())
-    for split in sources:
-        digest.update(tables[split].digest + assigned[split].tobytes())
-        digest.update(repr(sorted(joined[split].items())).encode() if join_rows else b"")
-
+    # Documents are read from disk again whenever they are wanted.
     splits = {}
     for split, number in SPLITS.items():
         part = split if split in sources else "train"
@@ -234,7 +216,7 @@ def load(
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
-        fingerprint=digest.hexdigest(),
+        fingerprint=_fingerprint(task, labels, tables, assigned, joined if join_rows else None),
         description=(
             f"Own documents from {files}, {task}, {len(labels)} labels; {sizes}. "
             + (f"Seed {split_seed} {drawn.words}." if drawn.words else "The splits are as the files give them.")
@@ -242,6 +224,55 @@ def load(
         notes=tuple(notes),
         text_hashes={split: _texts(split, tables, assigned, earlier) for split in SPLITS},
     )
+
+
+def _check_alike(sources: dict[str, Source]):
+    """Raise DataError where a split's labels are of another form than training's."""
+    train = sources["train"]
+    for split, source in sources.items():
+        if source.task != train.task:
+            there = f"{train.path} is {train.task}"
+            raise DataError(f"{source.path}: {source.task}, but {there}, expected {split} to be like training")
+        if source.multi_hot != train.multi_hot:
+            here, there = (f"{found.multi_hot or 'no'} zeros and ones" for found in (source, train))
+            raise DataError(f"{source.path}: lists of {here} as labels, but {there} in training, expected them alike")
+
+
+def _group(table: DocumentTable, kept: np.ndarray, names: Sequence[str] | None) -> RowGroups:
+    """The kept rows by their texts; with the names of all labels, to be drawn by class.
+
+    Args:
+        kept: (rows,) bool. Of rows that are joined to others, none has a label.
+    """
+    offsets = table.offsets[np.append(kept, True)]
+    ranks = None if names is None else np.argsort(np.argsort(names))  # which row has a label first must not count
+    return RowGroups(table.keys[kept], table.texts[kept], offsets, table.label_ids, ranks)
+
+
+def _check_none_empty(path: Path, assigned: np.ndarray, drawn: Sequence[str]):
+    """Raise DataError where dealing out the rows of training left it, or a split that was drawn from it, empty."""
+    for split in ("train", *drawn):
+        if not (assigned == SPLITS[split]).any():
+            raise DataError(
+                f"{path}: {len(assigned)} rows are too few to split, {split} would be empty (every label is needed in "
+                "training, and equal texts stay together), expected more rows or files of their own for validation "
+                "and test"
+            )
+
+
+def _fingerprint(
+    task: str,
+    labels: tuple[str, ...],
+    tables: dict[str, DocumentTable],
+    assigned: dict[str, np.ndarray],
+    joined: dict[str, dict[int, tuple[str, ...]]] | None,
+) -> str:
+    """Of all texts, labels and splits; `joined` where rows of the same text are one document."""
+    digest = hashlib.sha256(repr((task, labels)).encode())
+    for split, table in tables.items():
+        digest.update(table.digest + assigned[split].tobytes())
+        digest.update(b"" if joined is None else repr(sorted(joined[split].items())).encode())
+    return digest.hexdigest()
 
 
 def _check_arguments(validation_share, test_share, task, label_separator, unseen_labels, bad_rows) -> None:

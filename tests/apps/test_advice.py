@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from flash_sparse_apps.reports import report
+from flash_sparse_apps.reports import run_report
 from flash_sparse_apps.reports.advice import advice, advice_lines
 
 
@@ -31,9 +31,9 @@ def metrics(multi_label_run) -> dict:
 
 def the_one(metrics: dict) -> str:
     (sentence,) = advice(metrics)
-    source = report.render(metrics, {"loss": "", "score": "", "lengths": ""})
+    source = run_report.render(metrics, {"loss": "", "score": "", "lengths": ""})
     assert "What to try next" in source
-    assert " ".join(sentence.split()) in " ".join(report.console(metrics).split())
+    assert " ".join(sentence.split()) in " ".join(run_report.console(metrics).split())
     return sentence
 
 

@@ -12,7 +12,7 @@ import torch
 from flash_sparse import attention
 from flash_sparse_apps.benchmarking import cell as cells
 from flash_sparse_apps.benchmarking import gpu
-from flash_sparse_apps.benchmarking.cell import Cell
+from flash_sparse_apps.benchmarking.cell import GridCell
 from flash_sparse_apps.benchmarking.contenders import CONTENDERS, Contender, UnsupportedError
 from flash_sparse_apps.benchmarking.problem import Problem
 from flash_sparse_apps.benchmarking.records import Records
@@ -97,7 +97,7 @@ def test_another_call_goes_on(tmp_path, capsys, monkeypatch):
     first = kept(tmp_path)
     assert len(first["cells"]) > 10
     with monkeypatch.context() as patched:  # nothing is measured again
-        patched.setattr(Cell, "measure", lambda *_: pytest.fail("measured again"))
+        patched.setattr(GridCell, "measure", lambda *_: pytest.fail("measured again"))
         assert call("--output", tmp_path) == 0
     assert kept(tmp_path)["cells"] == first["cells"]
     assert call("--output", tmp_path, contenders=("textbook",)) == 0  # others are added
@@ -118,13 +118,13 @@ class TestOneCell:
     )  # fmt: skip
     def test_failures(self, contender, error, status, reason):
         contender("textbook", raising(error))
-        row = Cell(PROBLEM, "textbook").measure(WallClock())
+        row = GridCell(PROBLEM, "textbook").measure(WallClock())
         assert (row["status"], row["reason"]) == (status, reason)
         assert "both" not in row
 
     def test_wrong_results_are_not_timed(self, contender):
         contender("textbook", lambda *inputs: attention(*inputs) * 1.01)
-        row = Cell(PROBLEM, "textbook").measure(WallClock())
+        row = GridCell(PROBLEM, "textbook").measure(WallClock())
         assert row["status"] == "wrong"
         assert row["reason"].startswith("the output differs from the textbook formula")
         assert "both" not in row
@@ -142,7 +142,7 @@ class TestOneCell:
                 self.bytes += 1 << 20
                 return self.bytes
 
-        row = Cell(PROBLEM, "textbook").measure(Counting())
+        row = GridCell(PROBLEM, "textbook").measure(Counting())
         assert row["MiB"] == {"forward": 1.0, "both": 2.0}
 
 
@@ -192,13 +192,14 @@ class TestTime:
             now[0] += 60 * cell.problem.heads
             return {**cell.row(), "status": "refused", "reason": "too slow"}
 
-        monkeypatch.setattr(Cell, "measure", measure)
+        monkeypatch.setattr(GridCell, "measure", measure)
 
     @pytest.mark.parametrize(("deadline", "measured"), [(0.5, 1), (6, 2), (7, 3), (math.inf, 4)])
     def test_no_cell_is_begun_that_may_not_end(self, minutes, deadline, measured):
         """Of 1, 3, 1 and 1 minutes: the third is begun if there is time for another of 3."""
         chosen = [
-            Cell(Problem(1, heads, 16 + number, 8, "float32"), "textbook") for number, heads in enumerate((1, 3, 1, 1))
+            GridCell(Problem(1, heads, 16 + number, 8, "float32"), "textbook")
+            for number, heads in enumerate((1, 3, 1, 1))
         ]
         kept = Records(None, {}, SETTING)
         stopped = gpu.run(chosen, kept, WallClock(), 60 * deadline)
@@ -207,14 +208,14 @@ class TestTime:
 
     def test_none_without_any_time(self, minutes):
         kept = Records(None, {}, SETTING)
-        assert gpu.run([Cell(PROBLEM, "textbook")], kept, WallClock(), -1.0) == gpu.TIME_IS_UP
+        assert gpu.run([GridCell(PROBLEM, "textbook")], kept, WallClock(), -1.0) == gpu.TIME_IS_UP
         assert kept.rows == []
 
 
 class TestRecords:
     def test_a_cell_that_ended_the_process_is_not_begun_again(self, tmp_path):
         before = Records(tmp_path, {}, SETTING)
-        before.begin(Cell(PROBLEM, "textbook").row())  # and no more is heard
+        before.begin(GridCell(PROBLEM, "textbook").row())  # and no more is heard
         after = Records(tmp_path, {}, SETTING)
         assert after.keys == {"textbook: dense 1x2x32x8 float32"}
         assert after.rows[0]["reason"] == "the process ended while this cell ran"

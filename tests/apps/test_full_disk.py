@@ -12,7 +12,7 @@ import pytest
 
 from flash_sparse_apps import classify, files, predict, sweep
 from flash_sparse_apps.console import ended_by_sigterm
-from flash_sparse_apps.sweeping import report
+from flash_sparse_apps.sweeping import sweep_report
 from flash_sparse_apps.tokens import token_store
 from flash_sparse_apps.tokens.tokenization import Tokenizer
 from flash_sparse_apps.training import training_run
@@ -86,7 +86,7 @@ def test_predictions_and_tables_name_their_flag(tmp_path, monkeypatch, capsys, s
                         "--output\n")  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["new.txt"]
 
-    monkeypatch.setattr(sweep, "_plan", lambda *unused: ([], lambda command: report.write_atomically(table, b"")))
+    monkeypatch.setattr(sweep, "_plan", lambda *unused: ([], lambda command: sweep_report.write_atomically(table, b"")))
     monkeypatch.setattr("flash_sparse_apps.sweeping.cells.run_cells", lambda cells, parallel, after_each: after_each())
     table = tmp_path / "sweep" / "sweep.json"
     given = ["--dataset", str(planted_files["single-label"]), "--output", str(tmp_path / "sweep")]

@@ -13,12 +13,11 @@ import pytest
 
 from flash_sparse_apps import sweep
 from flash_sparse_apps.command_line import read_arguments
-from flash_sparse_apps.lra import report as lra_report
 from flash_sparse_apps.lra import suite as lra_suite
+from flash_sparse_apps.lra import suite_report, tasks
 from flash_sparse_apps.lra import table as lra_table
-from flash_sparse_apps.lra import tasks
 from flash_sparse_apps.lra.published import PUBLISHED
-from flash_sparse_apps.lra.report import write_suite
+from flash_sparse_apps.lra.suite_report import write_suite
 
 from .test_sweep import in_this_process  # noqa: F401  (a fixture)
 
@@ -168,8 +167,8 @@ def test_data_is_what_a_cell_was_trained_on(recipes, root, tmp_path, monkeypatch
         found = lra_table.collect_suite(dataclasses.replace(suite, cells=[cell]))
         assert [row["data"] for row in found["rows"]] == [data]
         assert found["cut_short"] == {"listops-dense-0": "--max-time 1 ended it."}
-        assert lra_report._missing_lines(found) == [
-            *(f"{lra_report.TITLES[task]} was not run: {why}." for task, why in suite.missing.items()),
+        assert suite_report._missing_lines(found) == [
+            *(f"{suite_report.TITLES[task]} was not run: {why}." for task, why in suite.missing.items()),
             "listops-dense-0: --max-time 1 ended it.",
         ]
 
@@ -254,7 +253,7 @@ def test_small_tasks_stand_beside_no_published_ones():
     ]
     means = {"dense": {"tasks": ["listops", "pathx"], "accuracy": 0.5, "textbook_speedup": None, "speedup_tasks": []}}
     found = {"rows": rows, "baselines": [], "means": means}
-    table = lra_report._beside(found)
+    table = suite_report._beside(found)
     published = [line for line in table.rows if line[-1].startswith("published")]
     assert [line[:3] for line in published] == [
         ["FlashAttention", "", "61.4"],
@@ -262,10 +261,10 @@ def test_small_tasks_stand_beside_no_published_ones():
         ["Mega-chunk", "", "93.8"],
         ["Mega", "", "98.0"],
     ]
-    assert "ListOps here: easier" in lra_report._about_published(found)
+    assert "ListOps here: easier" in suite_report._about_published(found)
     found["rows"] = [rows[0]]
-    assert not any(line[-1].startswith("published") for line in lra_report._beside(found).rows)
-    assert "Published figures" not in lra_report._about_published(found)
+    assert not any(line[-1].startswith("published") for line in suite_report._beside(found).rows)
+    assert "Published figures" not in suite_report._about_published(found)
 
 
 def test_the_recipes_for_a_cpu_are_there(tmp_path):

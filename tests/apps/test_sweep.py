@@ -23,8 +23,8 @@ from flash_sparse_apps.command_line import load_settings, read_arguments
 from flash_sparse_apps.scores.evaluation import micro_f1
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.sweeping import cells as sweep_cells
-from flash_sparse_apps.sweeping.report import write_table
-from flash_sparse_apps.sweeping.table import collect
+from flash_sparse_apps.sweeping.sweep_report import write_table
+from flash_sparse_apps.sweeping.table import collect_sweep
 
 from .conftest import LABELS, TINY
 
@@ -99,16 +99,14 @@ def test_the_convention_of_eleven_labels(in_this_process, flags, tmp_path, capsy
     assert "convention 10+1" in (tmp_path / "sweep" / "sweep.md").read_text()
 
 
-@pytest.mark.parametrize("task", ["multi-label", "single-label"])
-def test_the_table_says_what_the_cells_say(task, flags, in_this_process, tmp_path, capsys):
+@pytest.mark.parametrize(("task", "kinds"), [("multi-label", ("dense", "sparse")), ("single-label", ("dense",))])
+def test_the_table_says_what_the_cells_say(task, kinds, flags, in_this_process, tmp_path, capsys):
     folder = tmp_path / "sweep"
-    assert sweep.main([*flags(task), "--seq-lens", "64", "16", "--seeds", "3", "4"]) == 0
-    assert len(in_this_process) == 8
+    assert sweep.main([*flags(task), "--seq-lens", "64", "16", "--seeds", "3", "4", "--kinds", *kinds]) == 0
+    assert len(in_this_process) == 4 * len(kinds)
     found = json.loads((folder / "sweep.json").read_text())
     assert found["unfinished"] == []
-    assert [(row["kind"], row["length"]) for row in found["rows"]] == [
-        *[("dense", 16), ("dense", 64), ("sparse", 16), ("sparse", 64)]
-    ]
+    assert [(row["kind"], row["length"]) for row in found["rows"]] == [(k, n) for k in kinds for n in (16, 64)]
     for row in found["rows"]:
         cells = [
             json.loads((folder / "cells" / f"{row['length']}-{row['kind']}-{seed}" / "metrics.json").read_text())
@@ -185,7 +183,7 @@ def test_every_document_is_tested_in_one_fold(flags, in_this_process, tmp_path):
 
     shutil.rmtree(folder / "cells" / "64-dense-1-fold2")  # as if it had failed
     cells = sweep.make_cells(cell_options(given, "16", "64"), folder)
-    rows = collect(cells)["rows"]
+    rows = collect_sweep(cells)["rows"]
     assert [row["folds"] for row in rows] == [[1, 2, 3], [1, 3]]
     assert rows[1]["gain"] is None
 
@@ -369,31 +367,29 @@ def test_cells_of_other_settings_are_not_mixed_in(flags, in_this_process, capsys
     assert "--epochs is 3, but 2 in" in err
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "predictions.jsonl"])
-def test_a_damaged_cell_is_named(name, flags, in_this_process, tmp_path, capsys):
-    command = [*flags(), "--kinds", "dense", "--seq-lens", "16"]
-    assert sweep.main(command) == 0
-    (tmp_path / "sweep" / "cells" / "16-dense-0" / name).write_text('{"id": "half')
-    capsys.readouterr()
-    assert sweep.main(command) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert f"{name}: damaged; remove {tmp_path / 'sweep' / 'cells' / '16-dense-0'} to run" in err
-
-
-@pytest.mark.parametrize("damage", ["settings", "figures", "a line"])
-def test_cells_that_no_run_wrote_are_one_line(damage, flags, in_this_process, tmp_path, capsys):
+def test_a_damaged_cell_is_named(flags, in_this_process, tmp_path, capsys):
+    """Files that were cut off, and those that no run wrote; one after the other, as to make a cell takes seconds."""
     command = [*flags(), "--kinds", "dense", "--seq-lens", "16"]
     assert sweep.main(command) == 0
     cell = tmp_path / "sweep" / "cells" / "16-dense-0"
-    name = {"settings": "config.yaml", "figures": "metrics.json", "a line": "predictions.jsonl"}[damage]
-    content = (cell / name).read_text()
-    (cell / name).write_text({"settings": "a: [1\nb: }{", "figures": "{}", "a line": content.split("\n", 1)[1]}[damage])
-    capsys.readouterr()
-    assert sweep.main(command) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert f"{cell / name}: " in err
+    predictions = (cell / "predictions.jsonl").read_text()
+    half = f"damaged; remove {cell} to run"
+    for name, damage, said in (
+        ("metrics.json", '{"id": "half', half),
+        ("predictions.jsonl", '{"id": "half', half),
+        ("config.yaml", "a: [1\nb: }{", ""),
+        ("metrics.json", "{}", ""),
+        ("predictions.jsonl", predictions.split("\n", 1)[1], ""),
+    ):
+        whole = (cell / name).read_text()
+        (cell / name).write_text(damage)
+        capsys.readouterr()
+        assert sweep.main(command) == 2, name
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert f"{cell / name}: {said}" in err
+        (cell / name).write_text(whole)
+    assert sweep.main(command) == 0
 
 
 def test_figures_of_another_cell_are_refused(flags, in_this_process, tmp_path, capsys):
@@ -471,7 +467,7 @@ def test_nothing_is_written_before_a_cell_is_finished(tmp_path):
     cell = sweep_cells.Cell("8-dense-0", 8, "dense", 0, Settings(seq_len=8, output=str(tmp_path / "cells" / "a")))
     write_table([cell], tmp_path / "sweep", "command")
     assert not (tmp_path / "sweep").exists()
-    assert collect([cell]) == {"rows": [], "linear": [], "unfinished": ["8-dense-0"]}
+    assert collect_sweep([cell]) == {"rows": [], "linear": [], "unfinished": ["8-dense-0"]}
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from flash_sparse_apps.benchmarking.check import WrongResultError, check
-from flash_sparse_apps.benchmarking.contenders import CONTENDERS, Attention, Contender, Mask, UnsupportedError
+from flash_sparse_apps.benchmarking.contenders import CONTENDERS, AnyMask, Attention, Contender, UnsupportedError
 from flash_sparse_apps.benchmarking.problem import PRODUCTS, Case, Problem
 from flash_sparse_apps.benchmarking.stopwatch import MEBIBYTE, WallClock, spread
 
@@ -27,7 +27,7 @@ class BrokenDeviceError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     problem: Problem
     contender: str
 
@@ -78,7 +78,7 @@ def _measure(contender: Contender, problem: Problem, clock: WallClock) -> dict:
     return found | _memory(attend, case, clock) | _times(attend, case, clock)
 
 
-def _timed_mask(make: Callable[[Case], Mask], case: Case, clock: WallClock) -> tuple[Mask, float]:
+def _timed_mask(make: Callable[[Case], AnyMask], case: Case, clock: WallClock) -> tuple[AnyMask, float]:
     """The mask, and the median of the wall-clock milliseconds that it takes until it lies on the device."""
     milliseconds = []
     for _ in range(1 + MASK_REPEATS):

@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from flash_sparse import BlockLayout, attention, attention_varlen
 from flash_sparse_apps.benchmarking.problem import Case
 
-Mask = BlockLayout | BlockMask | Tensor | None
+AnyMask = BlockLayout | BlockMask | Tensor | None
 Attention = Callable[..., Tensor]  # query, key, value to output, (B, H, N, D) each
 
 
@@ -35,7 +35,7 @@ class Contender:
     attend: the function of query, key and value, with the case and the mask bound.
     """
 
-    make_mask: Callable[[Case], Mask]
+    make_mask: Callable[[Case], AnyMask]
     attend: Callable[[Case, Any], Attention]
 
 

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from flash_sparse.layout import count_blocks
-from flash_sparse_apps.benchmarking.cell import BrokenDeviceError, Cell
+from flash_sparse_apps.benchmarking.cell import BrokenDeviceError, GridCell
 from flash_sparse_apps.benchmarking.flags import gpu_parser
 from flash_sparse_apps.benchmarking.grid import Sizes, make_cells
 from flash_sparse_apps.benchmarking.plots import draw
@@ -92,7 +92,7 @@ def _sizes(options) -> Sizes:
     )
 
 
-def run(cells: Sequence[Cell], records: Records, clock: WallClock, deadline: float) -> str | None:
+def run(cells: Sequence[GridCell], records: Records, clock: WallClock, deadline: float) -> str | None:
     """Measure the cells that the records lack. Returns why it stopped before the end, or None.
 
     No cell is begun that would end after the deadline (of `time.monotonic`) if it took as long as the longest so far.
@@ -119,7 +119,7 @@ def run(cells: Sequence[Cell], records: Records, clock: WallClock, deadline: flo
     return None
 
 
-def _conclude(cells: Sequence[Cell], records: Records, stopped: str | None) -> int:
+def _conclude(cells: Sequence[GridCell], records: Records, stopped: str | None) -> int:
     counts = collections.Counter(row["status"] for row in records.rows)
     missing = len({cell.key for cell in cells} - records.keys)
     print("\n" + ", ".join(f"{count} {status}" for status, count in counts.items()) + f", {missing} to go")

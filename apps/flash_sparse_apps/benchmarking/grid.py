@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from flash_sparse_apps.benchmarking.cell import Cell
+from flash_sparse_apps.benchmarking.cell import GridCell
 from flash_sparse_apps.benchmarking.contenders import CONTENDERS
 from flash_sparse_apps.benchmarking.densities import PATTERNS
 from flash_sparse_apps.benchmarking.problem import Problem
@@ -40,9 +40,9 @@ class Sizes:
         return Problem(batch, heads, length, head_dim, self.dtype, block_size=self.block_size, **mask)
 
 
-def make_cells(sizes: Sizes, contenders: Iterable[str] = tuple(CONTENDERS)) -> list[Cell]:
+def make_cells(sizes: Sizes, contenders: Iterable[str] = tuple(CONTENDERS)) -> list[GridCell]:
     cells = [
-        Cell(problem, name)
+        GridCell(problem, name)
         for problem in dict.fromkeys(_problems(sizes))
         for name in contenders
         if _worth(name, problem, sizes)

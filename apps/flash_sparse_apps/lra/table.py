@@ -7,7 +7,7 @@ import statistics
 from flash_sparse_apps.lra.suite import Suite
 from flash_sparse_apps.lra.tasks import KINDS, TASKS
 from flash_sparse_apps.settings import IMAGE_PATTERNS
-from flash_sparse_apps.sweeping.table import cell_metrics, collect
+from flash_sparse_apps.sweeping.table import cell_metrics, collect_sweep
 
 # Options that leave a generated task what it is.
 SAME_TASK = {"workers", "seed", "preset", "train_size", "validation_size", "test_size"}
@@ -30,7 +30,7 @@ def collect_suite(suite: Suite) -> dict:
     cut_short: dict[str, str] = {}
     for task in TASKS:
         cells = [cell for cell in suite.cells if cell.settings.dataset == task.name]
-        found = collect(cells)
+        found = collect_sweep(cells)
         unfinished += found["unfinished"]
         baselines += [
             {"task": task.name, "name": "linear model", "accuracy": entry["micro_f1"]} for entry in found["linear"]

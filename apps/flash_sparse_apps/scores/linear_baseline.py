@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -96,21 +97,8 @@ def linear_baseline(
     margins = [np.empty((part.shape[0], num_labels)) for part in held_out]
     for label in Progress(range(num_labels), "fitting the linear model", unit=" labels", shown=progress):
         present = wanted[:, [label]].toarray().ravel()  # (N,)
-        if present.all() or not present.any():
-            for scores in margins:
-                scores[:, label] = 1.0 if present.all() else -1.0
-            if model is not None:
-                model.intercepts[label] = 1.0 if present.all() else -1.0
-            continue
         svm = LinearSVC(C=10, class_weight="balanced" if balanced else None, random_state=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # after 1,000 passes, more change no decision
-            svm.fit(features, present)
-        for scores, part in zip(margins, held_out, strict=True):
-            scores[:, label] = svm.decision_function(part)
-        if model is not None:
-            model.coefficients[:, label] = torch.from_numpy(svm.coef_[0])
-            model.intercepts[label] = float(svm.intercept_[0])
+        _fit_label(svm, label, features, present, held_out, margins, model)
 
     matrix = validation.label_matrix()
     truth = np.asarray(matrix.argmax(1)).ravel() if task == "single-label" else matrix.toarray()
@@ -128,6 +116,40 @@ def linear_baseline(
         model=model,
         seconds=time.monotonic() - began,
     )
+
+
+def _fit_label(
+    svm: LinearSVC,
+    label: int,
+    features: csr_matrix,
+    present: np.ndarray,
+    held_out: Sequence[csr_matrix],
+    margins: Sequence[np.ndarray],
+    model: LinearModel | None,
+):
+    """Fit one label, and write its margins and the model's weights; where all documents are alike, 1 or -1.
+
+    Args:
+        features: (N, F), of the training documents.
+        present: (N,), which of them have the label.
+        held_out: features of each held-out split, (M, F).
+        margins: (M, L) of each.
+    """
+    if present.all() or not present.any():
+        alike = 1.0 if present.all() else -1.0
+        for scores in margins:
+            scores[:, label] = alike
+        if model is not None:
+            model.intercepts[label] = alike
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # after 1,000 passes, more change no decision
+        svm.fit(features, present)
+    for scores, part in zip(margins, held_out, strict=True):
+        scores[:, label] = svm.decision_function(part)
+    if model is not None:
+        model.coefficients[:, label] = torch.from_numpy(svm.coef_[0])
+        model.intercepts[label] = float(svm.intercept_[0])
 
 
 def _count(store: TokenStore, seq_len: int, progress: bool = False) -> csr_matrix:

@@ -105,6 +105,12 @@ def make_app(
         return Response(traffic.render(labeller.batcher.waiting), media_type=CONTENT_TYPE_LATEST)
 
     page.add_to(app)
+    _answer_errors(app, traffic)
+    return Guard(WholeBodies(app, limits), token)
+
+
+def _answer_errors(app: FastAPI, traffic: Traffic):
+    """Let each kind of error be answered as `Refused` is."""
 
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> Response:
@@ -122,8 +128,6 @@ def make_app(
     @app.exception_handler(Exception)
     async def failed(request: Request, _: Exception) -> Response:
         return await refused(request, Refused("an error of the server", "Backend", 500))  # `Guard` logs it
-
-    return Guard(WholeBodies(app, limits), token)
 
 
 async def _predict(labeller: Labeller, body: PredictRequest, limits: Limits) -> Any:

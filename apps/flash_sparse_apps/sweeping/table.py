@@ -26,7 +26,7 @@ from flash_sparse_datasets import NAMED
 FEWEST = 10  # documents that a score is given for
 
 
-def collect(cells: Sequence[Cell]) -> dict:
+def collect_sweep(cells: Sequence[Cell]) -> dict:
     """The figures of all finished cells.
 
     Returns:

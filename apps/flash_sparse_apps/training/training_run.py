@@ -24,7 +24,7 @@ from flash_sparse_apps.models.lightning_module import Classifier
 from flash_sparse_apps.models.saved_model import READING, Linear, SavedModel
 from flash_sparse_apps.models.token_vectors import begin_with_vectors
 from flash_sparse_apps.models.weights_file import load_weights
-from flash_sparse_apps.reports import figures, report
+from flash_sparse_apps.reports import figures, run_report
 from flash_sparse_apps.reports.examples import Example, ExampleImage
 from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.scores.linear_baseline import LinearResult
@@ -70,10 +70,10 @@ def introduce(settings: Settings, prepared: Prepared, run: RunFolder):
         print(f"  pretrained: {settings.pretrained}, {describe_body(prepared.body)}")
     if prepared.data.train_store.pairs:
         print("  pairs of texts: each of the two is cut by itself, and lengths are of the longer one")
-    for line in report.truncation_lines(prepared.truncation, settings.seq_len):
+    for line in run_report.truncation_lines(prepared.truncation, settings.seq_len):
         print(f"  {line}")
     if settings.sparse:
-        print(f"  --sparse computes {report.percent(prepared.computed)} of the blocks in training")
+        print(f"  --sparse computes {run_report.percent(prepared.computed)} of the blocks in training")
     print(f"run folder: {run.path}", flush=True)
 
 
@@ -173,7 +173,7 @@ def finish(settings: Settings, prepared: Prepared, run: RunFolder, module: Class
     scores = score(settings, prepared, answers, linear)
     costs = time_attention(settings, prepared, module, answers, history.seconds)
     pretraining = read_summary(run) if settings.pretrain else None
-    what = report.what_to_predict(prepared.dataset.grid, prepared.data.train_store.pairs)
+    what = run_report.what_to_predict(prepared.dataset.grid, prepared.data.train_store.pairs)
     predict_command = f"{spoken('predict')} {shlex.quote(str(run.path))} {what}"
     metrics = assemble(settings, prepared, module, history, scores, costs, pretraining, command, predict_command)
 
@@ -182,15 +182,15 @@ def finish(settings: Settings, prepared: Prepared, run: RunFolder, module: Class
     pictures = _draw(settings, prepared, module, history, pretraining, images)
     pictures |= _draw_answers(prepared, answers, metrics)
 
-    page = report.render(metrics, pictures, examples, wrong)
+    page = run_report.render(metrics, pictures, examples, wrong)
 
     # write, metrics.json last: it marks the run as finished
-    _saved_model(settings, prepared, module, answers, linear).save(run.model, report.model_card(metrics))
+    _saved_model(settings, prepared, module, answers, linear).save(run.model, run_report.model_card(metrics))
     write_atomically(run.predictions, prediction_lines(prepared, answers))
     write_atomically(run.report, page.encode(errors="backslashreplace"))
     write_atomically(run.metrics, to_json(metrics))
     log_test(module.trainer.loggers, metrics)
-    print(report.console(metrics))
+    print(run_report.console(metrics))
     print(f"report: {run.report}")
 
 

@@ -16,12 +16,12 @@ from flash_sparse_apps.reports import figures
 from flash_sparse_apps.reports.columns import Columns, Table, or_none
 from flash_sparse_apps.reports.page import document, duration, interval, percent, picture, repeating, score, size
 from flash_sparse_apps.sweeping.cells import Cell
-from flash_sparse_apps.sweeping.table import cell_metrics, collect
+from flash_sparse_apps.sweeping.table import cell_metrics, collect_sweep
 
 
 def write_table(cells: Sequence[Cell], folder: Path, command: str):
     """Write everything anew from the cells that are finished; nothing before the first of them."""
-    found = collect(cells)
+    found = collect_sweep(cells)
     if not found["rows"]:
         return
     every = [cell_metrics(cell)["data"] for cell in cells if cell.finished]
