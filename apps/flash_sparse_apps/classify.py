@@ -14,7 +14,14 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from flash_sparse_apps.console import ended_by_sigterm, outlive_readers, plain_interrupt, print_anything, spoken
+from flash_sparse_apps.console import (
+    ended_by_sigterm,
+    on_sigterm,
+    outlive_readers,
+    plain_interrupt,
+    print_anything,
+    spoken,
+)
 from flash_sparse_apps.files import room_to_write
 from flash_sparse_datasets.shared.cache_folder import cache_folder
 from flash_sparse_datasets.shared.exit_codes import Stopped, ending, stop
@@ -47,40 +54,41 @@ def main(arguments: Sequence[str]) -> int:
         from flash_sparse_apps.training.preparing import prepare
 
     run = None
-    try:
-        with training_run.quiet(), ended_by_sigterm():
-            processes.join(settings)
-            prepared = processes.main_first(lambda: prepare(settings, resumed))
-            run = open_run(settings, resumed, prepared)
-            training_run.introduce(settings, prepared, run)
-            module, history = training_run.train(settings, prepared, run)
-            processes.leave()
-            command = f"{spoken('classify')} {shlex.join(arguments)}"
-            training_run.finish(settings, prepared, run, module, history, command)
-        return 0
-    except BaseException as error:
-        stopped = stop(error, _with_less_memory(settings))
-        if stopped is not None:
-            output = {"--output": settings.output or "runs"} if resumed is None else {}
-            stopped.line += room_to_write(error, {"--cache-dir": cache_folder(settings.cache_dir), **output})
-        if stopped is not None and isinstance(error, FloatingPointError):
-            stopped.line += f"; expected a lower --learning-rate than {settings.learning_rate:g}"
-        stopped = processes.why_ended(error, stopped)
-        if run is not None and not run.has_checkpoint:
-            if is_main_process():
-                run.remove()  # there is nothing to go on from
-        elif run is not None and stopped is not None:
-            resume = f"{spoken('classify')} --resume {shlex.quote(str(run.path))}"
-            if isinstance(error, FloatingPointError):
-                resume += f" --learning-rate {cast(float, settings.learning_rate) / 2:g}"
-            stopped = Stopped(f"{stopped.line}; to continue: {resume}", stopped.code)
-        if processes.several():
+    with on_sigterm(lambda: None):  # one that comes after an error must not cut short what is said
+        try:
+            with training_run.quiet(), ended_by_sigterm():
+                processes.join(settings)
+                prepared = processes.main_first(lambda: prepare(settings, resumed))
+                run = open_run(settings, resumed, prepared)
+                training_run.introduce(settings, prepared, run)
+                module, history = training_run.train(settings, prepared, run)
+                processes.leave()
+                command = f"{spoken('classify')} {shlex.join(arguments)}"
+                training_run.finish(settings, prepared, run, module, history, command)
+            return 0
+        except BaseException as error:
+            stopped = stop(error, _with_less_memory(settings))
+            if stopped is not None:
+                output = {"--output": settings.output or "runs"} if resumed is None else {}
+                stopped.line += room_to_write(error, {"--cache-dir": cache_folder(settings.cache_dir), **output})
+            if stopped is not None and isinstance(error, FloatingPointError):
+                stopped.line += f"; expected a lower --learning-rate than {settings.learning_rate:g}"
+            stopped = processes.why_ended(error, stopped)
+            if run is not None and not run.has_checkpoint:
+                if is_main_process():
+                    run.remove()  # there is nothing to go on from
+            elif run is not None and stopped is not None:
+                resume = f"{spoken('classify')} --resume {shlex.quote(str(run.path))}"
+                if isinstance(error, FloatingPointError):
+                    resume += f" --learning-rate {cast(float, settings.learning_rate) / 2:g}"
+                stopped = Stopped(f"{stopped.line}; to continue: {resume}", stopped.code)
+            if processes.several():
+                if run is not None:
+                    run.unlock()
+                processes.end(error, stopped)
+            if stopped is None:
+                raise
+            raise stopped from error
+        finally:
             if run is not None:
                 run.unlock()
-            processes.end(error, stopped)
-        if stopped is None:
-            raise
-        raise stopped from error
-    finally:
-        if run is not None:
-            run.unlock()
