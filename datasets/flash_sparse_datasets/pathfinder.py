@@ -179,19 +179,7 @@ def load(
             expected = "expected no sizes, seed, preset or distractors"
             raise ValueError(f"root is {root}, whose files are read as they are, {expected}")
         folder, rows, notes = _official(root, size, level)
-        # As in S4 and its successors: torch's random_split with 42 as the seed.
-        import torch
-
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(42)).tolist()
-        tenth = int(0.1 * len(rows))
-        if not tenth:
-            raise DataError(f"{folder}: {len(rows)} images, expected enough for a tenth of them to be some")
-        ends = {"train": (0, len(rows) - 2 * tenth), "validation": (len(rows) - 2 * tenth, len(rows) - tenth)}
-        ends["test"] = (len(rows) - tenth, len(rows))
-        splits = {
-            split: Documents(partial(_official_documents, folder, size, [rows[i] for i in order[b:e]]), e - b)
-            for split, (b, e) in ends.items()
-        }
+        splits = _official_splits(folder, size, rows)
         made = f"read from {folder.parent.name}/{folder.name}, split as in S4 (random_split, seed 42)"
 
     used: set[str] = set()
@@ -222,6 +210,22 @@ def load(
 
 
 # Generated files: one of images, one of markers, one of labels, where 255 stands for an image that is not there yet
+
+
+def _official_splits(folder: Path, size: int, rows: Sequence[tuple[str, int]]) -> dict[str, Documents]:
+    """As in S4 and its successors: torch's random_split with 42 as the seed."""
+    import torch
+
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(42)).tolist()
+    tenth = int(0.1 * len(rows))
+    if not tenth:
+        raise DataError(f"{folder}: {len(rows)} images, expected enough for a tenth of them to be some")
+    ends = {"train": (0, len(rows) - 2 * tenth), "validation": (len(rows) - 2 * tenth, len(rows) - tenth)}
+    ends["test"] = (len(rows) - tenth, len(rows))
+    return {
+        split: Documents(partial(_official_documents, folder, size, [rows[i] for i in order[begin:end]]), end - begin)
+        for split, (begin, end) in ends.items()
+    }
 
 
 def _generated(cache: Path, count: int, workers: int, recipe: dict) -> Path:

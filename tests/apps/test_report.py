@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from flash_sparse import patterns
-from flash_sparse_apps.reports import figures, page, report
+from flash_sparse_apps.reports import figures, page, run_report
 from flash_sparse_apps.reports.examples import Example, Excerpt
 from flash_sparse_apps.reports.glossary import GLOSSARY
 from flash_sparse_apps.reports.words import plain_sentence
@@ -82,10 +82,10 @@ def test_names_notes_and_settings_are_escaped_too(metrics):
     evil = '"><img src=x onerror=alert(1)>'
     data = metrics["data"] | {"name": evil, "description": evil, "notes": [evil]}
     hostile = metrics | {"data": data, "command": evil, "settings": metrics["settings"] | {"dataset": evil}}
-    source = report.render(hostile, {"loss": "", "score": "", "lengths": ""})
+    source = run_report.render(hostile, {"loss": "", "score": "", "lengths": ""})
     assert "img" not in Page(source).tags
     assert "<img" not in source
-    assert "<img" not in report.model_card(hostile)
+    assert "<img" not in run_report.model_card(hostile)
 
 
 def test_page_and_card_show_the_figures(metrics, multi_label_run):
@@ -102,17 +102,17 @@ def test_page_and_card_show_the_figures(metrics, multi_label_run):
 
 def test_many_labels_are_shortened(metrics):
     entry = metrics["test"]["per_label"][0]
-    many = [entry | {"label": f"label {number}", "support": number} for number in range(report.MAX_LABELS + 10)]
+    many = [entry | {"label": f"label {number}", "support": number} for number in range(run_report.MAX_LABELS + 10)]
     text = " ".join(
         Page(
-            report.render(
+            run_report.render(
                 metrics | {"test": metrics["test"] | {"per_label": many}}, {"loss": "", "score": "", "lengths": ""}
             )
         ).text
     )
-    assert f"label {report.MAX_LABELS + 9}" in text
+    assert f"label {run_report.MAX_LABELS + 9}" in text
     assert "label 3 " not in text
-    assert f"The {report.MAX_LABELS} most frequent of {len(many)}" in text
+    assert f"The {run_report.MAX_LABELS} most frequent of {len(many)}" in text
 
 
 @pytest.mark.parametrize(
@@ -121,17 +121,17 @@ def test_many_labels_are_shortened(metrics):
 def test_the_verdict_follows_the_interval(metrics, bounds, word):
     baseline = metrics["linear_baseline"]
     changed = baseline | {"difference": baseline["difference"] | {"micro_f1_interval": bounds}}
-    assert word in report.verdict(metrics | {"linear_baseline": changed})
+    assert word in run_report.verdict(metrics | {"linear_baseline": changed})
 
 
 def test_the_verdict_says_when_all_answers_are_alike(metrics):
     said = "The model gives all 1,234 test documents the same answer: it tells nothing apart."
     alike = metrics["test"] | {"documents": 1234, "answers": 1, "truths": 3}
-    assert report.verdict(metrics | {"test": alike}).startswith(said)
+    assert run_report.verdict(metrics | {"test": alike}).startswith(said)
     for other in ({"answers": 2}, {"documents": 1}):
-        assert report.verdict(metrics | {"test": alike | other}).startswith("The ")
-        assert "same answer" not in report.verdict(metrics | {"test": alike | other})
-    same = report.verdict(metrics | {"test": alike | {"truths": 1}})
+        assert run_report.verdict(metrics | {"test": alike | other}).startswith("The ")
+        assert "same answer" not in run_report.verdict(metrics | {"test": alike | other})
+    same = run_report.verdict(metrics | {"test": alike | {"truths": 1}})
     assert same.startswith("All test documents have the same labels: the test does not show")
     assert "same answer" not in same
 
@@ -144,20 +144,20 @@ def test_the_verdict_names_rules_that_are_not_beaten(metrics, value, said):
     changed = {"rule_baselines": {"first word": value}, "linear_baseline": None}
     changed["test"] = metrics["test"] | {"micro_f1_interval": [0.4, 0.5]}
     said = said and f" {said} the best guess by the first word alone."
-    assert report.verdict(metrics | changed).endswith(f"(--no-linear-baseline).{said}")
+    assert run_report.verdict(metrics | changed).endswith(f"(--no-linear-baseline).{said}")
 
 
 def test_without_a_baseline(metrics):
     alone = metrics | {"linear_baseline": None}
-    assert "linear baseline" not in " ".join(row[0] for row in report.result_rows(alone))
-    assert "--no-linear-baseline" in report.console(alone)
-    report.render(alone, {"loss": "", "score": "", "lengths": ""})
+    assert "linear baseline" not in " ".join(row[0] for row in run_report.result_rows(alone))
+    assert "--no-linear-baseline" in run_report.console(alone)
+    run_report.render(alone, {"loss": "", "score": "", "lengths": ""})
 
 
 def test_console_lines_are_aligned(metrics):
-    lines = report.console(metrics).splitlines()
+    lines = run_report.console(metrics).splitlines()
     ends = set()
-    for what, value, _ in report.result_rows(metrics):
+    for what, value, _ in run_report.result_rows(metrics):
         (line,) = [line for line in lines if line.startswith(f"  {what}  ")]
         ends.add(line.index(value, len(what) + 2) + len(value))
     assert len(ends) == 1
@@ -205,7 +205,7 @@ def test_examples_show_passages_as_text(metrics):
     example = Example("<i>id</i>", ("a",), ("a", "b"), 12345, (excerpt,))
     faint = Excerpt("c", -0.002, "", "some words", "", carries=False)
     bare, little = Example("other", (), ("b",), 7, ()), Example("third", ("c",), ("c",), 9, (faint,))
-    source = report.render(metrics, {"loss": "", "score": "", "lengths": ""}, [example, bare, little])
+    source = run_report.render(metrics, {"loss": "", "score": "", "lengths": ""}, [example, bare, little])
     assert "<mark>&lt;script&gt;passage&lt;/script&gt;</mark>" in source
     shown = " ".join("".join(Page(source).text).split())
     assert "<i>id</i>" in shown
@@ -225,7 +225,7 @@ def test_a_run_shows_passages_unless_texts_are_confidential(multi_label_run, sin
 
 
 def shown_page(metrics: dict, **changes) -> str:
-    source = report.render(metrics | changes, {"loss": "", "score": "", "lengths": ""})
+    source = run_report.render(metrics | changes, {"loss": "", "score": "", "lengths": ""})
     return " ".join("".join(Page(source).text).split())
 
 
@@ -237,14 +237,14 @@ def test_a_sentence_in_plain_words_comes_first_and_speed_behind_the_results(metr
     tiles = source[source.index('class="tiles"') : source.index("<h2>")]
     assert f"{metrics['compare']['speedup']:.2f}x" not in tiles
     assert source.index("Speed and memory") > max(source.index(title) for title in ("Test results", "Training</h2>"))
-    assert report.console(metrics).startswith(plain_sentence(metrics)[:80])
+    assert run_report.console(metrics).startswith(plain_sentence(metrics)[:80])
 
 
 def test_every_row_of_the_results_says_what_it_means(metrics):
     rules = metrics | {"rule_baselines": {"first word": 0.4}}
     text = shown_page(rules)
-    for what, _, _ in report.result_rows(rules):
-        assert report._meaning(what) in text
+    for what, _, _ in run_report.result_rows(rules):
+        assert run_report._meaning(what) in text
 
 
 def test_the_page_has_the_glossary_of_the_docs(multi_label_run):

@@ -48,18 +48,11 @@ def published_set(
         DataError: for documents that cannot be used.
         ValueError: for a share.
     """
-    drawn = {
-        split: share
-        for split, share in (("validation", validation_share), ("test", test_share))
-        if split not in readers
-    }
-    for split, share in drawn.items():
-        if not 0 < share < 1:
-            raise ValueError(f"{split}_share is {share!r}, expected a share between 0 and 1")
-    if sum(drawn.values()) >= 1:
-        shares = f"{validation_share!r} and {test_share!r}"
-        raise ValueError(f"validation_share and test_share are {shares}, expected a sum below 1")
+    shares = {"validation": validation_share, "test": test_share}
+    drawn = {split: share for split, share in shares.items() if split not in readers}
+    _check_shares(drawn)
 
+    # Read all of it once.
     label_ids: dict[str, int] = {}
     tables = {}
     for split, read in readers.items():
@@ -69,6 +62,7 @@ def published_set(
             raise DataError(f"{name}: no documents for {split}, expected some")
     names = np.array(list(label_ids), object)
 
+    # Draw the parts that the release does not have.
     assigned = {split: np.full(len(table.keys), SPLITS[split], np.uint8) for split, table in tables.items()}
     train = tables["train"]
     if drawn:
@@ -77,6 +71,7 @@ def published_set(
             if not (assigned["train"] == SPLITS[split]).any():
                 raise DataError(f"{name}: {len(train.keys)} documents are too few to split, {split} would be empty")
 
+    # Only these labels stay: those of the task, or of training.
     in_training = assigned["train"] == TRAIN
     if labels is None:
         labels = sorted(set(names[train.label_ids[np.repeat(in_training, np.diff(train.offsets))]]))
@@ -89,28 +84,17 @@ def published_set(
     for split, table in tables.items():
         if sizes is not None:
             notes += other_sizes({split: len(table.keys)}, sizes)
-        row_of_label = np.repeat(np.arange(len(table.keys)), np.diff(table.offsets))
-        unknown = ~is_known[table.label_ids]
-        if unknown.any():
-            which = len(set(table.label_ids[unknown]))
-            notes.append(
-                f"{split}: {unknown.sum():,} labels, {which:,} different ones, are not among the {len(labels):,} of "
-                f"this task and were dropped, from {len(set(row_of_label[unknown])):,} documents"
-            )
-        if task == "multi-label":
-            empty = len(table.keys) - len(set(row_of_label[~unknown]))
-            if empty:
-                notes.append(f"{split}: {empty:,} of {len(table.keys):,} documents have no label")
+        notes += _dropped(split, table, ~is_known[table.label_ids], len(labels), task)
         if split != "train" and (shared := np.isin(table.keys, train.keys[in_training]).sum()):
             notes.append(f"{split}: {shared:,} of {len(table.keys):,} documents have a text that is also in training")
 
-    notes += unused_labels(sorted(labels), label_ids)
-
     all_labels = tuple(sorted(labels))
+    notes += unused_labels(all_labels, label_ids)
     digest = hashlib.sha256(repr((task, all_labels)).encode())
     for split in tables:
         digest.update(tables[split].digest + assigned[split].tobytes())
 
+    # Documents are read from disk again whenever they are wanted.
     splits = {}
     for split, number in SPLITS.items():
         if split not in drawn and not (split == "train" and drawn):
@@ -137,6 +121,33 @@ def published_set(
         notes=tuple(notes),
         none_label=none_label,
     )
+
+
+def _check_shares(drawn: Mapping[str, float]):
+    """Raise ValueError for shares of which nothing can be drawn, or that leave nothing for training."""
+    for split, share in drawn.items():
+        if not 0 < share < 1:
+            raise ValueError(f"{split}_share is {share!r}, expected a share between 0 and 1")
+    if sum(drawn.values()) >= 1:
+        shares = " and ".join(map(repr, drawn.values()))  # of both: one alone is below 1
+        raise ValueError(f"validation_share and test_share are {shares}, expected a sum below 1")
+
+
+def _dropped(split: str, table: DocumentTable, unknown: np.ndarray, count: int, task: str) -> list[str]:
+    """What the user should hear of labels that are not among the `count` of the task, `unknown`, and of documents that
+    have no other."""
+    notes = []
+    row_of_label = np.repeat(np.arange(len(table.keys)), np.diff(table.offsets))
+    if unknown.any():
+        which = len(set(table.label_ids[unknown]))
+        notes.append(
+            f"{split}: {unknown.sum():,} labels, {which:,} different ones, are not among the {count:,} of "
+            f"this task and were dropped, from {len(set(row_of_label[unknown])):,} documents"
+        )
+    empty = len(table.keys) - len(set(row_of_label[~unknown]))
+    if task == "multi-label" and empty:
+        notes.append(f"{split}: {empty:,} of {len(table.keys):,} documents have no label")
+    return notes
 
 
 def _draw(table: DocumentTable, task: str, validation_share: float, test_share: float) -> np.ndarray:
