@@ -1,10 +1,12 @@
-"""Which device computes; what a measurement was made on: processor, cores, GPU, versions of libraries that matter."""
+"""The machine: which device computes, what it is made of, the versions of the libraries that matter, its memory."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
 import platform
+from contextlib import suppress
 
 import torch
 
@@ -53,3 +55,13 @@ def _processor() -> str:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def give_back_memory():
+    """Give the memory that was freed back to the system, in some 20 ms.
+
+    Batches are of many sizes, and in between glibc keeps what is freed in holes that later tensors do not fit. Another
+    C library keeps no such holes, or cannot be asked.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""What the C library kept in holes goes back to the system during training."""
+"""What the C library kept in holes goes back to the system during training and prediction."""
 
 import ctypes
 import os
@@ -7,6 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from flash_sparse_apps.models.saved_model import SavedModel
+from flash_sparse_apps.prediction import labelling
+from flash_sparse_apps.prediction.new_documents import NewDocument
 from flash_sparse_apps.training.freed_memory import EVERY, GiveBack
 
 
@@ -41,3 +44,14 @@ def test_every_so_many_steps(monkeypatch):
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
     GiveBack().on_train_batch_end(SimpleNamespace(global_step=EVERY), None, None, None, 0)
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(0, 3), (3600, 0)])
+def test_while_documents_are_labelled(single_label_run, monkeypatch, seconds, times):
+    asked = []
+    monkeypatch.setattr(labelling, "GIVE_BACK", seconds)
+    monkeypatch.setattr(labelling, "give_back_memory", lambda: asked.append(True))
+    documents = (NewDocument(str(number), "word1") for number in range(150))  # 64, 64 and 22
+    model = SavedModel.load(single_label_run)
+    assert len(list(labelling.predict_documents(model, documents, 65536, "cpu"))) == 150
+    assert len(asked) == times

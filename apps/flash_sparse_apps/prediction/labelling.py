@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flash_sparse import BlockLayout
+from flash_sparse_apps.machine import give_back_memory
 from flash_sparse_apps.models.lightning_module import to_probabilities
 from flash_sparse_apps.models.logits import compute_logits
 from flash_sparse_apps.models.saved_model import SavedModel
@@ -19,6 +21,7 @@ from flash_sparse_apps.scores.calibration import confidence
 from flash_sparse_apps.scores.evaluation import given_labels, predict_labels
 
 TOGETHER = 64  # documents that are read and sorted by length together
+GIVE_BACK = 1.0  # seconds after which memory goes back to the system: it would grow for as long as there are documents
 
 
 def predict_documents(
@@ -30,11 +33,15 @@ def predict_documents(
     layout = model.layout()
     layout = layout.to(device) if layout is not None else None
     documents = iter(documents)
+    given_back = time.monotonic()
     while chunk := list(itertools.islice(documents, TOGETHER)):
         readable = [document for document in chunk if document.error is None]
         labelled = _label(model, encoder, readable, layout, tokens_per_batch, evidence) if readable else iter([])
         for document in chunk:
             yield next(labelled) if document.error is None else {"id": document.id, "error": document.error}
+        if time.monotonic() - given_back >= GIVE_BACK:
+            give_back_memory()
+            given_back = time.monotonic()
 
 
 def _label(
