@@ -35,7 +35,8 @@ def _with_less_memory(settings: Settings) -> str:
     lower = f"a lower --seq-len {settings.seq_len}, or --checkpoint-activations"
     if settings.auto_batch:
         return lower  # one document is too long already
-    return f"--auto-batch, a lower --tokens-per-batch {settings.tokens_per_batch}, {lower}"
+    lower = f"a lower --tokens-per-batch {settings.tokens_per_batch}, {lower}"
+    return lower if settings.devices * settings.num_nodes > 1 else f"--auto-batch, {lower}"
 
 
 @ending
