@@ -24,7 +24,11 @@ _NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]"
 
 
 def guarded(text: str) -> str:
-    """With an apostrophe before what a spreadsheet would compute when it opens a CSV file; numbers stay as they are."""
+    """With an apostrophe before what a spreadsheet would compute when it opens a CSV file; numbers stay as they are.
+
+    NUL, at which some readers of CSV stop, becomes U+FFFD.
+    """
+    text = text.replace("\0", "\ufffd")
     return f"'{text}" if text.startswith(_COMPUTED) and not _NUMBER.fullmatch(text) else text
 
 
