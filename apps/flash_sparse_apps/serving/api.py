@@ -165,8 +165,8 @@ async def _read_form(request: Request, limits: Limits) -> tuple[list[tuple[str, 
     parser.spool_max_size = limits.body_bytes + 1  # in memory: no document is written to disk
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        raise Refused(f"a form that cannot be read: {error.message}", status=422) from None
+    except (MultiPartException, ValueError) as error:  # the parser's own are the latter, until Starlette 1
+        raise Refused(f"a form that cannot be read: {error}", status=422) from None
     files = [file for file in form.getlist("file") if not isinstance(file, str)]
     if not files:
         raise Refused("no file in the form; expected files named `file`", "Empty")
