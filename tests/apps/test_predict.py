@@ -403,6 +403,7 @@ def test_damaged_models_are_one_line(label, multi_label_run, tmp_path, damage):
         ({"thresholds": [0.5, 0.5, 0.5, None]}, "expected numbers from 0 to 1"),
         ({"thresholds": [0.5, 0.5, 0.5, float("nan")]}, "expected numbers from 0 to 1"),
         ({"thresholds": [0.5, 0.5, 0.5, 9.0]}, "expected numbers from 0 to 1"),
+        ({"format": 0}, "format is 0; expected 1"),
         ({"seq_len": "96"}, "seq_len is '96'"),
         ({"attention": {}}, "sparse"),
         ({"attention": {"sparse": True, "pattern": "torch", "block_size": 16, "options": {}}}, "pattern is 'torch'"),
