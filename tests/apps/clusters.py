@@ -20,6 +20,7 @@ def two_nodes() -> Iterator[tuple]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_agent_register_timeout_ms", "300000")
+        patch.setenv("RAY_worker_niceness", "0")  # otherwise tasks wait for all else that the machine does
         cluster = Cluster()
         try:
             _patiently(lambda: cluster.add_node(**_small(), include_dashboard=False))

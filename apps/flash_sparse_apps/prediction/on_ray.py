@@ -207,8 +207,9 @@ def _run(job: Job, sources: Sequence[Source], reading: Reading, resources: dict[
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come here, for one line
 
     rows = [{"source": pickle.dumps(source)} for source in sources]
+    read: Any = _read  # Ray's types know no function with more arguments
     parts = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        _read,
+        read,
         fn_kwargs={"reading": reading, "format": job.format, "documents": DOCUMENTS, "characters": CHARACTERS},
         batch_size=1,
         num_cpus=0,  # it waits for a disk or a network, and the cores are the actors'
