@@ -27,6 +27,9 @@ from flash_sparse_datasets.shared.cache_folder import cache_folder
 from flash_sparse_datasets.shared.exit_codes import Stopped, ending, stop
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flash_sparse_apps.run_folder import RunFolder
     from flash_sparse_apps.settings import Settings
 
 
@@ -37,6 +40,32 @@ def _with_less_memory(settings: Settings) -> str:
         return lower  # one document is too long already
     lower = f"a lower --tokens-per-batch {settings.tokens_per_batch}, {lower}"
     return lower if settings.devices * settings.num_nodes > 1 else f"--auto-batch, {lower}"
+
+
+def _how_it_ends(
+    error: BaseException, settings: Settings, resumed: Path | None, run: RunFolder | None
+) -> Stopped | None:
+    """What is said after an error, and how to go on; None for an error in the program itself. A run folder from which
+    nothing can go on is removed."""
+    from flash_sparse_apps.training import processes
+    from flash_sparse_apps.training.main_process import is_main_process
+
+    stopped = stop(error, _with_less_memory(settings))
+    if stopped is not None:
+        output = {"--output": settings.output or "runs"} if resumed is None else {}
+        stopped.line += room_to_write(error, {"--cache-dir": cache_folder(settings.cache_dir), **output})
+    if stopped is not None and isinstance(error, FloatingPointError):
+        stopped.line += f"; expected a lower --learning-rate than {settings.learning_rate:g}"
+    stopped = processes.why_ended(error, stopped)
+    if run is not None and not run.has_checkpoint:
+        if is_main_process():
+            run.remove()  # there is nothing to go on from
+    elif run is not None and stopped is not None:
+        resume = f"{spoken('classify')} --resume {shlex.quote(str(run.path))}"
+        if isinstance(error, FloatingPointError):
+            resume += f" --learning-rate {cast(float, settings.learning_rate) / 2:g}"
+        stopped = Stopped(f"{stopped.line}; to continue: {resume}", stopped.code)
+    return stopped
 
 
 @ending
@@ -50,7 +79,6 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of a process that is gone, one line is enough
     with plain_interrupt():  # it takes seconds, which --help and a wrong flag need not pay
         from flash_sparse_apps.training import processes, training_run
-        from flash_sparse_apps.training.main_process import is_main_process
         from flash_sparse_apps.training.opening import open_run
         from flash_sparse_apps.training.preparing import prepare
 
@@ -68,21 +96,7 @@ def main(arguments: Sequence[str]) -> int:
                 training_run.finish(settings, prepared, run, module, history, command)
             return 0
         except BaseException as error:
-            stopped = stop(error, _with_less_memory(settings))
-            if stopped is not None:
-                output = {"--output": settings.output or "runs"} if resumed is None else {}
-                stopped.line += room_to_write(error, {"--cache-dir": cache_folder(settings.cache_dir), **output})
-            if stopped is not None and isinstance(error, FloatingPointError):
-                stopped.line += f"; expected a lower --learning-rate than {settings.learning_rate:g}"
-            stopped = processes.why_ended(error, stopped)
-            if run is not None and not run.has_checkpoint:
-                if is_main_process():
-                    run.remove()  # there is nothing to go on from
-            elif run is not None and stopped is not None:
-                resume = f"{spoken('classify')} --resume {shlex.quote(str(run.path))}"
-                if isinstance(error, FloatingPointError):
-                    resume += f" --learning-rate {cast(float, settings.learning_rate) / 2:g}"
-                stopped = Stopped(f"{stopped.line}; to continue: {resume}", stopped.code)
+            stopped = _how_it_ends(error, settings, resumed, run)
             if processes.several():
                 if run is not None:
                     run.unlock()
