@@ -164,6 +164,11 @@ def _check(
             f"attention_mask is a finished mask, {shape}; expected None or (batch, length), 1 at tokens and 0 at "
             "padding, in a model that makes its masks by transformers.masking_utils"
         )
+    if attention_mask.key_count is not None and attention_mask.key_count != key.shape[2]:
+        raise ValueError(
+            f"{type(module).__name__} has {key.shape[2]} keys and a mask for {attention_mask.key_count}; expected as "
+            "many: no mask says who sees the keys that a layer adds, as compressed ones"
+        )
     return attention_mask
 
 

@@ -42,6 +42,7 @@ class Mask:
     key_lengths: Tensor | None = None  # (B,): so many keys are seen, the first ones
     cu_seqlens: Tensor | None = None  # (sequences + 1,): bounds of sequences in the flattened batch, padding's own too
     starts: tuple[int, ...] | None = None  # for each batch entry: the first key that is no padding
+    key_count: int | None = None  # how many keys it is for; None: it hides none, however many there are
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Mask:
         """The same mask on another device, for models whose layers are on several."""
@@ -108,11 +109,11 @@ def _make_mask(
     if q_length == 1 and not plain:  # one query: any mask is a choice of keys
         keys = (torch.arange(kv_length, device=device) + kv_offset)[None]  # (1, Nk)
         seen = mask_function(batch, head, queries, keys).expand(batch_size, kv_length)  # (B, Nk)
-        return _choose_keys(seen if valid is None else seen & valid)
+        return _choose_keys(seen if valid is None else seen & valid, kv_length)
     if not sparse and (q_length == 1 or (not causal and local_size is None)):
         if not plain:
             raise ValueError(f"{INEXPRESSIBLE}: {mask_function} is not transformers' own bidirectional mask")
-        return _choose_keys(valid)
+        return _choose_keys(valid, kv_length if causal else None)
     if q_offset + q_length != kv_offset + kv_length:
         raise ValueError(
             f"attention_mask is for {q_length} queries from position {q_offset} and {kv_length} keys from {kv_offset}; "
@@ -130,8 +131,8 @@ def _make_mask(
             linked = linked & (queries > kv_offset)  # (B, N)
         _check_edges(mask_function, (batch, head, queries), linked, window, kv_offset, kv_length)
     if same:
-        return Mask(window, cu_seqlens=_bounds(valid, linked, batch_size, q_length, device))
-    return Mask(window, starts=_starts(valid, q_length))
+        return Mask(window, cu_seqlens=_bounds(valid, linked, batch_size, q_length, device), key_count=kv_length)
+    return Mask(window, starts=_starts(valid, q_length), key_count=kv_length)
 
 
 def _valid(attention_mask: Tensor | None, kv_length: int, kv_offset: int) -> Tensor | None:
@@ -146,17 +147,22 @@ def _valid(attention_mask: Tensor | None, kv_length: int, kv_offset: int) -> Ten
     return attention_mask.bool()[:, kv_offset : kv_offset + kv_length]
 
 
-def _choose_keys(valid: Tensor | None) -> Mask:
-    """A mask of the keys chosen in (B, Nk), the same for all queries, wherever they are."""
+def _choose_keys(valid: Tensor | None, key_count: int | None) -> Mask:
+    """A mask of the keys chosen in (B, Nk), the same for all queries, wherever they are.
+
+    Args:
+        key_count: of the mask, where it hides none.
+    """
     if valid is None:
-        return Mask()
+        return Mask(key_count=key_count)
     lengths = valid.sum(dim=1)
     if not torch.compiler.is_compiling():
         if bool(valid.all()):
-            return Mask()
+            return Mask(key_count=key_count)
         if not bool((valid[:, 1:] & ~valid[:, :-1]).any()):  # padding at the end alone
-            return Mask(key_lengths=lengths)
-    return Mask(order=valid.int().argsort(dim=1, descending=True, stable=True), key_lengths=lengths)
+            return Mask(key_lengths=lengths, key_count=valid.shape[1])
+    order = valid.int().argsort(dim=1, descending=True, stable=True)
+    return Mask(order=order, key_lengths=lengths, key_count=valid.shape[1])
 
 
 def _bounds(

@@ -54,6 +54,30 @@ def test_keywords_that_are_not_known_to_be_harmless(name):
         attend(layer, rows, rows, rows, None, **{name: torch.ones(1)})
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_keys_that_a_layer_adds(padded):
+    """DeepSeek V4 puts compressed keys behind the others, and the mask that the model made knows none of them."""
+    from transformers.masking_utils import causal_mask_function
+
+    layer, rows, more = torch.nn.Module(), torch.randn(2, 4, 16, 8), torch.randn(2, 4, 20, 8)
+    valid = torch.ones(2, 16, dtype=torch.bool)
+    valid[1, 9:] = not padded
+    mask = transformers.AttentionMaskInterface()["exact_dense"](
+        batch_size=2, q_length=16, kv_length=16, mask_function=causal_mask_function, attention_mask=valid
+    )
+    attend = transformers.AttentionInterface()["exact_dense"]
+    assert attend(layer, rows, rows, rows, mask)[0].shape == (2, 16, 4, 8)
+    with pytest.raises(ValueError, match="Module has 20 keys and a mask for 16; expected as many"):
+        attend(layer, rows, more, more, mask)
+
+    one = transformers.AttentionMaskInterface()["exact_dense"](
+        batch_size=2, q_length=1, kv_length=16, q_offset=15, mask_function=causal_mask_function, attention_mask=valid
+    )
+    assert attend(layer, rows[:, :, :1], rows, rows, one)[0].shape == (2, 1, 4, 8)
+    with pytest.raises(ValueError, match="Module has 20 keys and a mask for 16; expected as many"):
+        attend(layer, rows[:, :, :1], more, more, one)
+
+
 @pytest.mark.parametrize(
     ("name", "options"), [("DeepseekV32", INDEXED), ("GlmMoeDsa", INDEXED), ("AXK2", INDEXED), ("Doge", {})]
 )
