@@ -35,7 +35,7 @@ def test_the_weights_that_are_kept(tmp_path, monkeypatch, scores, losses, kept):
     for epoch, (score, loss) in enumerate(zip(scores, losses, strict=True)):
         torch.nn.init.constant_(encoder.weight, epoch)
         history.epochs.append({"validation_micro_f1": score, "validation_loss": loss})
-        trainer = SimpleNamespace(sanity_checking=False, is_global_zero=True)
+        trainer = SimpleNamespace(sanity_checking=False, is_global_zero=True, lightning_module=encoder)
         checkpoints.on_validation_end(trainer, SimpleNamespace(encoder=encoder))
     assert load_file(run.best_weights)["weight"] == kept
 

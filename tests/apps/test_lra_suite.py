@@ -159,7 +159,7 @@ def test_data_is_what_a_cell_was_trained_on(recipes, root, tmp_path, monkeypatch
     cell.run.metrics.touch()
     row = {"kind": "dense", "peers": None, "micro_f1": 0.5}
     monkeypatch.setattr(
-        lra_table, "collect", lambda cells: {"rows": [row] * len(cells), "linear": [], "unfinished": []}
+        lra_table, "collect_sweep", lambda cells: {"rows": [row] * len(cells), "linear": [], "unfinished": []}
     )
     for trained_with, data in ((None, "generated"), (str(root), "official")):
         metrics = {"settings": {"root": trained_with}, "training": {"stopped": "--max-time 1 ended it."}}

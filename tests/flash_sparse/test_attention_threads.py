@@ -128,5 +128,5 @@ def test_an_interrupted_call_waits_for_its_helpers(set_threads, monkeypatch):
     kernel = SlowKernel()
     problem, numbers = namedtuple("Problem", "width")(16), (np.float32(1),)
     with pytest.raises(KeyboardInterrupt):
-        threads.run(kernel, (problem,), numbers, np.zeros((2, 3), np.int64))
+        threads.run(kernel, problem, (), numbers, np.zeros((2, 3), np.int64))
     assert kernel.ended == 1
