@@ -6,6 +6,8 @@ import ctypes
 import importlib.metadata
 import os
 import platform
+import resource
+import sys
 from contextlib import suppress
 
 import torch
@@ -55,6 +57,16 @@ def _processor() -> str:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has taken so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def peak_gpu_memory() -> int | None:
+    """The most bytes that PyTorch has taken of a GPU so far."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
 def give_back_memory():

@@ -177,7 +177,8 @@ class Peers(TypedDict):
 
 
 class Speed(TypedDict):
-    """Of training; `tokens` are those that the model read, `tokens_per_batch` what memory was enough for at its end."""
+    """Of training; `tokens` are those that the model read, `tokens_per_batch` what memory was enough for at its end.
+    The peaks are of the whole run but for the timings of other attentions."""
 
     step_seconds: float | None
     tokens_per_second: float | None

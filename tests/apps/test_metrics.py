@@ -9,7 +9,10 @@ from typing import get_args, get_type_hints, is_typeddict
 
 import pytest
 
-from flash_sparse_apps import metrics
+from flash_sparse_apps import classify, metrics
+from flash_sparse_apps.training import testing
+
+from .conftest import TINY
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 KEPT = Path(__file__).parents[2] / "results"
@@ -73,6 +76,18 @@ def test_the_report_shows_the_same_time(multi_label_run):
     finished = json.loads((multi_label_run / "metrics.json").read_text())["finished"]
     assert datetime.now().astimezone() - datetime.fromisoformat(finished) < timedelta(hours=1)
     assert finished in (multi_label_run / "report.html").read_text()
+
+
+def test_the_peak_is_of_before_other_attentions_are_timed(planted_files, cache_folder, tmp_path, monkeypatch):
+    """Textbook attention takes the square of the length, and the model does not."""
+    timed = []
+    monkeypatch.setattr(testing, "time_peers", lambda *unused: timed.append(True))
+    monkeypatch.setattr(testing, "peak_memory", lambda: 9 if timed else 5)
+    files = ("--dataset", str(planted_files["single-label"]), "--cache-dir", str(cache_folder))
+    flags = ("--epochs", "1", "--compare-peers", "--no-linear-baseline", "--output", str(tmp_path / "run"))
+    assert classify.main([*files, *TINY, *flags]) == 0
+    assert timed == [True]
+    assert metrics.read_metrics(tmp_path / "run" / "metrics.json")["speed"]["peak_memory_bytes"] == 5
 
 
 def test_what_is_no_metrics_file_is_named(tmp_path):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from datetime import datetime
 
-import torch
 import yaml
 
 from flash_sparse_apps import metrics
@@ -46,7 +43,7 @@ def assemble(
         "calibration": scores.calibration,
         "compare": costs.compare,
         "peers": costs.peers,
-        "speed": _speed(settings, module, history, prepared.pixels_read),
+        "speed": _speed(settings, module, history, costs, prepared.pixels_read),
         "training": _training(settings, history),
         "pretraining": pretraining,
         "model": _model(settings, prepared, module),
@@ -60,16 +57,15 @@ def assemble(
     }
 
 
-def _speed(settings: Settings, module: Classifier, history: History, read: float) -> metrics.Speed:
+def _speed(settings: Settings, module: Classifier, history: History, costs: Costs, read: float) -> metrics.Speed:
     """Of the tokens, those that the model reads: their share is `read`."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "step_seconds": history.step_seconds / history.num_steps if history.num_steps else None,
         "tokens_per_second": read * history.tokens / history.step_seconds if history.num_steps else None,
         "tokens": round(read * history.tokens),
         "tokens_per_batch": settings.tokens_per_batch // 2**module.halving.times,
-        "peak_memory_bytes": peak,
-        "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        "peak_memory_bytes": costs.peak_memory,
+        "peak_gpu_memory_bytes": costs.peak_gpu_memory,
     }
 
 

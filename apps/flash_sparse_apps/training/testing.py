@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from flash_sparse_apps.machine import choose_device
+from flash_sparse_apps.machine import choose_device, peak_gpu_memory, peak_memory
 from flash_sparse_apps.metrics import (
     Blended,
     Calibration,
@@ -313,10 +313,13 @@ def _beside_linear(
 
 @dataclass(frozen=True)
 class Costs:
-    """Timings for metrics.json, None where they were not asked for: beside dense, and beside other attentions."""
+    """For metrics.json: timings, None where they were not asked for, beside dense and beside other attentions; and the
+    most memory that the run took before these, in bytes, of the process and of the GPU."""
 
     compare: Compared | None
     peers: Peers | None
+    peak_memory: int
+    peak_gpu_memory: int | None
 
 
 def time_attention(
@@ -327,6 +330,7 @@ def time_attention(
     Args:
         seconds: that training took; comparing predictions may take a share of it.
     """
+    peaks = peak_memory(), peak_gpu_memory()  # dense and textbook attention would take more
     data, store, task = prepared.data, prepared.stores["test"], prepared.dataset.task
     longest = data.batch(store, [int(np.argmax(store.lengths))])
 
@@ -349,7 +353,7 @@ def time_attention(
             max_documents=settings.compare_documents,
             max_seconds=max(COMPARE_SECONDS, COMPARE_SHARE * seconds),
         )
-    return Costs(compared, peers)
+    return Costs(compared, peers, *peaks)
 
 
 def prediction_lines(prepared: Prepared, answers: Answers) -> bytes:
