@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from flash_sparse_datasets.shared.exit_codes import UserError
+from flash_sparse_datasets.shared.exit_codes import UserError, one_line
 
 LOCAL = "local"  # in place of an address: a cluster of this machine alone, for as long as the command runs
 PAIR = 2  # cores of a process that computes on a CPU
@@ -43,20 +43,16 @@ def connected(address: str) -> Iterator[None]:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ImportError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"--ray is {address}: {_line(error)}; expected {LOCAL}, or the address of a Ray cluster"
+            f"--ray is {address}: {one_line(error)}; expected {LOCAL}, or the address of a Ray cluster"
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)  # Ray has set one of its own
     try:
         yield
     except ray.exceptions.RayError as error:
-        raise UserError(f"--ray is {address}: {_line(error)}; the same command goes on") from error
+        raise UserError(f"--ray is {address}: {one_line(error)}; the same command goes on") from error
     finally:
         ray.shutdown()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def _check(address: str):

@@ -262,6 +262,8 @@ def _write(pieces: Iterable[str | bytes], output: Path | None):
     """To stdout piece by piece, or to a file that is whole or not there."""
     from tqdm import tqdm
 
+    from flash_sparse_apps.prediction.formats import in_utf8
+
     if output is None:
         for piece in pieces:
             with tqdm.external_write_mode(), naming("standard output"):  # the bar makes way
@@ -270,8 +272,7 @@ def _write(pieces: Iterable[str | bytes], output: Path | None):
         return
     is_device = output.exists() and not output.is_file()  # or a pipe: not to be replaced
     with naming(output), output.open("wb") if is_device else writing(output) as file:
-        for piece in pieces:
-            file.write(piece if isinstance(piece, bytes) else piece.encode(errors="backslashreplace"))
+        file.writelines(map(in_utf8, pieces))
 
 
 def _check_output(output: str, files: Sequence[str]) -> Path:

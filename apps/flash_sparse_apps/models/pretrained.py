@@ -24,6 +24,7 @@ from flash_sparse.nn import Encoder
 from flash_sparse.nn import pooling as pool
 from flash_sparse.nn.dropout import Dropout
 from flash_sparse_apps.tokens.hub import fetch
+from flash_sparse_datasets.shared.exit_codes import one_line
 
 # Documents are padded together where that adds few tokens: up to so many, or a quarter of the longest
 PADDING = 64
@@ -245,9 +246,8 @@ def _check_padding(body: PreTrainedModel):
         alone = body(input_ids=ids).last_hidden_state  # (1, n, W)
         among = body(input_ids=padded, attention_mask=(padded != padding).long()).last_hidden_state  # (1, 2 n, W)
     except Exception as error:  # whatever else its code wants
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{type(body).__name__} cannot be called with tokens and their mask alone: {reason}"
+            f"{type(body).__name__} cannot be called with tokens and their mask alone: {one_line(error)}"
         ) from error
     if not torch.allclose(alone, among[:, : ids.shape[1]], rtol=1e-3, atol=1e-3):
         raise ValueError(f"{type(body).__name__} mixes texts with their padding; expected attention that leaves it out")

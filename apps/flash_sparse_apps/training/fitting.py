@@ -19,7 +19,7 @@ from flash_sparse_apps.tokens.data_module import TextDataModule
 from flash_sparse_apps.training.callbacks import KeepsState
 from flash_sparse_apps.training.freed_memory import GiveBack
 from flash_sparse_apps.training.saved_state import WritesInPlace, newest_whole
-from flash_sparse_datasets.shared.exit_codes import UserError
+from flash_sparse_datasets.shared.exit_codes import UserError, one_line
 
 
 def make_trainer(
@@ -78,8 +78,7 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: TextDataModule, che
             step = state["global_step"]
         except (KeyError, RuntimeError) as error:
             raise UserError(
-                f"{start}: damaged, or {run.config} is no longer what it was when the run began: "
-                f"{' '.join(str(error).split())[:200]}"
+                f"{start}: damaged, or {run.config} is no longer what it was when the run began: {one_line(error)}"
             ) from error
         if trainer.is_global_zero:
             print(f"continuing after step {step:,}", flush=True)

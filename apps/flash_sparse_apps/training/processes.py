@@ -25,7 +25,7 @@ from torch import distributed
 from torch.distributed import distributed_c10d
 
 from flash_sparse_apps.settings import Settings
-from flash_sparse_datasets.shared.exit_codes import Stopped, UserError, stop
+from flash_sparse_datasets.shared.exit_codes import Stopped, UserError, one_line, stop
 
 T = TypeVar("T")
 
@@ -94,11 +94,11 @@ def join(settings: Settings):
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise UserError(
             f"--devices is {settings.devices} and --num-nodes {settings.num_nodes}, but not all {count} "
-            f"processes came to {place} within {settings.start_timeout:g} minutes (--start-timeout): {_short(error)}"
+            f"processes came to {place} within {settings.start_timeout:g} minutes (--start-timeout): {one_line(error)}"
         ) from error
     except Exception as error:  # Lightning has its own kinds for a wrong number of devices or of SLURM's tasks
         raise UserError(
-            f"--devices is {settings.devices} and --num-nodes {settings.num_nodes}: {_short(error)}"
+            f"--devices is {settings.devices} and --num-nodes {settings.num_nodes}: {one_line(error)}"
         ) from error
     _group = _Group(
         fabric.global_rank,
@@ -122,10 +122,6 @@ def _check_torchrun(settings: Settings, count: int):
             f"--devices is {settings.devices} and --num-nodes {settings.num_nodes}, but torchrun has started {here} "
             f"processes here and {started} in all; expected one for each device"
         )
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def _wait_for_others(limit: timedelta, group: Any):

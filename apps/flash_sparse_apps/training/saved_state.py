@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from flash_sparse_apps.files import partial_path
 from flash_sparse_apps.training.main_process import is_main_process, say
-from flash_sparse_datasets.shared.exit_codes import UserError
+from flash_sparse_datasets.shared.exit_codes import UserError, one_line
 from flash_sparse_datasets.shared.naming import naming
 
 
@@ -64,7 +64,7 @@ def newest_whole(path: Path) -> tuple[Path, dict[str, Any]] | None:
                 return candidate, torch.load(candidate, map_location="cpu", weights_only=True)
             reason = f"{wrong} in it does not have its checksum"
         except Exception as error:  # both raise many kinds
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
         damaged.append(f"{candidate}: damaged: {reason}")
         if candidate == path and before(path).is_file() and is_main_process():
             say(f"note: {damaged[0]}; trying {before(path).name}, the state before it")

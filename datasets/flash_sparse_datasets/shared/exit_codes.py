@@ -108,6 +108,11 @@ def stop(error: BaseException, less: str = "lower sizes") -> Stopped | None:
     return None
 
 
+def one_line(error: BaseException) -> str:
+    """What a library's error says, on one line and no longer than a reader wants it within ours."""
+    return " ".join(str(error).split())[:200]
+
+
 def is_too_little_memory(error: BaseException) -> bool:
     """Whether the machine or its GPU had no more memory: PyTorch says so of a CPU, and CUDA's libraries of themselves,
     in a RuntimeError's words alone."""
