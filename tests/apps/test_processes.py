@@ -5,6 +5,7 @@ They run on a CPU and meet on this machine, those that stand for machines of the
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -12,11 +13,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from torch import distributed
 
 from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.training import opening, processes
@@ -226,6 +229,39 @@ def test_a_folder_that_another_machine_does_not_see_is_one_line(monkeypatch, tmp
     monkeypatch.setattr(processes, "SEEN", 0.0)
     with pytest.raises(UserError, match=r"does not see; expected a folder that all machines share"):
         opening._check_shared(RunFolder(tmp_path / "not-here"))
+
+
+class SlowStream(io.StringIO):
+    """A stream that takes its time."""
+
+    def write(self, text: str) -> int:
+        time.sleep(0.2)
+        return super().write(text)
+
+
+def test_who_has_nothing_to_say_waits_until_the_line_is_out(monkeypatch):
+    """It would kill who says it, at its own end."""
+    store, stream = distributed.HashStore(), SlowStream()
+    monkeypatch.setattr(processes, "_group", processes._Group(0, 2, 0, 0, None, store))
+    monkeypatch.setattr(sys, "stderr", stream)
+    speaker = threading.Thread(target=processes._say_once, args=("terminated", False))
+    speaker.start()
+    store.wait([f"{processes.WHY}/0"])
+    processes._say_once("terminated", False)
+    assert stream.getvalue() == "terminated\n"
+    speaker.join()
+
+
+def test_before_they_have_met_the_first_of_torchruns_processes_speaks(monkeypatch, capsys):
+    """Whichever it is: torchrun ends the others when one has ended."""
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    for rank in ("1", "0"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        processes._say_once(f"said by {rank}", False)
+    assert capsys.readouterr().err == "said by 1\n"
 
 
 def ranks(process: subprocess.Popen, torchrun: bool) -> list[int]:

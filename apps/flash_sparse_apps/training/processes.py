@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from subprocess import Popen
@@ -31,6 +32,7 @@ T = TypeVar("T")
 
 ANSWER = timedelta(minutes=30)  # how long training waits for a process that does not answer
 PREPARE = timedelta(days=7)  # and how long the others wait for the one that reads and tokenizes
+SAYING = timedelta(seconds=10)  # and how long one that ends waits for another to say why
 SEEN = 20.0  # seconds in which a shared file system shows a new folder to the other machines
 
 WHY = "flash_sparse/why"  # key in the store: exit code and line of the process that ended the run
@@ -279,17 +281,38 @@ def end(error: BaseException, stopped: Stopped | None):
     """End this process, whatever the others do; the first of each machine to end says why."""
     if stopped is None:
         traceback.print_exception(error)
-    elif _speaks(_is_lost(error)):
-        print(stopped.line, file=sys.stderr)
+    else:
+        _say_once(stopped.line, _is_lost(error))
     for child in _children:
         child.kill()
     _exit(1 if stopped is None else stopped.code)
 
 
-def _speaks(lost: bool) -> bool:
-    if _group is None:
-        return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+def _say_once(line: str, lost: bool):
+    """Print the line in the first process of a machine to come here; the others wait until it has, since this process
+    may kill that one when it ends, or torchrun may."""
+    if _group is not None:
+        store, machine, local_rank = _group.store, str(_group.machine), _group.local_rank
+    else:
+        store, machine = _torchruns_store(), os.environ.get("GROUP_RANK", "0")
+        local_rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    count, said = f"{WHY}/{machine}", f"{WHY}/{machine}/said"
     try:
-        return bool(_group.store.add(f"{WHY}/{_group.machine}", 1) == 1)
+        first = local_rank == 0 if store is None else store.add(count, 1) == 1
     except RuntimeError:  # the main process is gone: it was killed, or has spoken itself
-        return lost or _group.local_rank == 0
+        store, first = None, lost or local_rank == 0
+    if first:
+        print(line, file=sys.stderr, flush=True)
+    if store is not None:
+        with suppress(RuntimeError):  # the process that keeps the store may end now
+            store.set(said, "") if first else store.wait([said], SAYING)
+
+
+def _torchruns_store() -> Any:
+    """The store that torchrun keeps for its processes; None where another has started them."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    try:
+        return distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=SAYING)
+    except RuntimeError:  # torchrun is gone
+        return None
