@@ -22,7 +22,7 @@ Interval = list[Share]  # its lower and upper bound
 # what the first files do not have, and `curve`, which is not kept in results/
 _MAY_LACK = {
     *("version", "blend", "confusions", "mistakes", "calibration", "accuracy_interval", "tokens_per_page"),
-    *("metric", "best_validation_score", "lowered", "curve", "tokens_per_batch"),
+    *("metric", "best_validation_score", "lowered", "curve", "tokens_per_batch", "train_documents"),
 }
 
 
@@ -84,9 +84,11 @@ class Difference(TypedDict):
 
 
 class LinearScores(Scores):
-    """Of the TF-IDF linear model; `seconds` it took."""
+    """Of the TF-IDF linear model; `seconds` it took, fitted on `train_documents`, which are a sample of a corpus of
+    more than 50 million tokens."""
 
     difference: Difference
+    train_documents: int
     seconds: float
 
 

@@ -84,6 +84,29 @@ def test_the_same_stores_give_the_same_result(stores, task):
     np.testing.assert_array_equal(first.test_predictions, second.test_predictions)
 
 
+def test_held_out_documents_are_counted_in_parts(stores, task, monkeypatch):
+    whole = linear_baseline(*stores, 101, 4, task)
+    monkeypatch.setattr("flash_sparse_apps.scores.linear_baseline.CHUNK_TOKENS", 700)  # seven documents or so
+    parts = linear_baseline(*stores, 101, 4, task)
+    assert whole.train_documents == 200
+    np.testing.assert_array_equal(parts.test_probabilities, whole.test_probabilities)
+    np.testing.assert_array_equal(parts.validation_probabilities, whole.validation_probabilities)
+
+
+def test_a_large_corpus_is_sampled(stores, task, monkeypatch):
+    monkeypatch.setattr("flash_sparse_apps.scores.linear_baseline.MOST_TOKENS", 101 * 150 + 7)
+    first, second = (linear_baseline(*stores, 101, 4, task, seed=3) for _ in range(2))
+    assert first.train_documents == 150
+    np.testing.assert_array_equal(first.test_probabilities, second.test_probabilities)
+    found = evaluate(first.test_probabilities, targets(stores[2], task), first.thresholds, task)
+    assert found["micro_f1"] > 0.95  # each document kept its own labels
+
+
+def test_a_sample_is_never_empty(stores, task, monkeypatch):
+    monkeypatch.setattr("flash_sparse_apps.scores.linear_baseline.MOST_TOKENS", 10)
+    assert linear_baseline(*stores, 101, 4, task).train_documents == 1
+
+
 def test_bars_are_shown_where_asked_for(stores, task, capsys, monkeypatch):
     monkeypatch.setattr("flash_sparse_datasets.shared.progress.INTERVAL", 0)
     linear_baseline(*stores, 50, 4, task)
@@ -96,7 +119,7 @@ def test_bars_are_shown_where_asked_for(stores, task, capsys, monkeypatch):
 
 def test_counts_tokens_and_pairs(tmp_path):
     store = make_store(tmp_path, "counts", [Document("x", "5 6 5 6", ()), Document("y", "", ())])
-    counts = _count(store, 100)
+    counts = _count(store, range(2), 100)
     assert counts.shape == (2, (1 << 20) + 7)
     tokens = counts[:, 1 << 20 :].toarray()
     assert tokens.tolist() == [[1, 0, 0, 0, 0, 2, 2], [1, 0, 0, 0, 0, 0, 0]]

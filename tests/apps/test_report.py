@@ -147,6 +147,14 @@ def test_the_verdict_names_rules_that_are_not_beaten(metrics, value, said):
     assert run_report.verdict(metrics | changed).endswith(f"(--no-linear-baseline).{said}")
 
 
+def test_a_linear_model_of_a_sample_says_so(metrics):
+    baseline = metrics["linear_baseline"] | {"train_documents": 7}
+    sampled = run_report.render(metrics | {"linear_baseline": baseline}, {"loss": "", "score": "", "lengths": ""})
+    documents = metrics["data"]["truncation"]["train"]["documents"]
+    assert f"fitted on 7 of the {documents:,} training documents, drawn at random" in sampled
+    assert "drawn at random" not in run_report.render(metrics, {"loss": "", "score": "", "lengths": ""})
+
+
 def test_without_a_baseline(metrics):
     alone = metrics | {"linear_baseline": None}
     assert "linear baseline" not in " ".join(row[0] for row in run_report.result_rows(alone))

@@ -11,7 +11,7 @@ from html import escape
 from typing import Any
 
 from flash_sparse_apps.console import spoken
-from flash_sparse_apps.metrics import Metrics, ModelScores
+from flash_sparse_apps.metrics import LinearScores, Metrics, ModelScores
 from flash_sparse_apps.reports.advice import advice, advice_lines
 from flash_sparse_apps.reports.examples import Example
 from flash_sparse_apps.reports.glossary import GLOSSARY
@@ -285,9 +285,17 @@ def _advice(metrics: Metrics) -> list[str]:
     return ["<h2>What to try next</h2>", f"<ul>{sentences}</ul>"] if sentences else []
 
 
+def _linear_method(metrics: Metrics, baseline: LinearScores) -> str:
+    documents = metrics["data"]["truncation"]["train"]["documents"]
+    fitted, sample = baseline.get("train_documents", documents), ""
+    if fitted < documents:
+        sample = f", fitted on {fitted:,} of the {documents:,} training {kind(metrics)}, drawn at random"
+    return f" The linear baseline: for each label an SVM on TF-IDF of the same tokens{sample}."
+
+
 def _results(metrics: Metrics) -> list[str]:
     test, baseline = metrics["test"], metrics["linear_baseline"]
-    method = "" if baseline is None else " The linear baseline: for each label an SVM on TF-IDF of the same tokens."
+    method = "" if baseline is None else _linear_method(metrics, baseline)
     if rules := metrics["rule_baselines"]:
         names = escape(" or by the ".join(rules))
         method += f" By the {names} alone: the best guess, from training, of what sees nothing else of a document."

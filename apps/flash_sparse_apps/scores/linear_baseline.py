@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 from scipy.special import expit, softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfTransformer
@@ -29,7 +30,10 @@ from flash_sparse_apps.scores.thresholds import tune_thresholds
 from flash_sparse_apps.tokens.token_store import TokenStore
 from flash_sparse_datasets.shared.progress import Progress
 
+COUNTING = "counting tokens"
 MOST_COEFFICIENTS = 50_000_000  # that are kept, 100 MB
+MOST_TOKENS = 50_000_000  # that are fitted: a solver needs some 50 bytes for each
+CHUNK_TOKENS = 5_000_000  # of a held-out split that are counted at a time; what stays of each is 10 bytes or less
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class LinearResult:
         temperature: of the margins, from the validation documents.
         thresholds: (L,) for multi-label, None for single-label.
         validation_predictions, test_predictions: (N, L) uint8 for multi-label, (N,) int64 for single-label.
+        train_documents: how many it was fitted on; where training has more than `MOST_TOKENS`, a sample.
         model: what was fitted, to predict with; None where it has more than `MOST_COEFFICIENTS`, or reads pairs.
         seconds: wall time of all of it.
     """
@@ -52,6 +57,7 @@ class LinearResult:
     thresholds: np.ndarray | None
     validation_predictions: np.ndarray
     test_predictions: np.ndarray
+    train_documents: int
     model: LinearModel | None
     seconds: float
 
@@ -72,20 +78,22 @@ def linear_baseline(
 
     Features are the tokens and the pairs of neighbouring tokens among a document's first `seq_len`, those that two
     training documents or more have, as TF-IDF with 1 + log of the counts and unit length. Each label has an SVM of its
-    own (squared hinge loss, C = 10). The same stores and seed give the same result.
+    own (squared hinge loss, C = 10). Where `train` has more than `MOST_TOKENS`, it is fitted on documents drawn at
+    random that have as many, so that memory does not grow with the corpus. The same stores and seed give the same
+    result.
 
     Args:
         balanced: let the documents with a label weigh as much together as those without it.
         progress: show progress bars.
     """
     began = time.monotonic()
-    counts = [_count(store, seq_len, progress) for store in (train, validation, test)]
-    width = max(part.shape[1] for part in counts)
-    for part in counts:
-        part.resize(part.shape[0], width)
-    frequent = np.flatnonzero(counts[0].getnnz(0) >= min(2, len(train)))
-    tfidf = TfidfTransformer(sublinear_tf=True).fit(counts[0][:, frequent])
-    features, *held_out = (tfidf.transform(part[:, frequent]) for part in counts)
+    sample = _sample(train.read_lengths(seq_len), seed)
+    counts = _count(train, Progress(sample, COUNTING, shown=progress), seq_len)
+    frequent = np.flatnonzero(counts.getnnz(0) >= min(2, len(sample)))
+    counts = counts[:, frequent]
+    tfidf = TfidfTransformer(sublinear_tf=True).fit(counts)
+    features = tfidf.transform(counts, copy=False)
+    held_out = [_features(store, seq_len, frequent, tfidf, progress) for store in (validation, test)]
 
     model = None
     if len(frequent) * num_labels <= MOST_COEFFICIENTS and not train.pairs:
@@ -93,7 +101,7 @@ def linear_baseline(
         model.columns.copy_(torch.from_numpy(frequent))
         model.idf.copy_(torch.from_numpy(tfidf.idf_))
 
-    wanted = train.label_matrix().tocsc()  # (N, L)
+    wanted = train.label_matrix()[sample].tocsc()  # (sample, L)
     margins = [np.empty((part.shape[0], num_labels)) for part in held_out]
     for label in Progress(range(num_labels), "fitting the linear model", unit=" labels", shown=progress):
         present = wanted[:, [label]].toarray().ravel()  # (N,)
@@ -113,6 +121,7 @@ def linear_baseline(
         thresholds=thresholds,
         validation_predictions=predict_labels(probabilities[0], thresholds, task),
         test_predictions=predict_labels(probabilities[1], thresholds, task),
+        train_documents=len(sample),
         model=model,
         seconds=time.monotonic() - began,
     )
@@ -152,10 +161,37 @@ def _fit_label(
         model.intercepts[label] = float(svm.intercept_[0])
 
 
-def _count(store: TokenStore, seq_len: int, progress: bool = False) -> csr_matrix:
+def _sample(lengths: np.ndarray, seed: int) -> np.ndarray:
+    """Documents that have `MOST_TOKENS` together at most, ascending: all of them, or one at least drawn at random.
+
+    Args:
+        lengths: (N,) tokens of each document.
+    """
+    if lengths.sum() <= MOST_TOKENS:
+        return np.arange(len(lengths))
+    drawn = np.random.default_rng(seed).permutation(len(lengths))
+    fitting = np.searchsorted(lengths[drawn].cumsum(), MOST_TOKENS, "right")
+    return np.sort(drawn[: max(1, fitting)])
+
+
+def _features(
+    store: TokenStore, seq_len: int, columns: np.ndarray, tfidf: TfidfTransformer, progress: bool
+) -> csr_matrix:
+    """TF-IDF of a split's documents, (N, F), of the `columns` that are features, (F,)."""
+    chunk_of = store.read_lengths(seq_len).cumsum() // CHUNK_TOKENS  # (N,) ascending
+    documents = iter(Progress(range(len(store)), COUNTING, shown=progress))
+    parts = [csr_matrix((0, len(columns)), dtype=np.float32)]
+    for size in np.unique(chunk_of, return_counts=True)[1]:
+        counts = _count(store, islice(documents, size), seq_len)
+        counts.resize(size, int(columns.max(initial=0)) + 1)
+        parts.append(tfidf.transform(counts[:, columns], copy=False))
+    return vstack(parts, "csr")
+
+
+def _count(store: TokenStore, documents: Iterable[int], seq_len: int) -> csr_matrix:
     """How often each document has each pair of tokens (the first 2**20 columns, hashed) and each token."""
     columns, counts, ends = [], [], [0]
-    for index in Progress(range(len(store)), "counting tokens", shown=progress):
+    for index in documents:
         tokens = torch.from_numpy(store.tokens(index, seq_len))
         found, often = np.unique(token_columns(tokens).numpy(), return_counts=True)
         columns.append(found)
@@ -164,5 +200,5 @@ def _count(store: TokenStore, seq_len: int, progress: bool = False) -> csr_matri
     width = int(max((part[-1] for part in columns), default=0)) + 1
     return csr_matrix(
         (np.concatenate([np.empty(0, np.float32), *counts]), np.concatenate([np.empty(0, np.int32), *columns]), ends),
-        shape=(len(store), width),
+        shape=(len(ends) - 1, width),
     )

@@ -308,7 +308,8 @@ def _beside_linear(
     ours, theirs, truth = decisions
     bounds = paired_bootstrap(ours, theirs, truth, samples=settings.bootstrap_samples, seed=settings.seed)
     difference = {"micro_f1": micro_f1 - found["micro_f1"], "micro_f1_interval": list(bounds)}
-    return cast(LinearScores, found | {"difference": difference, "seconds": linear.seconds})
+    fitted = {"train_documents": linear.train_documents, "seconds": linear.seconds}
+    return cast(LinearScores, found | {"difference": difference} | fitted)
 
 
 @dataclass(frozen=True)

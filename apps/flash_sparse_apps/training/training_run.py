@@ -168,6 +168,8 @@ def finish(settings: Settings, prepared: Prepared, run: RunFolder, module: Class
     if settings.linear_baseline:
         say("fitting the linear model")
         linear = fit_linear(settings, prepared)
+        if linear.train_documents < (documents := len(prepared.stores["train"])):
+            say(f"the linear model saw {linear.train_documents:,} of the {documents:,} training documents")
     say("testing")
     answers = answer(prepared, module, linear.model if linear is not None and settings.blend else None)
     scores = score(settings, prepared, answers, linear)
