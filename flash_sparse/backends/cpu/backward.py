@@ -1,9 +1,9 @@
 """The backward kernel: gradients of query, key and value (Dao et al. 2022, algorithm 4, over a layout's blocks).
 
 A task takes the queries of one part of a sequence past the keys of another part, for one key head. It adds to the
-gradients of those queries and of those keys: tasks that run at the same time share neither (`launch.py`). The
-probabilities come from the log-sum-exp again. Scores stand as in the forward kernel, those of GROUP strips side by
-side, so that the products over queries have more to sum.
+gradients of those queries and of those keys, and waits until the tasks that add to them before it are done: all of them
+were taken before it, so none waits for ever. The probabilities come from the log-sum-exp again. Scores stand as in the
+forward kernel, those of GROUP strips side by side, so that the products over queries have more to sum.
 
 Letters: M queries of a tile, K keys of a tile, L lanes of a strip, W a row's width inside the kernels.
 """
@@ -29,6 +29,7 @@ from flash_sparse.backends.cpu.vectors import (
     itemsize_of,
     lanes_of,
     number_at,
+    reached,
     set_number,
     take,
     tuple_at,
@@ -36,6 +37,7 @@ from flash_sparse.backends.cpu.vectors import (
 )  # fmt: skip
 from flash_sparse.backends.cpu.walk import (
     KEY_TILE,
+    PART_FIELDS,
     PROBLEM_FIELDS,
     QUERY_TILE,
     TILE_FIELDS,
@@ -155,8 +157,9 @@ def backward_kernel(call, memory, number, capped):
     Args:
         call: `kernels.Call`. Its arguments are a `Problem`; `Rows` of query, key, value and the output's gradient;
             `Rows` of what is added to for the gradients of query, key and value, of the kernel's numbers and width; the
-            addresses of the log-sum-exp and of delta, (B, H, Nq) of the kernel's numbers; for each gradient whether it
-            is asked for. Its tasks are `Part`s.
+            addresses of the log-sum-exp and of delta, (B, H, Nq) of the kernel's numbers, and of how many tasks are
+            done of each part of queries, and then of each part of keys, int64; how many parts there are; for each
+            gradient whether it is asked for. Its tasks are `Part`s.
         memory: address of the addresses of the thread's memory, `KeyTile` and `Sums`.
         number: any number of the type that is computed in.
         capped: as in the forward kernel.
@@ -168,10 +171,12 @@ def backward_kernel(call, memory, number, capped):
     )  # fmt: skip
     behind = PROBLEM_FIELDS + 7 * ROWS_FIELDS
     logsumexp, delta = integer_at(call.arguments, behind), integer_at(call.arguments, behind + 1)
+    queries_done, parts = integer_at(call.arguments, behind + 2), integer_at(call.arguments, behind + 3)
+    keys_done = queries_done + 8 * parts
     gradients = Gradients(
         rows_at(call.arguments, PROBLEM_FIELDS, 4), rows_at(call.arguments, PROBLEM_FIELDS, 5),
-        rows_at(call.arguments, PROBLEM_FIELDS, 6), integer_at(call.arguments, behind + 2),
-        integer_at(call.arguments, behind + 3), integer_at(call.arguments, behind + 4),
+        rows_at(call.arguments, PROBLEM_FIELDS, 6), integer_at(call.arguments, behind + 4),
+        integer_at(call.arguments, behind + 5), integer_at(call.arguments, behind + 6),
     )  # fmt: skip
     constants = constants_of(call.numbers, number)
     tile, sums = tuple_at(KeyTile, memory, 0), tuple_at(Sums, memory, TILE_FIELDS)
@@ -181,7 +186,10 @@ def backward_kernel(call, memory, number, capped):
         task = take(call.counter)
         if task >= call.task_count:
             return
-        part = tuple_at(Part, call.tasks, 6 * task)
+        part = tuple_at(Part, call.tasks, PART_FIELDS * task)
+        query_counter, key_counter = queries_done + 8 * part.query_part, keys_done + 8 * part.key_part
+        while reached(query_counter) < part.query_turn or reached(key_counter) < part.key_turn:
+            pass
         for head in range(part.key_head * problem.group, (part.key_head + 1) * problem.group):
             for first in range(part.first_query, part.last_query, size):
                 line = find_line(problem, part.sequence, head, first, min(size, part.last_query - first), number)
@@ -199,6 +207,8 @@ def backward_kernel(call, memory, number, capped):
                             _take_keys(problem, line, group, tile, i, sums, gradients, constants, capped)
                 if gradients.want_query:
                     _end(problem, line, sums, gradients.query, constants)
+        take(query_counter)
+        take(key_counter)
 
 
 @compiled

@@ -25,7 +25,7 @@ from flash_sparse.backends.cpu.kernels import (
 from flash_sparse.backends.cpu.rows import Rows
 from flash_sparse.backends.cpu.threads import run
 from flash_sparse.backends.cpu.vectors import STRIP_BYTES
-from flash_sparse.backends.cpu.walk import KEYS, QUERIES, QUERY_TILE, Constants, Problem
+from flash_sparse.backends.cpu.walk import DIAGONAL, KEYS, QUERIES, QUERY_TILE, Constants, Problem
 from flash_sparse.backends.options import Options
 from flash_sparse.backends.sinks import sink_gradients
 
@@ -86,10 +86,11 @@ def backward(
     sums = [accumulator(gradient, dtype, problem.width) for gradient in gradients]
     query, key, value = dense_rows(query), dense_rows(key), dense_rows(value)
     rows = [Rows.of(tensor) for tensor in (query, key, value, grad_output, *sums)]
-    arguments = [*rows, logsumexp.data_ptr(), delta.data_ptr(), *wanted[:3]]
+    tasks, parts = part_pairs(problem, tables.sequences)
+    done = np.zeros((2, parts), np.int64)
+    arguments = [*rows, logsumexp.data_ptr(), delta.data_ptr(), done.ctypes.data, parts, *wanted[:3]]
     kernel = capped_backward_kernel if options.softcap else backward_kernel
-    for tasks in part_pairs(problem, tables.sequences):
-        run(kernel, problem, arguments, numbers, tasks)
+    run(kernel, problem, arguments, numbers, tasks)
     for gradient, total in zip(gradients, sums, strict=True):
         if gradient is not total and gradient.numel():
             gradient.copy_(total[..., : gradient.shape[3]])
@@ -232,36 +233,50 @@ def row_tiles(shape: tuple[int, ...]) -> np.ndarray:
     ).reshape(-1, 3)
 
 
-def part_pairs(problem: Problem, sequences: np.ndarray) -> list[np.ndarray]:
-    """The backward pass's tasks: in each phase those that may run at the same time.
+def part_pairs(problem: Problem, sequences: np.ndarray) -> tuple[np.ndarray, int]:
+    """The backward pass's tasks, and how many parts there are.
 
-    A sequence is cut into P parts, its keys as well as its queries. In phase s, part i of the keys meets part i + s
-    (modulo P) of the queries: no two tasks of a phase add to the same gradient, and each gradient is added to in a
-    fixed order.
+    A sequence is cut into P parts, its keys as well as its queries. First part i of the keys meets part i of the
+    queries, for all i, then part i + 1 (modulo P), and so on: tasks that are near each other add to other gradients,
+    and each gradient is added to in a fixed order.
 
     Returns:
-        For each phase (tasks, 6): sequence, key head, queries from, to, keys from, to.
+        The tasks, (tasks, 10): `Part`s.
     """
     key_heads = problem.heads // problem.group
     longest = np.maximum(sequences[:, QUERIES], sequences[:, KEYS])  # (sequences,)
-    parts = 1
-    while key_heads * np.minimum(-(-longest // LEAST_PART), parts).sum() < PARALLEL_TASKS and (
-        parts * LEAST_PART < longest.max(initial=0)
+    cuts = 1
+    while key_heads * np.minimum(-(-longest // LEAST_PART), cuts).sum() < PARALLEL_TASKS and (
+        cuts * LEAST_PART < longest.max(initial=0)
     ):
-        parts *= 2
+        cuts *= 2
 
-    sequence, key_head, part = (
+    # the parts of all sequences and key heads, (parts,), each beside the part of the queries that its keys meet in each
+    # turn, (P, parts)
+    sequence, key_head, cut = (
         index.ravel()
-        for index in np.meshgrid(np.arange(len(longest)), np.arange(key_heads), np.arange(parts), indexing="ij")
+        for index in np.meshgrid(np.arange(len(longest)), np.arange(key_heads), np.arange(cuts), indexing="ij")
     )
+    key_part = np.arange(len(cut))
+    query_cut = (cut + np.arange(cuts)[:, None]) % cuts
+    query_part = key_part - cut + query_cut
+
     queries, keys = (sequences[sequence, column] for column in (QUERIES, KEYS))
-    query_step, key_step = (-(-length // (parts * QUERY_TILE)) * QUERY_TILE for length in (queries, keys))
-    phases = []
-    for phase in range(parts):
-        query_start, key_start = (part + phase) % parts * query_step, part * key_step
-        tasks = np.stack(
-            [sequence, key_head, query_start, np.minimum(query_start + query_step, queries), key_start,
-             np.minimum(key_start + key_step, keys)], 1,
-        )  # fmt: skip
-        phases.append(np.ascontiguousarray(tasks[(tasks[:, 2] < tasks[:, 3]) & (tasks[:, 4] < tasks[:, 5])]))
-    return [tasks for tasks in phases if len(tasks)]
+    query_step, key_step = (-(-length // (cuts * QUERY_TILE)) * QUERY_TILE for length in (queries, keys))
+    first_query, first_key = query_cut * query_step, cut * key_step
+    last_query, last_key = np.minimum(first_query + query_step, queries), np.minimum(first_key + key_step, keys)
+    kept = (first_query < last_query) & (first_key < last_key)  # (P, parts)
+    diagonal = sequences[sequence, DIAGONAL]
+    if problem.left >= 0:
+        kept &= last_key > first_query + diagonal - problem.left
+    if problem.right >= 0:
+        kept &= first_key < last_query + diagonal + problem.right
+    for_query = np.zeros_like(kept)
+    np.put_along_axis(for_query, query_part, kept, 1)
+    query_turn = np.take_along_axis(np.cumsum(for_query, 0) - for_query, query_part, 1)
+    key_turn = np.cumsum(kept, 0) - kept
+    columns = (
+        sequence, key_head, first_query, last_query, first_key, last_key, query_part, key_part, query_turn, key_turn,
+    )  # fmt: skip
+    tasks = np.stack(np.broadcast_arrays(*columns), 2)[kept]
+    return np.ascontiguousarray(tasks, np.int64), len(cut)

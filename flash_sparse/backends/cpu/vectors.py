@@ -327,7 +327,18 @@ def take(typing_context, counter):
 
     def generate(context, builder, signature, values):
         pointer = builder.inttoptr(values[0], INT64.as_pointer())
-        return builder.atomic_rmw("add", pointer, ir.Constant(INT64, 1), "monotonic")
+        # what a thread wrote before is seen by those that find its number here
+        return builder.atomic_rmw("add", pointer, ir.Constant(INT64, 1), "release")
+
+    return types.int64(types.int64), generate
+
+
+@instruction
+def reached(typing_context, counter):
+    """The number at the address `counter`, int64, which other threads raise by `take`, with what they wrote before."""
+
+    def generate(context, builder, signature, values):
+        return builder.load_atomic(builder.inttoptr(values[0], INT64.as_pointer()), "acquire", 8)
 
     return types.int64(types.int64), generate
 

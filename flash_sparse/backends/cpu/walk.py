@@ -61,7 +61,8 @@ class Tile(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A task of the backward kernel: some queries and some keys of a sequence."""
+    """A task of the backward kernel: some queries and some keys of a sequence. It begins when it is its turn to add to
+    the gradients of both."""
 
     sequence: int
     key_head: int
@@ -69,9 +70,14 @@ class Part(NamedTuple):
     last_query: int  # the one behind the last
     first_key: int
     last_key: int
+    query_part: int  # among the parts of all sequences and key heads
+    key_part: int
+    query_turn: int  # how many tasks add to the queries' gradients before
+    key_turn: int
 
 
 PROBLEM_FIELDS = len(Problem._fields)
+PART_FIELDS = len(Part._fields)
 
 
 class Constants(NamedTuple):

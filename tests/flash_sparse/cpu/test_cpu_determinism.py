@@ -11,7 +11,7 @@ from attention_cases import Case, generator, run
 
 import flash_sparse
 from flash_sparse.backends.cpu import launch, threads
-from flash_sparse.backends.cpu.walk import COLUMNS, KEYS, QUERIES, QUERY_TILE
+from flash_sparse.backends.cpu.walk import COLUMNS, DIAGONAL, KEYS, QUERIES, QUERY_TILE
 
 THREADS = (1, 2, 3, 7)
 
@@ -47,15 +47,15 @@ def set_threads(request, monkeypatch):
 
 
 @pytest.fixture(params=[False, True], ids=["parts as they are", "many small parts"])
-def phases(request, monkeypatch):
-    """How many phases each backward pass had."""
+def turns(request, monkeypatch):
+    """How many tasks of each backward pass came one after the other, at most."""
     counts = []
     part_pairs = launch.part_pairs
 
     def counted(*arguments):
-        found = part_pairs(*arguments)
-        counts.append(len(found))
-        return found
+        tasks, parts = part_pairs(*arguments)
+        counts.append(1 + int(tasks[:, 8:].max(initial=0)))
+        return tasks, parts
 
     monkeypatch.setattr(launch, "part_pairs", counted)
     if request.param:
@@ -79,16 +79,16 @@ def check_bits(once, set_threads):
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.2])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_the_number_of_threads_changes_no_bit(case, dropout_p, set_threads, phases):
+def test_the_number_of_threads_changes_no_bit(case, dropout_p, set_threads, turns):
     *rows, grad_output = case.tensors()
     options = case.options()
     check_bits(lambda: run(rows, grad_output, "cpu", options, dropout_p=dropout_p), set_threads)
-    assert max(phases) >= (2 if case.query_length > 1000 else 1)
+    assert max(turns) >= (2 if case.query_length > 1000 else 1)
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.2])
 @pytest.mark.parametrize("block_size", [0, 16])
-def test_nor_in_packs(block_size, dropout_p, set_threads, phases):
+def test_nor_in_packs(block_size, dropout_p, set_threads, turns):
     lengths = [0, 700, 1, 90, 513, 0, 40]
     make = generator(0)
     *rows, grad_output = (torch.randn(sum(lengths), heads, 20, generator=make) for heads in (4, 2, 2, 4))
@@ -128,12 +128,16 @@ TABLES = {
 }
 
 
+def problem(heads, group, left=-1, right=-1):
+    return SimpleNamespace(heads=heads, group=group, left=left, right=right)
+
+
 @pytest.mark.parametrize(("heads", "group"), [(1, 1), (4, 2), (40, 1)])
 @pytest.mark.parametrize("lengths", TABLES.values(), ids=TABLES)
-def test_every_pair_is_taken_once_and_tasks_of_a_phase_share_nothing(lengths, heads, group):
-    table = sequences(lengths)
-    found = launch.part_pairs(SimpleNamespace(heads=heads, group=group), table)
-    check_pairs(found, lengths, heads // group)
+def test_every_pair_is_taken_once_and_each_part_in_turn(lengths, heads, group):
+    found = launch.part_pairs(problem(heads, group), sequences(lengths))
+    check_turns(*found)
+    check_pairs(found[0], lengths, heads // group)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -143,32 +147,65 @@ def test_random_tables(seed, monkeypatch):
     monkeypatch.setattr(launch, "LEAST_PART", int(draw.integers(1, 600)))
     lengths = draw.integers(0, 1500, (int(draw.integers(1, 9)), 2)).tolist()
     key_heads = int(draw.integers(1, 5))
-    problem = SimpleNamespace(heads=2 * key_heads, group=2)
-    check_pairs(launch.part_pairs(problem, sequences(lengths)), lengths, key_heads)
+    found = launch.part_pairs(problem(2 * key_heads, 2), sequences(lengths))
+    check_turns(*found)
+    check_pairs(found[0], lengths, key_heads)
 
 
-def check_pairs(found, lengths, key_heads):
+@pytest.mark.parametrize("seed", range(20))
+def test_parts_that_do_not_see_each_other_are_left_out(seed, monkeypatch):
+    """All others stay: those with a query that sees a key."""
+    draw = np.random.default_rng(seed)
+    monkeypatch.setattr(launch, "LEAST_PART", int(draw.integers(1, 300)))
+    queries, keys, left, right = (int(number) for number in draw.integers(-1, 900, 4))
+    queries, keys = max(1, queries), max(1, keys)
+    table = sequences([(queries, keys)])
+    table[:, DIAGONAL] = keys - queries
+    found = launch.part_pairs(problem(1, 1, left, right), table)
+    check_turns(*found)
+
+    place = np.arange(queries)[:, None] + keys - queries  # of each query, among the keys
+    seen = np.ones((queries, keys), bool)
+    if left >= 0:
+        seen &= np.arange(keys) >= place - left
+    if right >= 0:
+        seen &= np.arange(keys) <= place + right
+    for start, stop, key_start, key_stop in found[0][:, 2:6].tolist():
+        assert seen[start:stop, key_start:key_stop].any()
+        seen[start:stop, key_start:key_stop] = False
+    assert not seen.any()
+
+
+def check_turns(tasks, parts):
+    """A task's turn is the number of tasks before it that add to the same gradients, of queries and of keys."""
+    assert tasks.dtype == np.int64
+    assert tasks.flags.c_contiguous
+    for part_of, turn_of in ((6, 8), (7, 9)):
+        before, rows = [0] * parts, {}
+        for task in tasks.tolist():
+            part = task[part_of]
+            assert task[turn_of] == before[part]
+            before[part] += 1
+            columns = (2, 3) if part_of == 6 else (4, 5)
+            own = (*task[:2], *(task[column] for column in columns))
+            assert rows.setdefault(part, own) == own  # a part is always the same rows
+        places = sorted(rows.values())
+        for one, other in itertools.pairwise(places):
+            assert one[:2] != other[:2] or one[3] <= other[2]  # which no other part has
+
+
+def check_pairs(tasks, lengths, key_heads):
     area = 0
-    taken = []  # rectangles of each sequence and head
-    for tasks in found:
-        assert tasks.dtype == np.int64
-        assert tasks.flags.c_contiguous
-        assert tasks.shape == (max(len(tasks), 1), 6)
-        for sequence, head, start, stop, key_start, key_stop in tasks.tolist():
-            queries, keys = lengths[sequence]
-            assert 0 <= start < stop <= queries
-            assert 0 <= key_start < key_stop <= keys
-            assert start % QUERY_TILE == key_start % QUERY_TILE == 0  # whole blocks, whatever their size
-            assert 0 <= head < key_heads
-            area += (stop - start) * (key_stop - key_start)
-        for columns in (slice(2, 4), slice(4, 6)):
-            lines = sorted([*task[:2], *task[columns]] for task in tasks.tolist())
-            for one, other in itertools.pairwise(lines):
-                assert one[:2] != other[:2] or one[3] <= other[2], (one, other)
-        taken += tasks.tolist()
+    for sequence, head, start, stop, key_start, key_stop in tasks[:, :6].tolist():
+        queries, keys = lengths[sequence]
+        assert 0 <= start < stop <= queries
+        assert 0 <= key_start < key_stop <= keys
+        assert start % QUERY_TILE == key_start % QUERY_TILE == 0  # whole blocks, whatever their size
+        assert 0 <= head < key_heads
+        area += (stop - start) * (key_stop - key_start)
     assert area == key_heads * sum(queries * keys for queries, keys in lengths)  # and, as none meet, each pair once
-    if len(taken) < 2000:
-        for one, other in itertools.combinations(taken, 2):
+    if len(tasks) < 2000:
+        for one, other in itertools.combinations(tasks[:, :6].tolist(), 2):
             apart = one[3] <= other[2] or other[3] <= one[2] or one[5] <= other[4] or other[5] <= one[4]
             assert one[:2] != other[:2] or apart, (one, other)
 
@@ -178,7 +215,7 @@ def test_long_sequences_are_cut_by_their_shape_alone(set_threads):
     cuts = []
     for number in THREADS:
         set_threads(number)
-        cuts.append(launch.part_pairs(SimpleNamespace(heads=4, group=1), table))
-    assert len(cuts[0]) > 1
+        cuts.append(launch.part_pairs(problem(4, 1), table)[0])
+    assert cuts[0][:, 8:].max() > 0
     for other in cuts[1:]:
-        assert all(np.array_equal(*pair) for pair in zip(cuts[0], other, strict=True))
+        assert np.array_equal(cuts[0], other)
