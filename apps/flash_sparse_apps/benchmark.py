@@ -27,11 +27,11 @@ def main(arguments: Sequence[str]) -> int:
         from flash_sparse_apps.benchmarking.flags import cpu_parser, gpu_parser, steps_parser
 
         make_parser = steps_parser if known.steps else gpu_parser if known.device == "cuda" else cpu_parser
-        make_parser().parse_args(arguments)  # --help and wrong flags end here, before torch is imported
+        options = make_parser().parse_args(arguments)  # --help and wrong flags end here, before torch is imported
         if known.steps:
             from flash_sparse_apps.benchmarking.steps import main as measure
         elif known.device == "cuda":
             from flash_sparse_apps.benchmarking.gpu import main as measure
         else:
             from flash_sparse_apps.benchmarking.cpu import main as measure
-    return measure(arguments)
+    return measure(options, ["benchmark.py", *arguments])

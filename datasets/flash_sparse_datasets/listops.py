@@ -148,21 +148,10 @@ def load(
             length += 1
         splits[split] = Documents(partial(_documents, rows), length)
 
-    notes = []
-    if root is not None:
-        notes += other_sizes({split: len(documents) for split, documents in splits.items()}, SIZES, "expressions")
-        for split in ("validation", "test"):
-            if shared := len(seen[split] & seen["train"]):
-                notes.append(f"{split}: {shared:,} of its expressions are also in training")
+    notes = [] if root is None else _surprises(splits, seen)
     notes += unused_labels(DIGITS, used, "expression")
     numbers = " / ".join(f"{len(documents):,}" for documents in splits.values())
-    made = (
-        f"read from {folder.name}"
-        if root is not None
-        else f"generated with seed {seed}, {recipe.min_length} < length < {recipe.max_length}, operators nested up to "
-        f"{recipe.max_depth - 1} deep with 2 to {recipe.max_arguments} arguments"
-        + (", as published" if recipe == PUBLISHED else ", not as published")
-    )
+    made = f"read from {folder.name}" if root is not None else _describe(recipe, seed)
     return Dataset(
         name="listops",
         task="single-label",
@@ -178,6 +167,24 @@ def load(
         notes=tuple(notes),
         vocabulary=VOCABULARY,
         baselines=partial(baselines, splits["train"], splits["test"]),
+    )
+
+
+def _surprises(splits: dict[str, Documents], seen: dict[str, set[bytes]]) -> list[str]:
+    """What the user should hear of official files."""
+    notes = other_sizes({split: len(documents) for split, documents in splits.items()}, SIZES, "expressions")
+    for split in ("validation", "test"):
+        if shared := len(seen[split] & seen["train"]):
+            notes.append(f"{split}: {shared:,} of its expressions are also in training")
+    return notes
+
+
+def _describe(recipe: Recipe, seed: int) -> str:
+    """How expressions were generated."""
+    return (
+        f"generated with seed {seed}, {recipe.min_length} < length < {recipe.max_length}, operators nested up to "
+        f"{recipe.max_depth - 1} deep with 2 to {recipe.max_arguments} arguments"
+        + (", as published" if recipe == PUBLISHED else ", not as published")
     )
 
 

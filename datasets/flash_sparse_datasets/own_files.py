@@ -19,32 +19,21 @@ labels and hashes, and again in each iteration.
 import hashlib
 import os
 from argparse import ArgumentParser
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from flash_sparse_datasets.shared.bad_rows import BadRows
-from flash_sparse_datasets.shared.document_table import DocumentTable
-from flash_sparse_datasets.shared.documents import DataError, Dataset, Document, Documents
+from flash_sparse_datasets.shared.documents import DataError, Dataset, Documents
 from flash_sparse_datasets.shared.drawn_splits import SPLITS, Draw, Drawn, EarlierSplit, draw_splits
-from flash_sparse_datasets.shared.joined_rows import EqualTexts
-from flash_sparse_datasets.shared.labelled_sources import Fields, FolderSource, Source, TableSource, visible
-from flash_sparse_datasets.shared.progress import Progress
-from flash_sparse_datasets.shared.reading_notes import Heard, missing_words, several_in_one
-from flash_sparse_datasets.shared.row_files import FORMATS, ReaderOptions, format_of
-from flash_sparse_datasets.shared.row_files.fasttext import is_fasttext
-from flash_sparse_datasets.shared.row_groups import RowGroups
-from flash_sparse_datasets.shared.seeded_split import TEST, TRAIN
+from flash_sparse_datasets.shared.labelled_sources import Fields, FolderSource, Source, TableSource
+from flash_sparse_datasets.shared.parts import LEFT_OUT, Part
+from flash_sparse_datasets.shared.reading_notes import missing_words, several_in_one
+from flash_sparse_datasets.shared.row_files import ReaderOptions
+from flash_sparse_datasets.shared.split_files import split_files
 from flash_sparse_datasets.shared.statistics_table import print_statistics
 from flash_sparse_datasets.shared.text_files import reading, shortened
-
-VALIDATION_NAMES = ("validation", "valid", "val", "dev")
-SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(VALIDATION_NAMES, "validation")
-ONLY_SHARD = "-00000-of-00001"  # how the Hugging Face hub ends the name of a split's one file
-LEFT_OUT = 3  # a single-label document whose label training does not have, or one joined to another
 
 
 def load(
@@ -105,16 +94,9 @@ def load(
         ValueError: for an argument's value.
     """
     _check_arguments(validation_share, test_share, task, label_separator, unseen_labels, bad_rows)
-    if folds is not None and not 1 <= (fold or 0) <= folds:
-        raise ValueError(f"fold is {fold}, expected one from 1 to folds, {folds}")
-    if folds is not None and keep_split is not None:
-        raise ValueError(f"folds is {folds}, expected none beside keep_split")
-    if label_field is not None and label_fields is not None:
-        raise ValueError(f"label_fields is {list(label_fields)}, expected none beside label_field")
-    reader = ReaderOptions(encoding, delimiter, quotes, None if columns is None else tuple(columns))
+    _check_pairs(folds, fold, keep_split, label_field, label_fields)
     path = Path(path)
-    with reading(path):
-        parts = _parts(path, validation, test, reader)
+    reader = ReaderOptions(encoding, delimiter, quotes, None if columns is None else tuple(columns))
     fields = Fields(
         text=text_field if isinstance(text_field, str) else tuple(text_field),
         label=label_field,
@@ -126,89 +108,40 @@ def load(
         multi_hot=True,
         reader=reader,
     )
-    sources = {split: _open(part, fields) for split, part in parts.items()}
-    _check_alike(sources)
-    task = sources["train"].task
+    with reading(path):
+        files = split_files(path, validation, test, reader)
 
     # Read all of it once.
-    label_ids: dict[str, int] = {}
-    bad = {split: BadRows(source) for split, source in sources.items()}
-    heard = {split: Heard() for split in sources}
-    tables = {}
-    for split, source in sources.items():
-        documents = _with_progress(source, bad[split].others(heard[split]))
-        tables[split] = DocumentTable(documents, label_ids, split_seed)
-        if bad[split].count and (bad_rows == "error" or not len(tables[split].keys)):
-            raise bad[split].error(several_in_one(label_ids) if label_separator is None else None)
-    names = list(label_ids)
-
-    # Texts that stand in a file several times.
-    equal = {split: EqualTexts(table) for split, table in tables.items()}
-    joined: dict[str, dict[int, tuple[str, ...]]] = {split: {} for split in sources}
-    others = {split: np.zeros(len(table.keys), bool) for split, table in tables.items()}
+    parts = _read_parts(files, fields, split_seed, bad_rows)
+    train = parts["train"]
+    task = train.source.task
     if join_rows:
         task = "multi-label"
-        for split in sources:
-            labels_of, others[split] = equal[split].joined()
-            tables[split].replace_labels(labels_of, others[split])
-            joined[split] = {row: tuple(sorted(names[label] for label in of)) for row, of in labels_of.items()}
+        for part in parts.values():
+            part.join_rows()
 
-    # Deal out: `assigned` says for each source which split each of its rows belongs to.
-    assigned = {split: np.full(len(table.keys), SPLITS[split], np.uint8) for split, table in tables.items()}
-    shares = {"validation": validation_share, "test": test_share}
-    seeded = {split: 0 if split in sources else share for split, share in shares.items()}
-    table = tables["train"]
-    assigned["train"][others["train"]] = LEFT_OUT
-    if folds is not None and "test" in sources:
-        raise DataError(f"{parts['test']}: a test of its own, expected none beside folds")
+    # Deal out.
     earlier = None if keep_split is None else EarlierSplit(keep_split)
-    drawn = Drawn(assigned["train"], "")
-    if any(seeded.values()):
-        kept = ~others["train"]
-        groups = _group(table, kept, names if stratify and task == "single-label" else None)
-        if folds is not None and len(groups.sizes) < folds + 2:
-            raise DataError(f"{parts['train']}: {len(groups.sizes)} different texts are too few for {folds} folds")
-        wanted = {SPLITS[split]: share for split, share in seeded.items()}
-        drawn = draw_splits(groups, Draw(wanted, folds, fold, earlier))
-        assigned["train"][kept] = drawn.split
-        _check_none_empty(parts["train"], assigned["train"], [split for split, share in seeded.items() if share])
-
-    # Only labels that training has can be learned.
-    in_training = assigned["train"] == TRAIN
-    seen = np.zeros(len(names), bool)
-    seen[table.label_ids[np.repeat(in_training, np.diff(table.offsets))]] = True
-    labels = tuple(sorted(name for name, is_seen in zip(names, seen, strict=True) if is_seen))
-    _check_classes(parts["train"], task, labels, np.diff(table.offsets)[in_training])
+    shares = {"validation": validation_share, "test": test_share}
+    wanted = {SPLITS[split]: 0 if split in parts else share for split, share in shares.items()}
+    drawn = _deal_out(parts, Draw(wanted, folds, fold, earlier), by_class=stratify and task == "single-label")
+    labels = _labels_in_training(train, task)  # only these can be learned
 
     # What users had better know.
-    notes = [note for source in sources.values() for note in source.notes]
-    for split, source in sources.items():
-        notes += [bad[split].note()] if bad[split].count else []
-        notes += heard[split].notes(source.path)
-        notes += [] if join_rows else equal[split].note(source.place)
-    if label_separator is None and label_fields is None:
-        hint = several_in_one(labels)
-        notes += [] if hint is None else [hint]
-    notes += missing_words({name: int((table.label_ids == label_ids[name]).sum()) for name in labels})
-    for split in [split for split in sources if split != "train"]:
-        assigned[split][others[split]] = LEFT_OUT
-        notes += _unseen(split, sources[split], tables[split], names, seen, task, unseen_labels, assigned[split])
-        notes += _shared(split, sources[split], tables[split], table.keys[in_training])
-        notes += [] if earlier is None else earlier.note_trained_on(split, tables[split].texts)
+    notes = [note for part in parts.values() for note in part.source.notes]
+    notes += [note for part in parts.values() for note in part.odd()]
+    notes += _doubtful_labels(train, labels, label_separator is None and label_fields is None)
+    for part in parts.values():
+        if part is not train:
+            notes += part.leave_out_unseen(labels, task, unseen_labels)
+            notes += part.shared_with(train)
+            notes += [] if earlier is None else earlier.note_trained_on(part.split, part.table.texts)
     notes += drawn.notes
     if folds is None:  # the test of one fold need not have them all
-        notes += _never_tested(labels, label_ids, tables, assigned)
+        notes += _never_tested(parts.get("test", train), labels)
 
     # Documents are read from disk again whenever they are wanted.
-    splits = {}
-    for split, number in SPLITS.items():
-        part = split if split in sources else "train"
-        wanted = assigned[part] == number
-        all_labels = [joined[part].get(int(row)) for row in np.flatnonzero(wanted)] if join_rows else None
-        read = partial(_read, sources[part], bad[part].among_all(wanted), frozenset(labels), all_labels)
-        splits[split] = Documents(read, int(wanted.sum()))
-    sizes = ", ".join(f"{len(documents):,} for {split}" for split, documents in splits.items())
-    files = ", ".join(dict.fromkeys(part.name for part in parts.values()))
+    splits = {split: parts.get(split, train).documents(split, labels) for split in SPLITS}
     return Dataset(
         name=path.resolve().name,
         task=task,
@@ -216,63 +149,14 @@ def load(
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
-        fingerprint=_fingerprint(task, labels, tables, assigned, joined if join_rows else None),
-        description=(
-            f"Own documents from {files}, {task}, {len(labels)} labels; {sizes}. "
-            + (f"Seed {split_seed} {drawn.words}." if drawn.words else "The splits are as the files give them.")
-        ),
+        fingerprint=_fingerprint(task, labels, parts),
+        description=_describe(task, labels, splits, files, f"Seed {split_seed} {drawn.words}" if drawn.words else ""),
         notes=tuple(notes),
-        text_hashes={split: _texts(split, tables, assigned, earlier) for split in SPLITS},
+        text_hashes={split: _texts(parts.get(split, train), split, earlier) for split in SPLITS},
     )
 
 
-def _check_alike(sources: dict[str, Source]):
-    """Raise DataError where a split's labels are of another form than training's."""
-    train = sources["train"]
-    for split, source in sources.items():
-        if source.task != train.task:
-            there = f"{train.path} is {train.task}"
-            raise DataError(f"{source.path}: {source.task}, but {there}, expected {split} to be like training")
-        if source.multi_hot != train.multi_hot:
-            here, there = (f"{found.multi_hot or 'no'} zeros and ones" for found in (source, train))
-            raise DataError(f"{source.path}: lists of {here} as labels, but {there} in training, expected them alike")
-
-
-def _group(table: DocumentTable, kept: np.ndarray, names: Sequence[str] | None) -> RowGroups:
-    """The kept rows by their texts; with the names of all labels, to be drawn by class.
-
-    Args:
-        kept: (rows,) bool. Of rows that are joined to others, none has a label.
-    """
-    offsets = table.offsets[np.append(kept, True)]
-    ranks = None if names is None else np.argsort(np.argsort(names))  # which row has a label first must not count
-    return RowGroups(table.keys[kept], table.texts[kept], offsets, table.label_ids, ranks)
-
-
-def _check_none_empty(path: Path, assigned: np.ndarray, drawn: Sequence[str]):
-    """Raise DataError where dealing out the rows of training left it, or a split that was drawn from it, empty."""
-    for split in ("train", *drawn):
-        if not (assigned == SPLITS[split]).any():
-            raise DataError(
-                f"{path}: {len(assigned)} rows are too few to split, {split} would be empty (every label is needed in "
-                "training, and equal texts stay together), expected more rows or files of their own for validation "
-                "and test"
-            )
-
-
-def _fingerprint(
-    task: str,
-    labels: tuple[str, ...],
-    tables: dict[str, DocumentTable],
-    assigned: dict[str, np.ndarray],
-    joined: dict[str, dict[int, tuple[str, ...]]] | None,
-) -> str:
-    """Of all texts, labels and splits; `joined` where rows of the same text are one document."""
-    digest = hashlib.sha256(repr((task, labels)).encode())
-    for split, table in tables.items():
-        digest.update(table.digest + assigned[split].tobytes())
-        digest.update(b"" if joined is None else repr(sorted(joined[split].items())).encode())
-    return digest.hexdigest()
+# The steps, in their order
 
 
 def _check_arguments(validation_share, test_share, task, label_separator, unseen_labels, bad_rows) -> None:
@@ -293,124 +177,102 @@ def _check_arguments(validation_share, test_share, task, label_separator, unseen
         raise ValueError(f"bad_rows is {bad_rows!r}, expected 'error' or 'skip'")
 
 
-# Which files and folders there are
+def _check_pairs(folds, fold, keep_split, label_field, label_fields) -> None:
+    if folds is not None and not 1 <= (fold or 0) <= folds:
+        raise ValueError(f"fold is {fold}, expected one from 1 to folds, {folds}")
+    if folds is not None and keep_split is not None:
+        raise ValueError(f"folds is {folds}, expected none beside keep_split")
+    if label_field is not None and label_fields is not None:
+        raise ValueError(f"label_fields is {list(label_fields)}, expected none beside label_field")
 
 
-def _parts(path: Path, validation, test, reader: ReaderOptions) -> dict[str, Path]:
-    """The file or class folder of each split that has one; "train" has."""
-    parts = _split_parts(path, reader) if path.is_dir() else {"train": path}
-    for split, given in (("validation", validation), ("test", test)):
-        if given is None:
-            continue
-        if not os.fspath(given):
-            raise ValueError(f"{split} is '', expected a file or folder")
-        if split in parts:
-            raise ValueError(f"{split} is {str(given)!r}, but {path} already has {parts[split].name}, expected one")
-        parts[split] = Path(given).expanduser()
-    for (one, path_of_one), (other, path_of_other) in combinations(parts.items(), 2):
-        if path_of_one.exists() and path_of_other.exists() and path_of_one.samefile(path_of_other):
-            raise DataError(f"{path_of_other}: given for both {one} and {other}, expected different files")
-    return {split: parts[split] for split in SPLITS if split in parts}
+def _read_parts(files: dict[str, Path], fields: Fields, split_seed: int, bad_rows: str) -> dict[str, Part]:
+    sources: dict[str, Source] = {
+        split: FolderSource(file, fields) if file.is_dir() else TableSource(file, fields)
+        for split, file in files.items()
+    }
+    _check_alike(sources)
+    label_ids: dict[str, int] = {}
+    parts = {}
+    for split, source in sources.items():
+        parts[split] = part = Part(split, source, label_ids, split_seed)
+        if part.bad.count and (bad_rows == "error" or not len(part.table.keys)):
+            raise part.bad.error(several_in_one(label_ids) if fields.label_separator is None else None)
+    return parts
 
 
-def _split_parts(folder: Path, reader: ReaderOptions) -> dict[str, Path]:
-    entries = visible(folder)
-    parts: dict[str, Path] = {}
-    for entry in entries:
-        if entry.is_dir():
-            split = SPLIT_NAMES.get(entry.name) if any(inner.is_dir() for inner in visible(entry)) else None
-        else:
-            ending = format_of(entry)
-            if ending is None and SPLIT_NAMES.get(entry.name.split(".")[0]) and is_fasttext(entry, reader):
-                ending = entry.name.removeprefix(entry.name.split(".")[0])
-            split = SPLIT_NAMES.get(entry.name[: -len(ending)].removesuffix(ONLY_SHARD)) if ending else None
-        if split in parts:
-            raise DataError(f"{folder}: both {parts[split].name} and {entry.name}, expected one file for {split}")
-        if split is not None:
-            parts[split] = entry
-    if parts:
-        if "train" not in parts:
-            raise DataError(f"{folder}: {next(iter(parts.values())).name} and nothing for training, expected train too")
-        return parts
-
-    classes = [entry.name for entry in entries if entry.is_dir()]
-    if not classes or set(classes) <= SPLIT_NAMES.keys():
-        holds = shortened([entry.name for entry in entries])
-        raise DataError(
-            f"{folder}: expected class folders with documents, or train, validation and test, each a folder of class "
-            f"folders or a file ({' '.join(FORMATS)}); it holds {holds}"
-        )
-    return {"train": folder}
+def _check_alike(sources: dict[str, Source]):
+    """Raise DataError where a split's labels are of another form than training's."""
+    train = sources["train"]
+    for split, source in sources.items():
+        if source.task != train.task:
+            there = f"{train.path} is {train.task}"
+            raise DataError(f"{source.path}: {source.task}, but {there}, expected {split} to be like training")
+        if source.multi_hot != train.multi_hot:
+            here, there = (f"{found.multi_hot or 'no'} zeros and ones" for found in (source, train))
+            raise DataError(f"{source.path}: lists of {here} as labels, but {there} in training, expected them alike")
 
 
-def _with_progress(source: Source, numbered: Iterable[tuple[int, Document]]) -> Iterator[tuple[int, Document]]:
-    """Pass the documents on and say how far the reading is, in percent where that is known."""
-    bar = None
-    try:
-        for each in numbered:
-            share = source.share_read()
-            if bar is None:  # what is known of a file is known once its reading has begun
-                much = (None, " documents") if share is None else (100, "%")
-                bar = Progress(None, f"reading {source.path.name}", *much)
-            bar.update(1 if share is None else int(100 * share) - bar.n)
-            yield each
-    finally:
-        if bar is not None:
-            bar.close()
+def _deal_out(parts: dict[str, Part], draw: Draw, by_class: bool) -> Drawn:
+    """Draw the splits that have no files of their own from the rows of training, and say how.
+
+    Args:
+        by_class: Whether each of them is to have its share of every class.
+    """
+    train = parts["train"]
+    path = train.source.path
+    if draw.folds is not None and "test" in parts:
+        raise DataError(f"{parts['test'].source.path}: a test of its own, expected none beside folds")
+    if not any(draw.shares.values()):
+        return Drawn(train.split_of_row, "")
+    kept = train.split_of_row != LEFT_OUT
+    groups = train.group(kept, by_class)
+    if draw.folds is not None and len(groups.sizes) < draw.folds + 2:
+        raise DataError(f"{path}: {len(groups.sizes)} different texts are too few for {draw.folds} folds")
+    drawn = draw_splits(groups, draw)
+    train.split_of_row[kept] = drawn.split
+    for split, number in SPLITS.items():
+        if (split == "train" or draw.shares[number]) and not train.rows_of(split).any():
+            raise DataError(
+                f"{path}: {len(train.split_of_row)} rows are too few to split, {split} would be empty (every label is "
+                "needed in training, and equal texts stay together), expected more rows or files of their own for "
+                "validation and test"
+            )
+    return drawn
 
 
-def _open(path: Path, fields: Fields) -> Source:
-    return FolderSource(path, fields) if path.is_dir() else TableSource(path, fields)
-
-
-# After the first reading
-
-
-def _check_classes(path: Path, task: str, labels: tuple[str, ...], labels_of_row: np.ndarray) -> None:
+def _labels_in_training(train: Part, task: str) -> tuple[str, ...]:
+    names, labels_of_row = list(train.label_ids), np.diff(train.table.offsets)
+    in_training = train.rows_of("train")
+    used = np.unique(train.table.label_ids[np.repeat(in_training, labels_of_row)])
+    labels = tuple(sorted(names[label] for label in used))
     if not labels:
-        raise DataError(f"{path}: no document has a label, expected labels to learn")
-    if len(labels) == 1 and (task == "single-label" or labels_of_row.all()):
+        raise DataError(f"{train.source.path}: no document has a label, expected labels to learn")
+    if len(labels) == 1 and (task == "single-label" or labels_of_row[in_training].all()):
         one = shortened(labels[0])
-        raise DataError(f"{path}: all training documents have the one label {one}, expected at least two classes")
-
-
-def _unseen(split, source, table, names, seen, task, unseen_labels, assigned) -> list[str]:
-    """Deal with labels that training does not have: raise, or mark rows as LEFT_OUT and return a note."""
-    unseen = np.flatnonzero(~seen[table.label_ids])
-    if not len(unseen):
-        return []
-    rows = np.unique(np.searchsorted(table.offsets, unseen, side="right") - 1)
-    place, label = source.place(table.numbers[rows[0]]), shortened(names[table.label_ids[unseen[0]]])
-    if unseen_labels == "error":
         raise DataError(
-            f"{place}: the label {label} is not in the training documents, expected one of their labels "
-            "(or unseen_labels to be ignore)"
+            f"{train.source.path}: all training documents have the one label {one}, expected at least two classes"
         )
-    if task == "single-label":
-        assigned[rows] = LEFT_OUT
-        if (assigned == LEFT_OUT).all():
-            raise DataError(f"{source.path}: none of its labels is in the training documents (first: {label})")
-    what = "left out, whose label is" if task == "single-label" else "without those labels that are"
-    return [f"{split}: documents {what} not in training: {len(rows)} (first: {place}, {label})"]
+    return labels
 
 
-def _shared(split, source, table, training_keys) -> list[str]:
-    """A note if texts of a given split also stand in training."""
-    rows = np.flatnonzero(np.isin(table.keys, training_keys))
-    if not len(rows):
-        return []
-    first = source.place(table.numbers[rows[0]])
-    return [
-        f"{split}: {len(rows)} of {len(table.keys)} documents have a text that is also in training (first: {first})"
-    ]
+def _doubtful_labels(train: Part, labels: tuple[str, ...], one_each: bool) -> list[str]:
+    """Notes on labels that may be several in one, or none.
+
+    Args:
+        one_each: Whether each cell is taken for one label.
+    """
+    hint = several_in_one(labels) if one_each else None
+    counts = np.bincount(train.table.label_ids, minlength=len(train.label_ids))  # (labels,)
+    missing = missing_words({label: int(counts[train.label_ids[label]]) for label in labels})
+    return missing if hint is None else [hint, *missing]
 
 
-def _never_tested(labels, label_ids, tables, assigned) -> list[str]:
-    """A note if no test document has some of the labels."""
-    part = "test" if "test" in tables else "train"
-    tested = np.repeat(assigned[part] == TEST, np.diff(tables[part].offsets))
-    seen = set(np.unique(tables[part].label_ids[tested]).tolist())
-    missing = [label for label in labels if label_ids[label] not in seen]
+def _never_tested(part: Part, labels: tuple[str, ...]) -> list[str]:
+    """A note if no test document, all of which are in this part, has some of the labels."""
+    tested = np.repeat(part.rows_of("test"), np.diff(part.table.offsets))
+    seen = set(np.unique(part.table.label_ids[tested]).tolist())
+    missing = [label for label in labels if part.label_ids[label] not in seen]
     if not missing:
         return []
     return [
@@ -419,25 +281,28 @@ def _never_tested(labels, label_ids, tables, assigned) -> list[str]:
     ]
 
 
-def _texts(
-    split: str, tables: dict[str, DocumentTable], assigned: dict[str, np.ndarray], earlier: EarlierSplit | None
-) -> np.ndarray:
+def _fingerprint(task: str, labels: tuple[str, ...], parts: dict[str, Part]) -> str:
+    """Of all texts, labels and splits."""
+    digest = hashlib.sha256(repr((task, labels)).encode())
+    for part in parts.values():
+        digest.update(part.table.digest + part.split_of_row.tobytes())
+        digest.update(b"" if part.joined is None else repr(sorted(part.joined.items())).encode())
+    return digest.hexdigest()
+
+
+def _describe(
+    task: str, labels: tuple[str, ...], splits: dict[str, Documents], files: dict[str, Path], drawn: str
+) -> str:
+    sizes = ", ".join(f"{len(documents):,} for {split}" for split, documents in splits.items())
+    names = ", ".join(dict.fromkeys(file.name for file in files.values()))
+    how = f"{drawn}." if drawn else "The splits are as the files give them."
+    return f"Own documents from {names}, {task}, {len(labels)} labels; {sizes}. {how}"
+
+
+def _texts(part: Part, split: str, earlier: EarlierSplit | None) -> np.ndarray:
     """The hashes of all texts of a split, and of those that an earlier one had in it."""
-    part = split if split in tables else "train"
-    own = tables[part].texts[assigned[part] == SPLITS[split]]
+    own = part.table.texts[part.rows_of(split)]
     return np.union1d(own, own[:0] if earlier is None else earlier.texts[split])
-
-
-# Every further reading
-
-
-def _read(source: Source, wanted: bytes, known: frozenset[str], all_labels: list | None) -> Iterator[Document]:
-    for count, (_, _, document) in enumerate(source.documents(wanted)):
-        if all_labels is not None and all_labels[count] is not None:
-            document = Document(document.id, document.text, all_labels[count])
-        if not known.issuperset(document.labels):
-            document = Document(document.id, document.text, tuple(sorted(known.intersection(document.labels))))
-        yield document
 
 
 def prepare(parser: ArgumentParser, arguments: Sequence[str]) -> int:

@@ -158,7 +158,6 @@ def load(
     sizes = {"test": test_size, "validation": validation_size, "train": train_size}
     for split, number in sizes.items():
         _check_count(f"{split}_size", number, 1)
-    digest = hashlib.sha256(repr(("single-label", LABELS)).encode())
     baselines: Callable[[], dict[str, float]] | None = None
     fresh: Fresh | None = None
     if root is None:
@@ -170,9 +169,7 @@ def load(
             begin += number
         baselines = partial(_baselines, folder, ranges["train"], ranges["test"])
         fresh = Fresh(partial(_fresh, begin=begin, **recipe), workers, (LEAST_LEVEL, level))
-        made = f"generated with seed {seed} as {preset}"
-        if distractors is not None:
-            made += f", but with {f'at most {distractors}' if distractors else 'no'} distractors"
+        made = f"generated with seed {seed} as {preset}{_but_with(distractors)}"
         notes: list[str] = []
     else:
         if (sizes, seed, preset, distractors) != ({s: SIZES[s] for s in sizes}, 0, "released", None):
@@ -182,11 +179,7 @@ def load(
         splits = _official_splits(folder, size, rows)
         made = f"read from {folder.parent.name}/{folder.name}, split as in S4 (random_split, seed 42)"
 
-    used: set[str] = set()
-    for split in SIZES:
-        for document in Progress(splits[split], f"reading {split}", unit=" images"):
-            digest.update(repr((split, document.id, document.labels)).encode() + cast(bytes, document.text))
-            used.update(document.labels)
+    fingerprint, used = _read_once(splits)
     notes += unused_labels(LABELS, used, "image")
     numbers = " / ".join(f"{len(splits[split]):,}" for split in SIZES)
     return Dataset(
@@ -196,7 +189,7 @@ def load(
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
-        fingerprint=digest.hexdigest(),
+        fingerprint=fingerprint,
         description=(
             f"Pathfinder of Long Range Arena, images of {size} x {size} pixels from 0 to 255, row by row: do two "
             f"markers lie on the same snake of {level} dashes? {made[0].upper() + made[1:]}; {numbers} for training, "
@@ -207,6 +200,22 @@ def load(
         baselines=baselines,
         fresh=fresh,
     )
+
+
+def _but_with(distractors: int | None) -> str:
+    if distractors is None:
+        return ""
+    return f", but with {f'at most {distractors}' if distractors else 'no'} distractors"
+
+
+def _read_once(splits: dict[str, Documents]) -> tuple[str, set[str]]:
+    """The fingerprint of all images, and the labels that they have."""
+    digest, used = hashlib.sha256(repr(("single-label", LABELS)).encode()), set[str]()
+    for split in SIZES:
+        for document in Progress(splits[split], f"reading {split}", unit=" images"):
+            digest.update(repr((split, document.id, document.labels)).encode() + cast(bytes, document.text))
+            used.update(document.labels)
+    return digest.hexdigest(), used
 
 
 # Generated files: one of images, one of markers, one of labels, where 255 stands for an image that is not there yet

@@ -22,7 +22,10 @@ from flash_sparse_apps.benchmarking.check import _sample
 from flash_sparse_apps.benchmarking.contests import Contest, compete, packed
 from flash_sparse_apps.benchmarking.problem import Case, Problem
 from flash_sparse_apps.benchmarking.spinning import spinning
+from flash_sparse_apps.command_line import OneLineParser
 from flash_sparse_apps.machine import describe_machine
+
+from .test_benchmark import code_of
 
 TOY = (
     *("--device", "cpu", "--lengths", "32", "75", "--head-dims", "8", "16", "--densities", "1/2", "1/4"),
@@ -313,10 +316,9 @@ def test_a_wrong_result_is_told_by_the_exit_code(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_wrong_arguments(capsys, tmp_path, flags, message):
-    with pytest.raises(SystemExit) as stopped:
-        benchmark.main([*TOY, *flags, "--output", str(tmp_path / "none")])
+    code = code_of([*TOY, *flags, "--output", str(tmp_path / "none")])
     error = capsys.readouterr().err
-    assert (stopped.value.code, error.count("\n")) == (2, 1)
+    assert (code, error.count("\n")) == (2, 1)
     assert message in error
     assert not (tmp_path / "none").exists()
 
@@ -324,8 +326,16 @@ def test_wrong_arguments(capsys, tmp_path, flags, message):
 def test_an_output_that_cannot_be_is_told_before_measuring(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(cpu.Benchmark, "run", lambda self: pytest.fail("measured"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit) as stopped:
-        benchmark.main([*TOY, "--output", str(tmp_path / "file")])
+    code = benchmark.main([*TOY, "--output", str(tmp_path / "file")])
     error = capsys.readouterr().err
-    assert (stopped.value.code, error.count("\n")) == (2, 1)
+    assert (code, error.count("\n")) == (2, 1)
     assert "file" in error
+
+
+def test_flags_are_read_once(tmp_path, monkeypatch):
+    read = []
+    parse = OneLineParser.parse_args
+    monkeypatch.setattr(OneLineParser, "parse_args", lambda self, *given: read.append(given) or parse(self, *given))
+    (tmp_path / "file").write_text("")
+    assert benchmark.main([*TOY, "--output", str(tmp_path / "file")]) == 2
+    assert len(read) == 1

@@ -10,13 +10,16 @@ import pytest
 import torch
 
 from flash_sparse import attention
+from flash_sparse_apps import benchmark
 from flash_sparse_apps.benchmarking import cell as cells
 from flash_sparse_apps.benchmarking import gpu
 from flash_sparse_apps.benchmarking.cell import GridCell
 from flash_sparse_apps.benchmarking.contenders import CONTENDERS, Contender, UnsupportedError
+from flash_sparse_apps.benchmarking.flags import gpu_parser
 from flash_sparse_apps.benchmarking.problem import Problem
 from flash_sparse_apps.benchmarking.records import Records
 from flash_sparse_apps.benchmarking.stopwatch import GpuClock, WallClock
+from flash_sparse_datasets.shared.exit_codes import UserError
 
 TOY = (
     *("--length", "64", "--lengths", "32", "--head-dims", "8", "--width", "16", "--tokens", "64"),
@@ -43,7 +46,8 @@ def contender(monkeypatch):
 
 
 def call(*flags, contenders=("flash_sparse",), clock=None) -> int:
-    return gpu.main([*TOY, "--contenders", *contenders, *map(str, flags)], clock or WallClock())
+    options = gpu_parser().parse_args([*TOY, "--contenders", *contenders, *map(str, flags)])
+    return gpu.main(options, ["benchmark.py"], clock or WallClock())
 
 
 def kept(folder) -> dict:
@@ -235,12 +239,10 @@ class TestRecords:
             assert [row["key"] for row in kept(tmp_path)["cells"]] == [str(done) for done in range(number + 1)]
 
     @pytest.mark.parametrize("content", ['{"side_by_side": []}', "[]", "", '{"cells": "'])
-    def test_another_file_is_left_alone(self, tmp_path, capsys, content):
+    def test_another_file_is_left_alone(self, tmp_path, content):
         (tmp_path / "benchmark.json").write_text(content, encoding="utf-8")
-        with pytest.raises(SystemExit) as stopped:
+        with pytest.raises(UserError, match="is no benchmark of a GPU"):
             call("--output", tmp_path)
-        assert stopped.value.code == 2
-        assert "is no benchmark of a GPU" in capsys.readouterr().err
         assert (tmp_path / "benchmark.json").read_text(encoding="utf-8") == content
 
     def test_figures_of_different_settings_do_not_mix(self, tmp_path, monkeypatch):
@@ -304,7 +306,8 @@ def test_on_a_gpu(tmp_path):
     small = ("--length", "512", "--lengths", "256", "--head-dims", "64", "--width", "128", "--tokens", "512")
     names = ("flash_sparse", "SDPA flash", "SDPA math")
     densities = ("--densities", "1/2", "--block-size", "64")
-    assert gpu.main([*small, *densities, "--contenders", *names, "--output", str(tmp_path)]) == 0
+    to = ("--contenders", *names, "--output", str(tmp_path))
+    assert benchmark.main(["--device", "cuda", *small, *densities, *to]) == 0
     rows = kept(tmp_path)["cells"]
     assert all(row["status"] == "timed" for row in rows if row["contender"] == "flash_sparse"), rows
     for row in rows:

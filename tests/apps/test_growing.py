@@ -53,9 +53,15 @@ def test_images_are_of_their_levels(fresh):
         assert label == 1 - made.labels[0]
 
 
-def trainer_of(module: nn.Module):
+def module_with_trainer():
+    """A classifier whose rate is 1, and what it asks its trainer for."""
+    recipe = {"learning_rate": 1.0, "weight_decay": 0.0, "warmup_share": 0.1, "gradient_clip": 1.0, "seed": 0}
+    module = Classifier(nn.Linear(2, 1), None, "single-label", **recipe)
     optimizer = torch.optim.AdamW(module.encoder.parameters(), lr=1.0)
-    return SimpleNamespace(global_step=0, optimizers=[optimizer])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    configs = [SimpleNamespace(scheduler=schedule)]
+    module.trainer = SimpleNamespace(global_step=0, optimizers=[optimizer], lr_scheduler_configs=configs)
+    return module, module.trainer
 
 
 def steps(callback, trainer, module, loss: float, count: int):
@@ -64,14 +70,14 @@ def steps(callback, trainer, module, loss: float, count: int):
         trainer.optimizers[0].zero_grad()
         module.encoder(torch.ones(1, 2)).sum().backward()
         trainer.optimizers[0].step()
+        module.lr_schedulers().step()
         callback.on_train_batch_end(trainer, module, torch.tensor(loss), None, 0)
 
 
 def test_a_length_joins_when_the_loss_is_low_and_training_goes_back_when_it_falls(fresh, capsys):
     growth = Growth(fresh, 2, seed=0)
     callback = Growing(growth, 0.3, History())
-    module = SimpleNamespace(encoder=nn.Linear(2, 1), rate_factor=1.0)
-    trainer = trainer_of(module)
+    module, trainer = module_with_trainer()
     steps(callback, trainer, module, math.log(2), 3 * SETTLED)  # at chance from the beginning: nothing to go back to
     assert (growth.newest, callback.falls) == (2, [])
     steps(callback, trainer, module, 0.1, SETTLED)
@@ -92,8 +98,17 @@ def test_a_length_joins_when_the_loss_is_low_and_training_goes_back_when_it_fall
 
     again = Growing(Growth(fresh, 2, seed=0), 0.3, History())
     again.load_state_dict(callback.state_dict())
-    again.on_train_start(trainer, other := SimpleNamespace(rate_factor=1.0))
+    other, resumed = module_with_trainer()
+    resumed.optimizers[0].load_state_dict(trainer.optimizers[0].state_dict())
+    other.lr_schedulers().load_state_dict(module.lr_schedulers().state_dict())
+    again.on_fit_start(resumed, other)
     assert (again.growth.newest, other.rate_factor) == (growth.newest, module.rate_factor)
+    assert not other.change_rate()  # the state has the rate that training fell back to
+    other.learning_rate = 0.3
+    assert other.change_rate()
+    other.lr_schedulers().step()
+    assert resumed.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.3 * other.rate_factor)
+    assert not other.change_rate()
     steps(callback, trainer, module, 0.1, 10 * SETTLED)
     assert growth.newest == growth.last == 6
 

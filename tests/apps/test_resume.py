@@ -10,13 +10,18 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
+import lightning as L
 import pytest
+import torch
 from filelock import FileLock
 
 from flash_sparse_apps import classify
-from flash_sparse_apps.training.callbacks import Checkpoints, KeepsState
+from flash_sparse_apps.training import fitting
+from flash_sparse_apps.training.callbacks import Checkpoints, History, KeepsState
 
 from .conftest import SPARSE, TINY
 
@@ -291,3 +296,24 @@ def test_sigkill(data, uninterrupted, tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     assert "continuing after step" in resumed.stdout
     same_results(run, uninterrupted)
+
+
+def test_the_state_that_was_read_is_not_kept_during_training(tmp_path, monkeypatch):
+    class State(dict):
+        """A dict that can be referred to weakly."""
+
+    module = L.LightningModule()
+    module.layer = torch.nn.Linear(2, 1)
+    state = State(state_dict=module.state_dict(), global_step=7)
+    kept = weakref.ref(state)
+    found = [(tmp_path / "last.ckpt", state)]
+    del state
+    monkeypatch.setattr(fitting, "newest_whole", lambda path: found.pop())
+    begun = []
+
+    def fit(*given, ckpt_path, **named):
+        begun.append((ckpt_path, kept()))
+
+    checkpoints = KeepsState(tmp_path / "last.ckpt", 4, History())
+    fitting.fit(SimpleNamespace(fit=fit), module, None, checkpoints, None)
+    assert begun == [(tmp_path / "last.ckpt", None)]

@@ -10,11 +10,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
+from jsonargparse import Namespace
 from tqdm import tqdm
 
 from flash_sparse.layout import count_blocks
 from flash_sparse_apps.benchmarking.contests import DEVICE, compete, dense_and_sparse, packed
-from flash_sparse_apps.benchmarking.flags import cpu_parser
 from flash_sparse_apps.benchmarking.footprint import footprint
 from flash_sparse_apps.benchmarking.plots import draw_cpu
 from flash_sparse_apps.benchmarking.problem import PRODUCTS, Case, Problem
@@ -22,6 +22,7 @@ from flash_sparse_apps.benchmarking.tables import markdown_table, text_table
 from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.machine import describe_machine, describe_versions
 from flash_sparse_apps.settings import parse_share
+from flash_sparse_datasets.shared.exit_codes import UserError
 
 PACKS = ((50, 20, 80, 4, 32), (64, 130, 198, 4, 16))  # sequences, of at least, of at most tokens, heads, head_dim
 COMPILERS = ("numba", "llvmlite")
@@ -33,10 +34,8 @@ on a sample of its rows, and in full with whoever computes the same.
 """
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Exit code 0; 1 if a contender computed something wrong; 2 for a wrong argument."""
-    parser = cpu_parser()
-    options = parser.parse_args(arguments)
+def main(options: Namespace, command: Sequence[str]) -> int:
+    """Exit code 0; 1 if a contender computed something wrong. UserError for a wrong argument."""
     threads_before = torch.get_num_threads()
     try:
         benchmark = Benchmark(options)
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         rows = benchmark.run()
         if folder is not None:
             results = {
-                "command": ["benchmark.py", *arguments],
+                "command": list(command),
                 "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "machine": machine,
                 "versions": describe_versions() | {name: importlib.metadata.version(name) for name in COMPILERS},
@@ -64,8 +63,8 @@ def main(arguments: Sequence[str]) -> int:
             write_atomically(folder / "benchmark.md", "\n".join([EXPLANATION, *tables]).encode())
             if (png := draw_cpu(rows["attention"])) is not None:
                 write_atomically(folder / "times_faster_over_length.png", png)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    except ValueError as error:
+        raise UserError(str(error)) from error
     finally:
         torch.set_num_threads(threads_before)
     wrong = [row for row in (*rows["attention"], *rows["packs"]) if row["status"] == "wrong"]

@@ -11,11 +11,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
+from jsonargparse import Namespace
 from tqdm import tqdm
 
 from flash_sparse.layout import count_blocks
 from flash_sparse_apps.benchmarking.cell import BrokenDeviceError, GridCell
-from flash_sparse_apps.benchmarking.flags import gpu_parser
 from flash_sparse_apps.benchmarking.grid import Sizes, make_cells
 from flash_sparse_apps.benchmarking.plots import draw
 from flash_sparse_apps.benchmarking.records import Records
@@ -25,6 +25,7 @@ from flash_sparse_apps.benchmarking.tables import markdown_table, text_table
 from flash_sparse_apps.files import write_atomically
 from flash_sparse_apps.machine import describe_machine, describe_versions
 from flash_sparse_apps.settings import parse_share
+from flash_sparse_datasets.shared.exit_codes import UserError
 
 TIME_IS_UP, GPU_BROKE_DOWN = "the time is up", "the GPU refuses all further work of this process"
 EXPLANATION = """# Attention on a GPU
@@ -38,11 +39,9 @@ rows, with the textbook formula in float64.
 """
 
 
-def main(arguments: Sequence[str], clock: WallClock | None = None) -> int:
-    """Exit code 0; 1 if a contender computed something wrong or the GPU broke down; 2 for a wrong argument."""
+def main(options: Namespace, command: Sequence[str], clock: WallClock | None = None) -> int:
+    """Exit code 0; 1 if a contender computed something wrong or the GPU broke down. UserError for a wrong argument."""
     began = time.monotonic()
-    parser = gpu_parser()
-    options = parser.parse_args(arguments)
     try:
         sizes = _sizes(options)
         cells = make_cells(sizes, options.contenders)
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str], clock: WallClock | None = None) -> int:
         deadline = math.inf if options.max_time is None else began + 60 * options.max_time
         machine = describe_machine(clock.device)
         call = {
-            "command": ["benchmark.py", *arguments],
+            "command": list(command),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "machine": machine,
             "options": vars(options),
@@ -67,8 +66,8 @@ def main(arguments: Sequence[str], clock: WallClock | None = None) -> int:
             write_atomically(folder / "benchmark.md", text.encode())
             for name, png in draw(records.rows).items():
                 write_atomically(folder / name, png)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if folder is None:
         print(*(text_table(title, rows) for title, rows in tables.items()), sep="\n")
     return _conclude(cells, records, stopped)

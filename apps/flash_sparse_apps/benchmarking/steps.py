@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from jsonargparse import Namespace
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from flash_sparse import BlockLayout
 from flash_sparse.layout import count_blocks
 from flash_sparse.nn import Encoder
-from flash_sparse_apps.benchmarking.flags import steps_parser
 from flash_sparse_apps.benchmarking.plots import draw_steps
 from flash_sparse_apps.benchmarking.stopwatch import MEBIBYTE, GpuClock, WallClock, in_turn, spread
 from flash_sparse_apps.benchmarking.tables import markdown_table, text_table
@@ -31,7 +31,7 @@ from flash_sparse_apps.models.lightning_module import document_losses
 from flash_sparse_apps.models.peers import attending, sdpa, textbook, textbook_fits
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.batching import PackedBatch
-from flash_sparse_datasets.shared.exit_codes import is_too_little_memory
+from flash_sparse_datasets.shared.exit_codes import UserError, is_too_little_memory
 
 ATTENTIONS: dict[str, Callable[..., Tensor] | None] = {
     "dense": None,
@@ -42,10 +42,8 @@ ATTENTIONS: dict[str, Callable[..., Tensor] | None] = {
 VOCABULARY, CLASSES = 256, 16
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Exit code 0; 2 for a wrong argument."""
-    parser = steps_parser()
-    options = parser.parse_args(arguments)
+def main(options: Namespace, command: Sequence[str]) -> int:
+    """Exit code 0. UserError for a wrong argument."""
     try:
         _check(options)
         clock = GpuClock() if options.device == "cuda" else WallClock()
@@ -55,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         title = f"training steps of {options.tokens:,} tokens"
         if options.output is not None:
             results = {
-                "command": ["benchmark.py", *arguments],
+                "command": list(command),
                 "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "machine": describe_machine(clock.device),
                 "versions": describe_versions(),
@@ -66,8 +64,8 @@ def main(arguments: Sequence[str]) -> int:
             write_atomically(folder / "steps.json", to_json(results))
             write_atomically(folder / "steps.md", markdown_table(title, rows).encode())
             write_atomically(folder / "steps.png", draw_steps(rows))
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    except ValueError as error:
+        raise UserError(str(error)) from error
     print(text_table(title, rows))
     return 0
 

@@ -48,7 +48,7 @@ class Classifier(L.LightningModule):
         seed: of dropout, together with the step, so that a resumed run draws what one never stopped would.
 
     Attributes:
-        rate_factor: what the rate of every further step is multiplied by.
+        rate_factor: what `learning_rate` is multiplied by, from the next `change_rate` on.
         planned_steps: optimizer steps of all epochs, known once training begins.
     """
 
@@ -106,10 +106,11 @@ class Classifier(L.LightningModule):
             self.layout = self.layout.to(self.device)
 
     def change_rate(self) -> bool:
-        """Go on with `learning_rate` where the state that was read had another; whether it had."""
+        """Go on with `learning_rate` times `rate_factor` where the steps before had another rate; whether they had."""
         schedule: Any = self.lr_schedulers()
-        share = self.learning_rate / schedule.base_lrs[0]  # the head's rate, which has no layer's share
-        if share == 1:
+        # the first is the head's rate, which has no layer's share
+        share = self.learning_rate * self.rate_factor / schedule.base_lrs[0]
+        if math.isclose(share, 1):
             return False
         schedule.base_lrs = [rate * share for rate in schedule.base_lrs]
         for group in self.trainer.optimizers[0].param_groups:
@@ -202,7 +203,7 @@ class Classifier(L.LightningModule):
         self.planned_steps = trainer.max_epochs * len(trainer.datamodule.train_dataloader())
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
-            lambda step: self.rate_factor * rate(step, self.planned_steps, self.warmup_share, self.anneal_share),
+            lambda step: rate(step, self.planned_steps, self.warmup_share, self.anneal_share),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

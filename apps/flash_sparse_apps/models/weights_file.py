@@ -11,6 +11,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from flash_sparse_datasets.shared.exit_codes import one_line
+
 _SUM = "sha256"
 
 
@@ -37,7 +39,7 @@ def load_weights(encoder: nn.Module, path: Path):
             expected = (file.metadata() or {}).get(_SUM)  # none in files that others wrote
         encoder.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+        raise ValueError(f"{path}: {one_line(error)}") from None
     if expected is not None and expected != _digest(weights):
         raise ValueError(f"{path}: damaged: its weights do not have the checksum that it gives")
     for name, value in encoder.state_dict().items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
@@ -18,6 +19,7 @@ from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.data_module import TextDataModule
 from flash_sparse_apps.training.callbacks import KeepsState
 from flash_sparse_apps.training.freed_memory import GiveBack
+from flash_sparse_apps.training.main_process import is_main_process
 from flash_sparse_apps.training.saved_state import WritesInPlace, newest_whole
 from flash_sparse_datasets.shared.exit_codes import UserError, one_line
 
@@ -69,19 +71,7 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: TextDataModule, che
         SystemExit: 143 after SIGTERM.
         KeyboardInterrupt: Ctrl-C.
     """
-    found = newest_whole(checkpoints.path)
-    start = None
-    if found is not None:
-        start, state = found
-        try:
-            module.load_state_dict(state["state_dict"])
-            step = state["global_step"]
-        except (KeyError, RuntimeError) as error:
-            raise UserError(
-                f"{start}: damaged, or {run.config} is no longer what it was when the run began: {one_line(error)}"
-            ) from error
-        if trainer.is_global_zero:
-            print(f"continuing after step {step:,}", flush=True)
+    start = _start(module, checkpoints, run)
     try:
         with on_sigterm(checkpoints.terminate):
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
@@ -91,3 +81,25 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: TextDataModule, che
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from None
         raise
+
+
+def _start(module: L.LightningModule, checkpoints: KeepsState, run: RunFolder) -> Path | None:
+    """The file that training goes on from, whose weights fit the model; None for a new training.
+
+    Lightning reads it again, each strategy in its own way. What is read here is not kept: it is as large as the weights
+    and the optimizer's two moments of each.
+    """
+    found = newest_whole(checkpoints.path)
+    if found is None:
+        return None
+    start, state = found
+    try:
+        module.load_state_dict(state["state_dict"])
+        step = state["global_step"]
+    except (KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{start}: damaged, or {run.config} is no longer what it was when the run began: {one_line(error)}"
+        ) from error
+    if is_main_process():
+        print(f"continuing after step {step:,}", flush=True)
+    return start

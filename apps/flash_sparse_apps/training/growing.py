@@ -60,7 +60,7 @@ class Growing(L.Callback):
         self._running, self._steps, self._kept = state["running"], state["steps"], state["kept"]
         self._rate_factor = state["rate_factor"]
 
-    def on_train_start(self, trainer, module):
+    def on_fit_start(self, trainer, module):
         module.rate_factor = self._rate_factor
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
@@ -101,8 +101,7 @@ class Growing(L.Callback):
         optimizer.load_state_dict(optimizer.state_dict() | {"state": kept["optimizer"]})
         self._rate_factor /= 2
         module.rate_factor = self._rate_factor
-        for group in optimizer.param_groups:  # of the next step; the schedule has those after it
-            group["lr"] /= 2
+        module.change_rate()
         self.falls.append(trainer.global_step)
         self._running, self._steps = None, 0
         print(

@@ -14,7 +14,7 @@ from flash_sparse_apps.metrics import Metrics
 from flash_sparse_apps.run_folder import RunFolder
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.training.main_process import is_main_process
-from flash_sparse_datasets.shared.exit_codes import UserError
+from flash_sparse_datasets.shared.exit_codes import UserError, one_line
 
 PROJECT = "flash-sparse"  # what runs are filed under, where a tool has several
 
@@ -39,8 +39,7 @@ def make_logger(settings: Settings, run: RunFolder) -> Logger | None:
             _ = logger.experiment  # what begins it
             logger.log_hyperparams(yaml.safe_load(settings.to_yaml()))
     except Exception as error:  # each tool has its own kinds
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"--logger is {settings.logger}, which cannot begin: {reason}") from error
+        raise UserError(f"--logger is {settings.logger}, which cannot begin: {one_line(error)}") from error
     return logger
 
 
@@ -65,5 +64,5 @@ def log_test(each: list[Logger], metrics: Metrics):
             logger.log_metrics(scores, metrics["training"]["steps"])
             logger.finalize("success")
         except Exception as error:  # each tool has its own kinds
-            reason = " ".join(str(error).split())[:300]
-            print(f"note: --logger {metrics['settings']['logger']} has no test scores: {reason}", file=sys.stderr)
+            name = metrics["settings"]["logger"]
+            print(f"note: --logger {name} has no test scores: {one_line(error)}", file=sys.stderr)

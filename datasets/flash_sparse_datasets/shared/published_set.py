@@ -52,63 +52,40 @@ def published_set(
     drawn = {split: share for split, share in shares.items() if split not in readers}
     _check_shares(drawn)
 
-    # Read all of it once.
+    # Read all of it once, and draw the parts that the release does not have.
     label_ids: dict[str, int] = {}
-    tables = {}
-    for split, read in readers.items():
-        documents = Progress(read(), f"reading {name} {split}")
-        tables[split] = DocumentTable(enumerate(documents, 1), label_ids, split_seed)
-        if not len(tables[split].keys):
-            raise DataError(f"{name}: no documents for {split}, expected some")
-    names = np.array(list(label_ids), object)
-
-    # Draw the parts that the release does not have.
+    tables = _read_once(name, readers, label_ids, split_seed)
     assigned = {split: np.full(len(table.keys), SPLITS[split], np.uint8) for split, table in tables.items()}
-    train = tables["train"]
     if drawn:
-        assigned["train"] = _draw(train, task, drawn.get("validation", 0), drawn.get("test", 0))
-        for split in ("train", *drawn):
-            if not (assigned["train"] == SPLITS[split]).any():
-                raise DataError(f"{name}: {len(train.keys)} documents are too few to split, {split} would be empty")
+        assigned["train"] = _draw(name, tables["train"], task, drawn)
+    train, in_training = tables["train"], assigned["train"] == TRAIN
 
     # Only these labels stay: those of the task, or of training.
-    in_training = assigned["train"] == TRAIN
+    names = np.array(list(label_ids), object)
     if labels is None:
         labels = sorted(set(names[train.label_ids[np.repeat(in_training, np.diff(train.offsets))]]))
     if not labels:
         raise DataError(f"{name}: no training document has a label, expected labels to learn")
-    known = frozenset(labels)
-    is_known = np.array([label in known for label in names], bool)
+    known, all_labels = frozenset(labels), tuple(sorted(labels))
 
+    # What users had better know.
     notes = list(notes)
+    is_known = np.array([label in known for label in names], bool)
     for split, table in tables.items():
         if sizes is not None:
             notes += other_sizes({split: len(table.keys)}, sizes)
         notes += _dropped(split, table, ~is_known[table.label_ids], len(labels), task)
         if split != "train" and (shared := np.isin(table.keys, train.keys[in_training]).sum()):
             notes.append(f"{split}: {shared:,} of {len(table.keys):,} documents have a text that is also in training")
-
-    all_labels = tuple(sorted(labels))
     notes += unused_labels(all_labels, label_ids)
-    digest = hashlib.sha256(repr((task, all_labels)).encode())
-    for split in tables:
-        digest.update(tables[split].digest + assigned[split].tobytes())
-
-    # Documents are read from disk again whenever they are wanted.
-    splits = {}
-    for split, number in SPLITS.items():
-        if split not in drawn and not (split == "train" and drawn):
-            read, length = readers[split], len(tables[split].keys)
-        else:
-            wanted = (assigned["train"] == number).tobytes()
-            read, length = partial(readers["train"], wanted=wanted), sum(wanted)
-        splits[split] = Documents(partial(_labelled, read, known), length)
-    counts = " / ".join(f"{len(documents):,}" for documents in splits.values())
     how = "as released"
     if drawn:
-        parts = " and ".join(f"{split} ({share:.0%})" for split, share in drawn.items())
-        how = f"{parts} drawn from the release's training documents with seed {split_seed}"
+        shares_drawn = " and ".join(f"{split} ({share:.0%})" for split, share in drawn.items())
+        how = f"{shares_drawn} drawn from the release's training documents with seed {split_seed}"
         notes.append(f"the release has no {' and no '.join(drawn)} part: {how}")
+
+    splits = _splits(readers, tables, assigned["train"], known, drawn)
+    counts = " / ".join(f"{len(documents):,}" for documents in splits.values())
     return Dataset(
         name=name,
         task=task,
@@ -116,7 +93,7 @@ def published_set(
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
-        fingerprint=digest.hexdigest(),
+        fingerprint=_fingerprint(task, all_labels, tables, assigned),
         description=f"{about} {len(all_labels):,} labels; {counts} documents for training, validation and test, {how}.",
         notes=tuple(notes),
         none_label=none_label,
@@ -131,6 +108,18 @@ def _check_shares(drawn: Mapping[str, float]):
     if sum(drawn.values()) >= 1:
         shares = " and ".join(map(repr, drawn.values()))  # of both: one alone is below 1
         raise ValueError(f"validation_share and test_share are {shares}, expected a sum below 1")
+
+
+def _read_once(
+    name: str, readers: Mapping[str, Callable[..., Iterator[Document]]], label_ids: dict[str, int], seed: int
+) -> dict[str, DocumentTable]:
+    tables = {}
+    for split, read in readers.items():
+        documents = Progress(read(), f"reading {name} {split}")
+        tables[split] = DocumentTable(enumerate(documents, 1), label_ids, seed)
+        if not len(tables[split].keys):
+            raise DataError(f"{name}: no documents for {split}, expected some")
+    return tables
 
 
 def _dropped(split: str, table: DocumentTable, unknown: np.ndarray, count: int, task: str) -> list[str]:
@@ -150,21 +139,63 @@ def _dropped(split: str, table: DocumentTable, unknown: np.ndarray, count: int, 
     return notes
 
 
-def _draw(table: DocumentTable, task: str, validation_share: float, test_share: float) -> np.ndarray:
+def _draw(name: str, table: DocumentTable, task: str, drawn: Mapping[str, float]) -> np.ndarray:
     """The split of each row, (rows,)."""
-    rows = len(table.keys)
+    shares = (drawn.get("validation", 0), drawn.get("test", 0))
     if task == "multi-label":
-        return seeded_split(table.keys, table.offsets, table.label_ids, validation_share, test_share)
-    # A stratum is a class; a text that is there with two labels is in that of its first row, so that it stays together.
+        assigned = seeded_split(table.keys, table.offsets, table.label_ids, *shares)
+    else:
+        assigned = _draw_by_class(table, shares)
+    for split in ("train", *drawn):
+        if not (assigned == SPLITS[split]).any():
+            raise DataError(f"{name}: {len(table.keys)} documents are too few to split, {split} would be empty")
+    return assigned
+
+
+def _draw_by_class(table: DocumentTable, shares: tuple[float, float]) -> np.ndarray:
+    """A stratum is a class; a text that is there with two labels is in that of its first row, and so stays together."""
     _, first, group = np.unique(table.keys, return_index=True, return_inverse=True)
     stratum = table.label_ids[first][group]
-    assigned = np.empty(rows, np.uint8)
+    assigned = np.empty(len(table.keys), np.uint8)
     for label in np.unique(stratum):
         members = np.flatnonzero(stratum == label)
-        assigned[members] = seeded_split(
-            table.keys[members], np.arange(len(members) + 1), table.label_ids[members], validation_share, test_share
-        )
+        offsets = np.arange(len(members) + 1)
+        assigned[members] = seeded_split(table.keys[members], offsets, table.label_ids[members], *shares)
     return assigned
+
+
+def _fingerprint(
+    task: str, labels: tuple[str, ...], tables: Mapping[str, DocumentTable], assigned: Mapping[str, np.ndarray]
+) -> str:
+    """Of all texts, labels and splits."""
+    digest = hashlib.sha256(repr((task, labels)).encode())
+    for split, table in tables.items():
+        digest.update(table.digest + assigned[split].tobytes())
+    return digest.hexdigest()
+
+
+def _splits(
+    readers: Mapping[str, Callable[..., Iterator[Document]]],
+    tables: Mapping[str, DocumentTable],
+    assigned: np.ndarray,
+    known: frozenset[str],
+    drawn: Mapping[str, float],
+) -> dict[str, Documents]:
+    """Documents that are read from disk again whenever they are wanted.
+
+    Args:
+        assigned: (rows of training,) the split of each.
+        known: Documents lose other labels.
+    """
+    splits = {}
+    for split, number in SPLITS.items():
+        if split not in drawn and not (split == "train" and drawn):
+            read, length = readers[split], len(tables[split].keys)
+        else:
+            wanted = (assigned == number).tobytes()
+            read, length = partial(readers["train"], wanted=wanted), sum(wanted)
+        splits[split] = Documents(partial(_labelled, read, known), length)
+    return splits
 
 
 def _labelled(read, known: frozenset[str]) -> Iterator[Document]:
