@@ -129,13 +129,17 @@ def test_detail(client):
     assert "evidence" not in ask(client, inputs=text, detail=True, evidence=False).json()
     assert ask(client, inputs="word1", detail=True).json()["review"] == ["No label reaches its threshold."]
     assert ask(client, inputs="word1 nobody keyfig", detail=True).json()["unknown"] == "nobody"
+    assert ask(client, inputs="word1 " + "x" * 10_000, detail=True).json()["unknown"] == "x" * 80
 
 
 @pytest.mark.parametrize(
     ("body", "status", "kind", "said"),
     [
         (b"{", 400, "Validation", "no JSON"),
-        (b"[" * 100_000, 400, "Validation", ""),
+        (b"[" * 100_000, 400, "Validation", "no JSON"),
+        (b'{"inputs": "caf\xe9"}', 400, "Validation", "not in UTF-8"),
+        (b"", 422, "Validation", "content-type: application/json"),
+        (b"[]", 422, "Validation", "no JSON object"),
         (b'{"inputs": 5}', 422, "Validation", "expected a text"),
         (b"{}", 422, "Validation", "inputs"),
         (b'{"inputs": [["a"], "b"]}', 422, "Validation", "inputs"),
@@ -156,6 +160,56 @@ def test_mistakes_are_errors_of_one_form(client, body, status, kind, said):
         assert answer.json()["error_type"] == kind
         assert said in answer.json()["error"]
     assert ask(client, inputs="word1").status_code == 200
+
+
+def test_json_of_another_type_is_told_so(client):
+    """curl sends a form where nothing is said."""
+    head = {"content-type": "application/x-www-form-urlencoded"}
+    answer = client.post("/predict", content=b'{"inputs": "word1"}', headers=head)
+    assert (answer.status_code, "content-type: application/json" in answer.json()["error"]) == (422, True)
+
+
+@pytest.mark.parametrize("wrong", [{}, ["a", "b", "c"], [["a"]]])
+def test_of_many_wrong_rows_the_first_ends_the_check(wrong):
+    from pydantic import ValidationError
+
+    from flash_sparse_apps.serving.schema import PredictRequest
+
+    with pytest.raises(ValidationError) as raised:
+        PredictRequest(inputs=[wrong] * 50)
+    assert raised.value.error_count() <= 3  # one for each form
+
+
+def test_other_methods(client):
+    for path in ("/health", "/info", "/metrics", "/"):
+        answer = client.head(path)
+        assert (answer.status_code, answer.content) == (200, b""), path
+    answer = client.put("/predict")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+def test_the_server_answers_while_it_looks_for_unknown_words(client, monkeypatch):
+    from flash_sparse_apps.prediction import labelling
+
+    decide, begun, go_on = labelling.decide, threading.Event(), threading.Event()
+
+    def slow(*given):
+        begun.set()
+        assert go_on.wait(30)
+        return decide(*given)
+
+    monkeypatch.setattr(labelling, "decide", slow)
+    asking = threading.Thread(target=ask, args=(client,), kwargs={"inputs": "word1"})
+    asking.start()
+    assert begun.wait(30)
+    healthy = threading.Thread(target=lambda: client.get("/health") and go_on.set())
+    healthy.start()
+    healthy.join(10)
+    answered = go_on.is_set()
+    go_on.set()
+    asking.join()
+    healthy.join()
+    assert answered
 
 
 def test_files(client):

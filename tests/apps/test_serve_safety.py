@@ -63,7 +63,8 @@ def test_without_a_token_only_this_machine_is_asked_and_asks():
     client = client_with(None)
     for host, status in [("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:8000", 200), ("evil.example", 403)]:
         assert client.get("/info", headers={"host": host}).status_code == status
-    for origin, status in [("http://localhost", 200), ("http://evil.example", 403), ("null", 403)]:
+    assert client.get("/info", headers={"host": "[::1"}).status_code == 403  # no address
+    for origin, status in [("http://localhost", 200), ("http://evil.example", 403), ("null", 403), ("http://[", 403)]:
         assert client.post("/predict", json={"inputs": "a"}, headers={"origin": origin}).status_code == status
 
 

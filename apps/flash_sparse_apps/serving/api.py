@@ -24,7 +24,7 @@ from flash_sparse_apps.serving.document_reader import DocumentReader
 from flash_sparse_apps.serving.errors import Refused, answer
 from flash_sparse_apps.serving.files import read_file
 from flash_sparse_apps.serving.labelling import Labeller
-from flash_sparse_apps.serving.limits import Limits, WholeBodies
+from flash_sparse_apps.serving.limits import DOCUMENTS, Limits, WholeBodies
 from flash_sparse_apps.serving.schema import Detail, Error, PredictRequest, Score
 from flash_sparse_apps.serving.security import Guard
 from flash_sparse_apps.serving.traffic import Traffic
@@ -36,6 +36,7 @@ Errors: dict[int | str, dict[str, Any]] = {
     429: {"model": Error, "description": "too much waits already; try again later"},
     503: {"model": Error, "description": "no answer in time"},
 }
+NO_JSON = "the body is no JSON, or not in UTF-8"
 
 
 def make_app(
@@ -79,7 +80,7 @@ def make_app(
     async def predict(body: PredictRequest, request: Request) -> Response:
         """Scores of all labels, the highest first; for a batch a list of such lists. With `detail` what predict.py
         prints, as an object or a list of objects."""
-        return await timed(request, _predict(labeller, body, limits))
+        return await timed(request, _predict(labeller, body))
 
     @app.post("/predict/files", response_model=list[Detail], responses=Errors, openapi_extra=FILES)
     async def predict_files(request: Request) -> Response:
@@ -87,6 +88,7 @@ def make_app(
         files, truncate, evidence = await _read_form(request, limits)
         return await timed(request, _label_files(labeller, reader, files, truncate, evidence))
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", responses={503: {"model": Error}})
     async def health() -> Response:
         """200 while the model answers."""
@@ -94,11 +96,13 @@ def make_app(
             raise Refused("unhealthy", "Unhealthy")
         return Response()
 
+    @app.head("/info", include_in_schema=False)
     @app.get("/info")
     async def info() -> Response:
         """The run, its labels and thresholds, and the limits."""
         return answer(_describe(model, name, tokens_per_batch, limits))
 
+    @app.head("/metrics", include_in_schema=False)
     @app.get("/metrics")
     async def metrics() -> Response:
         """Counts and times, as Prometheus reads them."""
@@ -123,19 +127,20 @@ def _answer_errors(app: FastAPI, traffic: Traffic):
 
     @app.exception_handler(HTTPException)
     async def other(_: Request, error: HTTPException) -> Response:
-        return Refused(str(error.detail), status=error.status_code).response()
+        unread = error.status_code == 400  # a body in another encoding, or nested too deep
+        response = Refused(NO_JSON if unread else str(error.detail), status=error.status_code).response()
+        response.headers.update(error.headers or {})  # the methods that are allowed
+        return response
 
     @app.exception_handler(Exception)
     async def failed(request: Request, _: Exception) -> Response:
         return await refused(request, Refused("an error of the server", "Backend", 500))  # `Guard` logs it
 
 
-async def _predict(labeller: Labeller, body: PredictRequest, limits: Limits) -> Any:
+async def _predict(labeller: Labeller, body: PredictRequest) -> Any:
     inputs: Any = body.inputs
     batch = isinstance(inputs, list) and bool(inputs) and isinstance(inputs[0], list)
     rows = inputs if batch else [[inputs] if isinstance(inputs, str) else inputs]
-    if len(rows) > limits.documents:
-        raise Refused(f"batch size {len(rows)} > maximum allowed batch size {limits.documents}")
     documents = [_document(str(number), row, labeller.model) for number, row in enumerate(rows)]
     how = (bool(body.truncate), body.truncation_direction.lower())
     if body.detail:
@@ -161,7 +166,7 @@ async def _read_form(request: Request, limits: Limits) -> tuple[list[tuple[str, 
     """The names and contents of the files of a form, and its fields `truncate` and `evidence`."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise Refused("no form; expected multipart/form-data with files named `file`", status=422)
-    parser = MultiPartParser(request.headers, request.stream(), max_files=limits.documents, max_fields=8)
+    parser = MultiPartParser(request.headers, request.stream(), max_files=DOCUMENTS, max_fields=8)
     parser.spool_max_size = limits.body_bytes + 1  # in memory: no document is written to disk
     try:
         form = await parser.parse()
@@ -235,16 +240,21 @@ async def _wait_until_gone(request: Request):
 
 def _malformed(error: RequestValidationError) -> Refused:
     """In words, without the value that was sent."""
-    first = error.errors()[0]
-    where = ".".join(
-        str(part) for part in first["loc"] if part != "body" and not str(part).startswith(("list[", "str"))
-    )
+    first, *others = error.errors()
+    where = ".".join(map(str, first["loc"][1:]))  # behind "body"
     if first["type"] == "json_invalid":
-        return Refused("the body is no JSON", status=400)
-    if where.startswith("inputs"):
-        where, expected = "inputs", "a text, a pair of texts or a batch [[text], [text]]"
-        return Refused(f"{where} is missing or of another form; expected {expected}", status=422)
-    return Refused(f"{where or 'the body'}: {first['msg']}", status=422)
+        return Refused(NO_JSON, status=400)
+    if not where:
+        expected = '{"inputs": a text} with content-type: application/json'
+        return Refused(f"the body is missing or no JSON object; expected {expected}", status=422)
+    if not where.startswith("inputs"):
+        return Refused(f"{where}: {first['msg']}", status=422)
+    for context in (other.get("ctx", {}) for other in others):
+        if context.get("max_length") == DOCUMENTS:
+            size = context["actual_length"]
+            return Refused(f"batch size {size} > maximum allowed batch size {DOCUMENTS}")
+    expected = "a text, a pair of texts or a batch [[text], [text]]"
+    return Refused(f"inputs is missing or of another form; expected {expected}", status=422)
 
 
 def _describe(model: SavedModel, name: str, tokens_per_batch: int, limits: Limits) -> dict:
@@ -262,7 +272,7 @@ def _describe(model: SavedModel, name: str, tokens_per_batch: int, limits: Limit
         "max_input_length": model.seq_len,
         "max_batch_tokens": tokens_per_batch,
         "max_batch_requests": None,
-        "max_client_batch_size": limits.documents,
+        "max_client_batch_size": DOCUMENTS,
         "auto_truncate": False,
         "tokenization_workers": 1,
         "version": flash_sparse.__version__,

@@ -37,33 +37,33 @@ class Labeller:
         self, documents: Sequence[NewDocument], raw: bool, truncate: bool, side: str
     ) -> list[list[dict[str, Any]]]:
         """For each document all labels and their scores, the highest first."""
-        found = []
-        for document, texts, logits in await self._read(documents, truncate, side):
-            values = logits.tolist() if raw else labelling.decide(self.model, document, texts, logits)["probabilities"]
-            order = sorted(range(len(values)), key=lambda index: -values[index])
-            found.append([{"label": self.model.labels[index], "score": values[index]} for index in order])
-        return found
+        read = await self._read(documents, truncate, side)
+        if raw:
+            rows = [logits.tolist() for _, _, logits in read]
+        else:
+            rows = [prediction["probabilities"] for prediction in await asyncio.to_thread(self._decide, read)]
+        return [
+            [{"label": self.model.labels[index], "score": values[index]} for index in _falling(values)]
+            for values in rows
+        ]
 
     async def details(
         self, documents: Sequence[NewDocument], evidence: bool, truncate: bool, side: str
     ) -> list[dict[str, Any]]:
         """For each document what `schema.Detail` describes."""
-        found = []
-        for document, texts, logits in await self._read(documents, truncate, side):
-            prediction = labelling.decide(self.model, document, texts, logits)
+        read = await self._read(documents, truncate, side)
+        predictions = await asyncio.to_thread(self._decide, read)
+        for document, prediction in zip(documents, predictions, strict=True):
             shares = prediction["probabilities"]
-            reasons = review(self.model, prediction["labels"], shares, prediction["truncated"])
-            order = sorted(range(len(shares)), key=lambda index: -shares[index])
-            prediction["probabilities"] = {self.model.labels[index]: shares[index] for index in order}
+            prediction["review"] = review(self.model, prediction["labels"], shares, prediction["truncated"])
+            prediction["probabilities"] = {self.model.labels[index]: shares[index] for index in _falling(shares)}
             if prediction["unknown"] is None:
                 del prediction["unknown"]
-            prediction["review"] = reasons
             if evidence and self.has_evidence:
                 prediction["evidence"] = await self.batcher.search(
                     functools.partial(self._find, document, prediction["labels"], side)
                 )
-            found.append(prediction)
-        return found
+        return predictions
 
     @property
     def has_evidence(self) -> bool:
@@ -84,7 +84,16 @@ class Labeller:
         logits = await self.batcher.logits([labelling.read(self.model, texts, side) for texts in encoded])
         return list(zip(documents, encoded, logits, strict=True))
 
+    def _decide(self, read: Sequence[tuple[NewDocument, tuple, Tensor]]) -> list[dict[str, Any]]:
+        """What `labelling.decide` gives for each document; to look for unknown words, a long one takes seconds."""
+        return [labelling.decide(self.model, document, texts, logits) for document, texts, logits in read]
+
     def _find(self, document: NewDocument, labels: Sequence[str], side: str, encoder: torch.nn.Module) -> dict:
         return labelling.find(
             self.model, document, labels, encoder, self.batcher.layout, self.batcher.tokens_per_batch, side
         )
+
+
+def _falling(values: Sequence[float]) -> list[int]:
+    """Places of values, the highest first."""
+    return sorted(range(len(values)), key=lambda index: -values[index])

@@ -9,6 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flash_sparse_apps.serving.errors import Refused
 
+DOCUMENTS = 64  # of one request, at most
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -16,7 +18,6 @@ class Limits:
     body_bytes: of one request.
     all_bytes: of all requests that are read or answered at the same time.
     body_seconds: from a request's head to the end of its body.
-    documents: of one request.
     waiting: documents that wait for the model, of all requests.
     read_seconds: for a PDF, Word or HTML file to become text.
     seconds: from a request's body to its answer.
@@ -27,7 +28,6 @@ class Limits:
     body_bytes: int = 32 << 20
     all_bytes: int = 512 << 20
     body_seconds: float = 60
-    documents: int = 64
     waiting: int = 512
     read_seconds: float = 60
     seconds: float = 300

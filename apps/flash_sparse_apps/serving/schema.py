@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
+
+from flash_sparse_apps.serving.limits import DOCUMENTS
+
+# the first mistake ends the check: one for each of a million rows would take minutes
+Document = Annotated[list[str], Field(max_length=2, fail_fast=True)]
+Batch = Annotated[list[Document], Field(max_length=DOCUMENTS, fail_fast=True)]
 
 
 class PredictRequest(BaseModel):
     """Other keys are ignored."""
 
-    inputs: str | list[str] | list[list[str]] = Field(
+    inputs: str | Document | Batch = Field(
         description="A text; a pair [text, text] for a run on pairs; or a batch of both, [[text], [text], ...].",
         examples=["The tenant shall pay the rent on the first day of each month."],
     )

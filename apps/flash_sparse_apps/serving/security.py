@@ -10,7 +10,7 @@ import logging
 import secrets
 import traceback
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -67,12 +67,20 @@ class Guard:
     def _check(self, scope: Scope):
         headers, open_to_all = Headers(scope=scope), scope["path"] in OPEN and scope["method"] in ("GET", "HEAD")
         host = headers.get("host", "")
-        if self.token is None and urlsplit(f"//{host}").hostname not in LOCAL:
+        if self.token is None and _split(f"//{host}").hostname not in LOCAL:
             raise Refused("the request names another host; expected 127.0.0.1 or localhost", status=403)
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _split(origin).netloc != host:
             raise Refused("the request comes from a page elsewhere; expected this server's own", status=403)
         if self.token is not None and not open_to_all and not scope["path"].startswith("/static/"):
             given = headers.get("authorization", "").encode()
             if not secrets.compare_digest(given, f"Bearer {self.token}".encode()):
                 raise Refused("the token is missing or wrong; expected Authorization: Bearer TOKEN", status=401)
+
+
+def _split(address: str) -> SplitResult:
+    """An address in its parts, all of them empty where it is none."""
+    try:
+        return urlsplit(address)
+    except ValueError:  # such as [::1 without its second bracket
+        return urlsplit("")

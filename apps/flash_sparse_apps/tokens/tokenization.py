@@ -30,6 +30,7 @@ SAMPLE_BYTES = 8_000_000  # twice as many shorten texts by 0.5% and double the t
 _CHUNK = 1 << 15  # characters that are kept or left out of the training sample together
 _PIECE = 1 << 16  # characters of a piece of a long text, at least
 _AT_ONCE = 1 << 20  # characters that are tokenized together, about: each takes some 160 bytes meanwhile
+_SHOWN = 80  # characters of an unknown word
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BORDER = re.compile(
     r"\w(?=[ \n])"
@@ -136,13 +137,15 @@ class Tokenizer:
         return cuts and special and (normalizer is None or isinstance(normalizer, normalizers.BertNormalizer))
 
     def first_unknown(self, tokens: Sequence[int], text: str) -> str | None:
-        """The first word of a text, whose `tokens` are given, that is none of a fixed vocabulary's."""
+        """The first word of a text, whose `tokens` are given, that is none of a fixed vocabulary's; of a very long one
+        its beginning."""
         unknown = self._backend.token_to_id(UNKNOWN)
         if not self.has_fixed_words or unknown is None or unknown not in tokens:
             return None
-        _, spans = self.encode_with_spans(text)
-        start, stop = spans[list(tokens).index(unknown)]
-        return text[start:stop]
+        place = list(tokens).index(unknown)
+        _, spans = self.encode_with_spans(text, place + 1)
+        start, stop = spans[place]
+        return text[start : min(stop, start + _SHOWN)]
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` into an existing folder.

@@ -138,6 +138,7 @@ function drawList() {
   at("progress").max = Math.max(1, documents.length);
   at("progress").value = finished.length;
   at("saving").hidden = !documents.length;
+  at("sort").hidden = documents.length < 2;
   at("csv").disabled = at("jsonl").disabled = !documents.some((entry) => entry.state === "done");
 
   const list = at("list");
@@ -150,7 +151,7 @@ function drawList() {
       if (matchMedia("(max-width: 52rem)").matches) at("document").scrollIntoView();
     };
     button.setAttribute("aria-current", entry === shown);
-    const what = { waiting: "waiting", reading: "reading …", wrong: entry.error }[entry.state] || entry.result.labels.join(", ") || "no label";
+    const what = { waiting: "waiting", reading: "reading …", wrong: entry.error }[entry.state] || decision(entry.result);
     const key = `${entry.id}\n${what}`;
     if (button.dataset.key === key) return; // redrawn only where it changed
     button.dataset.key = key;
@@ -159,6 +160,16 @@ function drawList() {
     button.append(element("span", { className: entry.state === "wrong" ? "what wrong" : "what", textContent: what }));
   });
 }
+
+function decision({ labels, confidence }) {
+  return `${labels.join(", ") || "no label"} · confidence ${confidence.toFixed(2)}`;
+}
+
+at("sort").onclick = () => {
+  const sure = ({ result }) => (result ? result.confidence : 2); // those without labels come last
+  documents.sort((a, b) => sure(a) - sure(b));
+  drawList();
+};
 
 at("list").addEventListener("keydown", (event) => {
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
@@ -190,7 +201,8 @@ function show(entry, all = false) {
     if (entry.state === "wrong") return;
   } else {
     const read = info.max_input_length;
-    at("facts").textContent = `${result.tokens.toLocaleString("en")} tokens` + (result.truncated ? `; the last ${(result.tokens - read).toLocaleString("en")} were cut` : "");
+    const cut = result.truncated ? `; the last ${(result.tokens - read).toLocaleString("en")} were cut` : "";
+    at("facts").textContent = `${result.tokens.toLocaleString("en")} tokens${cut} · confidence ${result.confidence.toFixed(3)}, where 1 is certain`;
     const notes = [...result.review];
     if (result.unknown) notes.push(`It has words that the run does not know, such as ${result.unknown}.`);
     at("notes").replaceChildren(...notes.map((note) => element("li", { textContent: note })));
@@ -321,11 +333,12 @@ function cell(value) {
 }
 
 at("csv").onclick = () => {
-  const lines = [["id", "label", "probability", "threshold", "predicted", "tokens", "truncated", "review"]];
+  const lines = [["id", "label", "probability", "threshold", "predicted", "confidence", "tokens", "truncated", "review"]];
   for (const { result } of documents.filter((entry) => entry.state === "done")) {
     for (const [name, share] of Object.entries(result.probabilities)) {
       const threshold = info.flash_sparse.thresholds ? info.flash_sparse.thresholds[name] : "";
-      lines.push([result.id, name, share, threshold, result.labels.includes(name), result.tokens, result.truncated, result.review.join(" ")]);
+      const decided = [result.labels.includes(name), result.confidence];
+      lines.push([result.id, name, share, threshold, ...decided, result.tokens, result.truncated, result.review.join(" ")]);
     }
   }
   save("labels.csv", "text/csv", ["\ufeff", ...lines.map((line) => `${line.map(cell).join(",")}\r\n`)]);
