@@ -88,12 +88,12 @@ def main(arguments: Sequence[str]) -> int:
             with training_run.quiet(), ended_by_sigterm():
                 processes.join(settings)
                 prepared = processes.main_first(lambda: prepare(settings, resumed))
-                run = open_run(settings, resumed, prepared)
+                command = f"{spoken('classify')} {shlex.join(arguments)}"
+                run = open_run(settings, resumed, prepared, command)
                 training_run.introduce(settings, prepared, run)
                 module, history = training_run.train(settings, prepared, run)
                 processes.leave()
-                command = f"{spoken('classify')} {shlex.join(arguments)}"
-                training_run.finish(settings, prepared, run, module, history, command)
+                training_run.finish(settings, prepared, run, module, history)
             return 0
         except BaseException as error:
             stopped = _how_it_ends(error, settings, resumed, run)

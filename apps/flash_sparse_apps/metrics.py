@@ -259,7 +259,7 @@ class Data(TypedDict):
 
 
 class Metrics(TypedDict):
-    """The whole file. The headline is `test.micro_f1`."""
+    """The whole file. The headline is `test.micro_f1`; `command` is the one that the run began with."""
 
     version: int
     test: ModelScores

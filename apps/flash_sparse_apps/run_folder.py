@@ -6,7 +6,8 @@ RUN/report.html          the same for people
 RUN/predictions.jsonl    the test documents: id, labels, predicted labels, probabilities, length in tokens; no text
 RUN/model/               all that predicting needs: model.safetensors, the tokenizer, classifier.json, README.md, and
                          config.json where the encoder is a pretrained one; SHA256SUMS of these
-RUN/data.json            name and fingerprint of the data, and the settings, which a resumed run must still find
+RUN/data.json            name and fingerprint of the data, and the settings, which a resumed run must still find; the
+                         command that the run began with
 RUN/split.npz            hashes of the texts of each split, for a run that begins with these weights (own files)
 RUN/start/               with --init-from: the tokenizer that came with the weights
 RUN/checkpoints/         last.ckpt to resume from, last-before.ckpt in case it is damaged, and best.safetensors: the

@@ -296,6 +296,7 @@ def test_sigkill(data, uninterrupted, tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     assert "continuing after step" in resumed.stdout
     same_results(run, uninterrupted)
+    assert json.loads((run / "metrics.json").read_text())["command"].endswith(f" --output {run}")  # as the run began
 
 
 def test_the_state_that_was_read_is_not_kept_during_training(tmp_path, monkeypatch):

@@ -21,15 +21,18 @@ from flash_sparse_datasets import Dataset
 from flash_sparse_datasets.shared.exit_codes import UserError
 
 
-def open_run(settings: Settings, resumed: Path | None, prepared: Prepared) -> RunFolder:
+def open_run(settings: Settings, resumed: Path | None, prepared: Prepared, command: str) -> RunFolder:
     """Make the run folder, or check that the resumed one is of the same data. The main process does, for all.
+
+    Args:
+        command: what was typed; the folder keeps the one that the run began with.
 
     Raises:
         UserError, FileExistsError: it cannot be used.
         Stopped: the main process cannot use it, or another does not see it.
     """
     check_same((prepared.dataset.fingerprint, prepared.tokenizer.fingerprint), "documents or tokens")
-    mine = main_alone(lambda: _open(settings, resumed, prepared))
+    mine = main_alone(lambda: _open(settings, resumed, prepared, command))
     path = gather("" if mine is None else str(mine.path))[0]
     run = mine or RunFolder(path)
     try:
@@ -49,12 +52,13 @@ def _check_shared(run: RunFolder):
         )
 
 
-def _open(settings: Settings, resumed: Path | None, prepared: Prepared) -> RunFolder:
+def _open(settings: Settings, resumed: Path | None, prepared: Prepared, command: str) -> RunFolder:
     fingerprint = {"name": prepared.dataset.name, "fingerprint": prepared.dataset.fingerprint}
     described = fingerprint | {
         "tokenizer": prepared.tokenizer.fingerprint,
         "settings": yaml.safe_load(settings.to_yaml()),
         "folder": os.getcwd(),  # to which the paths among them are relative
+        "command": command,
     }
     if resumed is not None:
         run = RunFolder(resumed)
@@ -80,6 +84,7 @@ def _open(settings: Settings, resumed: Path | None, prepared: Prepared) -> RunFo
             lowered = key == "learning-rate" and now <= value
             if key.replace("-", "_") not in MAY_CHANGE | {"output"} and now != value and not lowered:
                 raise UserError(f"{run.config}: {key} is {now}; expected {value}, with which that run began")
+        described["command"] = before.get("command", command)
         write_atomically(run.config, settings.to_yaml().encode())
     else:
         path = settings.output or _default_output(settings, prepared.dataset)

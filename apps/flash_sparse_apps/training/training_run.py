@@ -159,7 +159,7 @@ def _make_module(settings: Settings, prepared: Prepared, encoder: nn.Module, lay
     )
 
 
-def finish(settings: Settings, prepared: Prepared, run: RunFolder, module: Classifier, history: History, command: str):
+def finish(settings: Settings, prepared: Prepared, run: RunFolder, module: Classifier, history: History):
     """Test the weights that did best on validation and write everything that a finished run has."""
     _load_best(settings, prepared, run, module, history)
 
@@ -176,6 +176,7 @@ def finish(settings: Settings, prepared: Prepared, run: RunFolder, module: Class
     costs = time_attention(settings, prepared, module, answers, history.seconds)
     pretraining = read_summary(run) if settings.pretrain else None
     what = run_report.what_to_predict(prepared.dataset.grid, prepared.data.train_store.pairs)
+    command = (run.described() or {})["command"]
     predict_command = f"{spoken('predict')} {shlex.quote(str(run.path))} {what}"
     metrics = assemble(settings, prepared, module, history, scores, costs, pretraining, command, predict_command)
 
