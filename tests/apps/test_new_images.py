@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -94,3 +96,20 @@ def test_an_image_of_another_size_does_not_stop_the_rest(trained, images, tmp_pa
 def test_the_report_and_the_model_card_say_what_to_give(trained):
     assert "IMAGE.png ..." in (trained / "report.html").read_text()
     assert "IMAGE.png ..." in (trained / "model" / "README.md").read_text()
+
+
+def test_an_archive_that_promises_more_images_than_it_has(trained, images, tmp_path, capsys):
+    """They are read one by one: a terabyte of them is no matter."""
+    written = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        written, {"descr": "|u1", "fortran_order": False, "shape": (10**9, *images[0].shape)}
+    )
+    written.write(images[:2].tobytes())
+    with zipfile.ZipFile(tmp_path / "many.npz", "w") as archive:
+        archive.writestr("images.npy", written.getvalue())
+    assert predict.main([str(trained), str(tmp_path / "many.npz")]) == 1
+    first, second, cut = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert "labels" in first
+    assert "labels" in second
+    assert cut["error"].endswith("many.npz: EOFError, expected an .npz file with `images`; nothing that follows in this "
+                                 "file was read")  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,13 +30,8 @@ def read_images(path: str, grid: tuple[int, int]) -> Iterator[NewDocument]:
     if path == STDIN:
         raise DataError(f"standard input: a text, but the run is on images; expected files of {size} pixels")
     if file.suffix.lower() == ".npz":
-        images = _images_in(file)
-        if images.ndim != 3 or images.dtype != np.uint8 or images.shape[1:] != grid:
-            raise DataError(
-                f"{path}: images {images.shape} {images.dtype}, expected (count, {', '.join(map(str, grid))}) uint8"
-            )
-        for number, image in enumerate(images):
-            yield NewDocument(printable(f"{path}:{number}"), image.tobytes())
+        for number, image in enumerate(_images_in(file, grid)):
+            yield NewDocument(printable(f"{path}:{number}"), image)
         return
     files = sorted(entry for entry in file.rglob("*") if entry.suffix.lower() == ".png") if file.is_dir() else [file]
     if not files:
@@ -56,10 +52,25 @@ def _of_file(image: Path, grid: tuple[int, int]) -> NewDocument:
     return NewDocument(name, pixels.tobytes())
 
 
-def _images_in(file: Path) -> np.ndarray:
+def _images_in(file: Path, grid: tuple[int, int]) -> Iterator[bytes]:
+    """The pixels of one image after the other: together they may be more than there is memory."""
     try:
-        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-            return arrays["images"]
+        with zipfile.ZipFile(file) as arrays, arrays.open("images.npy") as member:
+            version = np.lib.format.read_magic(member)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, by_column, dtype = read_header(member)
+            if len(shape) != 3 or dtype != np.uint8 or shape[1:] != grid or by_column:
+                found = f"{shape} {dtype}{' in Fortran order' if by_column else ''}"
+                raise DataError(f"{file}: images {found}, expected (count, {', '.join(map(str, grid))}) uint8")
+            for _ in range(shape[0]):
+                image = member.read(grid[0] * grid[1])
+                if len(image) < grid[0] * grid[1]:
+                    raise EOFError
+                yield image
+    except DataError:
+        raise
     except OSError as error:
         raise DataError(f"{file}: {error.strerror or error}, expected an .npz file with `images`") from None
     except Exception as error:  # damaged archives raise many kinds

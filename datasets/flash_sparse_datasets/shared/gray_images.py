@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from flash_sparse_datasets.shared.documents import DataError
+from flash_sparse_datasets.shared.exit_codes import one_line
 
 
 def read_gray(path: Path, expected: str = "a PNG image") -> np.ndarray:
@@ -25,5 +26,5 @@ def read_gray(path: Path, expected: str = "a PNG image") -> np.ndarray:
             return np.asarray(image.convert("L"))
     except UnidentifiedImageError:
         raise DataError(f"{path}: no image; expected {expected}") from None
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}, expected {expected}") from None
+    except Exception as error:  # damaged images raise many kinds, of Pillow, zlib and struct
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or one_line(error)}, expected {expected}") from None

@@ -5,11 +5,13 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from flash_sparse_datasets.shared.documents import DataError
 
+MOST_CHARACTERS = 2**29  # of a text, or of one line: more than any document has, less than what ends a machine
 GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
@@ -30,6 +32,18 @@ def open_text(path: Path, encoding: str | None = None) -> IO[str]:
     if is_gzip(path):
         return gzip.open(path, "rt", encoding=encoding, newline="")
     return open(path, encoding=encoding, newline="")
+
+
+def lines_of(file: IO[str], path: Path) -> Iterator[str]:
+    """The lines of a file that was opened by `open_text`.
+
+    Raises:
+        DataError: a line has more than half a billion characters, as gzip can make of a small file.
+    """
+    while line := file.readline(MOST_CHARACTERS + 1):
+        if len(line) > MOST_CHARACTERS:
+            raise DataError(f"{path}: a line of more than {MOST_CHARACTERS:,} characters, expected shorter ones")
+        yield line
 
 
 def _marked(path: Path) -> str:
@@ -74,7 +88,7 @@ def _where_reading_fails(path: Path) -> str:
     number = 0
     try:
         with opened(path, "rb") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(partial(file.readline, 4 * MOST_CHARACTERS), b""), 1):
                 try:
                     line.decode()
                 except UnicodeDecodeError as error:

@@ -1,6 +1,8 @@
 """HTML, parsed by Beautiful Soup and lxml."""
 
+import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import bs4
@@ -14,6 +16,10 @@ BLOCKS = (
     *("footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "option", "p"),
     *("pre", "section", "table", "tr", "ul"),
 )
+BETWEEN = dict.fromkeys(BLOCKS, ("\n", "\n")) | {"br": ("\n", ""), "td": ("", "\t"), "th": ("", "\t")}
+
+
+LOGGER = "bs4.dammit"  # says that characters could not be decoded, not of which file: they stand as U+FFFD
 
 
 def text_of(path: Path, content: bytes | None = None) -> str:
@@ -21,21 +27,24 @@ def text_of(path: Path, content: bytes | None = None) -> str:
     if content is None:
         with reading(path):
             content = path.read_bytes()
+    logging.getLogger(LOGGER).setLevel(logging.ERROR)
     # decoded here: lxml does not know every name of an encoding that a page may declare
     soup = bs4.BeautifulSoup(bs4.UnicodeDammit(content, is_html=True).unicode_markup or "", "lxml")
-    for tag in soup.find_all(UNSEEN):
-        tag.decompose()
-    for string in soup.find_all(string=True):
-        if type(string) is not NavigableString:  # a comment, or what declares the document
-            string.extract()
-        elif string.find_parent("pre") is None:
-            string.replace_with(re.sub(r"[ \t\r\n\f]+", " ", string))
-    for tag in soup.find_all("br"):
-        tag.replace_with("\n")
-    for tag in soup.find_all(("td", "th")):
-        tag.append("\t")
-    for tag in soup.find_all(BLOCKS):
-        tag.insert(0, "\n")
-        tag.append("\n")
-    lines = (line.strip() for line in soup.get_text().split("\n"))
+    lines = (line.strip() for line in "".join(_pieces(soup)).split("\n"))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def _pieces(soup: bs4.BeautifulSoup) -> Iterator[str]:
+    """The texts of a page, and what stands between them, in time linear in it however deep its tags are nested."""
+    waiting: list[tuple[object, bool]] = [(soup, False)]  # what is still to come, and whether its spaces count
+    while waiting:
+        node, spaced = waiting.pop()
+        if isinstance(node, bs4.Tag):
+            if node.name in UNSEEN:
+                continue
+            before, after = BETWEEN.get(node.name, ("", ""))
+            yield before
+            waiting.append((after, True))
+            waiting += [(child, spaced or node.name == "pre") for child in reversed(node.contents)]
+        elif type(node) is NavigableString or type(node) is str:  # no comment, nor what declares the document
+            yield node if spaced else re.sub(r"[ \t\r\n\f]+", " ", node)

@@ -3,9 +3,7 @@
 from pathlib import Path
 
 from flash_sparse_datasets.shared.documents import DataError
-from flash_sparse_datasets.shared.text_files import open_text, reading
-
-MOST_CHARACTERS = 2**29
+from flash_sparse_datasets.shared.text_files import MOST_CHARACTERS, open_text, reading
 
 
 def plain_text(path: Path, encoding: str | None = None) -> str:

@@ -23,6 +23,8 @@ def text_of(path: Path, content: bytes | None = None) -> str:
         body = docx.Document(str(path) if content is None else io.BytesIO(content)).element.body
     except Exception as error:  # python-docx names no kinds of its own for what can be wrong inside
         raise DataError(f"{path}: damaged Word document, or none ({shortened(str(error))})") from None
+    if body is None:
+        raise DataError(f"{path}: damaged Word document, without a body")
 
     lines: dict = {}  # paragraph -> its pieces; a paragraph may hold others, in text boxes
     for node in body.iter(PARAGRAPH, TEXT, *WRITTEN):

@@ -1,7 +1,6 @@
 """CSV and TSV."""
 
 import csv
-import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from flash_sparse_datasets.shared.documents import DataError
 from flash_sparse_datasets.shared.row_files.options import NAMED_DELIMITERS, ReaderOptions
 from flash_sparse_datasets.shared.row_files.row_file import RowFile
-from flash_sparse_datasets.shared.text_files import reading
+from flash_sparse_datasets.shared.text_files import MOST_CHARACTERS, lines_of, reading
 
 DELIMITERS = (",", ";", "\t", "|")  # among which is guessed
 GUESSED_FROM = 20  # rows
@@ -107,14 +106,13 @@ class DelimitedFile(RowFile):
 
     def _cells(self, delimiter: str) -> Iterator[tuple[int, list[str] | DataError]]:
         """Yield the number of each row with any content and its cells, or what is wrong with it; the header first."""
-        longest = min(sys.maxsize, 2**31 - 1)  # a C long, which has 32 bits on Windows
-        if csv.field_size_limit() < longest:  # 128 KiB unless set: less than a long document
-            csv.field_size_limit(longest)
+        if csv.field_size_limit() < MOST_CHARACTERS:  # 128 KiB unless set: less than a long document
+            csv.field_size_limit(MOST_CHARACTERS)
         with reading(self.path, self.options.encoding), self._opened_text() as file:
             for _ in range(self._skipped_lines):
                 file.readline()
             reader = csv.reader(
-                file,
+                lines_of(file, self.path),
                 delimiter=delimiter,
                 strict=True,
                 quoting=csv.QUOTE_MINIMAL if self.options.quotes else csv.QUOTE_NONE,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flash_sparse_datasets.shared.row_files.options import ReaderOptions
 from flash_sparse_datasets.shared.row_files.row_file import RowFile
-from flash_sparse_datasets.shared.text_files import open_text, reading
+from flash_sparse_datasets.shared.text_files import lines_of, open_text, reading
 
 PREFIX = "__label__"
 
@@ -15,7 +15,7 @@ def is_fasttext(path: Path, options: ReaderOptions) -> bool:
     if not name.endswith((".txt", ".train", ".valid", ".test", ".ft")):
         return False
     with reading(path, options.encoding), open_text(path, options.encoding) as file:
-        return next((line for line in file if not line.isspace()), "").lstrip().startswith(PREFIX)
+        return next((line for line in lines_of(file, path) if not line.isspace()), "").lstrip().startswith(PREFIX)
 
 
 class FastTextFile(RowFile):
@@ -38,7 +38,7 @@ class FastTextFile(RowFile):
     def _lists(self, wanted=None):
         with reading(self.path, self.options.encoding), self._opened_text() as file:
             index = 0
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(lines_of(file, self.path), 1):
                 if line.isspace():
                     continue
                 if wanted is None or wanted[index]:

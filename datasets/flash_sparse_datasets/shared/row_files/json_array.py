@@ -6,13 +6,13 @@ from pathlib import Path
 from flash_sparse_datasets.shared.documents import DataError
 from flash_sparse_datasets.shared.row_files.options import ReaderOptions
 from flash_sparse_datasets.shared.row_files.row_file import RowFile
-from flash_sparse_datasets.shared.text_files import open_text, reading, shortened
+from flash_sparse_datasets.shared.text_files import MOST_CHARACTERS, lines_of, open_text, reading, shortened
 
 
 def is_json_array(path: Path, options: ReaderOptions) -> bool:
     """Whether a .json file is one value rather than an object a line."""
     with reading(path, options.encoding), open_text(path, options.encoding) as file:
-        first = next((line for line in file if not line.isspace()), "")
+        first = next((line for line in lines_of(file, path) if not line.isspace()), "")
     if not first.lstrip().startswith("{"):
         return True
     try:
@@ -45,7 +45,10 @@ class JsonArrayFile(RowFile):
 
     def _entries(self) -> list:
         with reading(self.path, self.options.encoding), open_text(self.path, self.options.encoding) as file:
-            content = file.read()
+            most = max(MOST_CHARACTERS, self.stamp[0])  # gzip can make more of a small file
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise DataError(f"{self.path}: has more than {most:,} characters, expected them as one object a line")
         try:
             value = json.loads(content)
         except json.JSONDecodeError as error:

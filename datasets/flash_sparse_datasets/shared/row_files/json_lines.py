@@ -6,7 +6,7 @@ from pathlib import Path
 from flash_sparse_datasets.shared.documents import DataError
 from flash_sparse_datasets.shared.row_files.options import ReaderOptions
 from flash_sparse_datasets.shared.row_files.row_file import RowFile
-from flash_sparse_datasets.shared.text_files import reading, shortened
+from flash_sparse_datasets.shared.text_files import lines_of, reading, shortened
 
 
 class JsonLinesFile(RowFile):
@@ -27,7 +27,7 @@ class JsonLinesFile(RowFile):
     def tried(self, fields, wanted=None):
         with reading(self.path, self.options.encoding), self._opened_text() as file:
             index = 0
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(lines_of(file, self.path), 1):
                 if line.isspace():
                     continue
                 if wanted is None or wanted[index]:
