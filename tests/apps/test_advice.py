@@ -95,6 +95,8 @@ def test_where_the_test_tells_little(metrics):
     sentence = the_one(metrics)
     assert sentence.startswith("40 test documents leave micro-F1 open between 0.70 and 0.90")
     assert "--test-share" in sentence
+    metrics["test"] |= {"micro_f1_interval": [1.0, 1.0], "documents": 4}  # resamples of four that are right are right
+    assert the_one(metrics).startswith("4 test documents are too few to say how well it does")
 
 
 def test_symbols_are_no_text_that_could_have_been_read_before(metrics):

@@ -116,7 +116,7 @@ def test_many_labels_are_shortened(metrics):
 
 
 @pytest.mark.parametrize(
-    ("bounds", "word"), [((0.01, 0.2), "better"), ((-0.2, -0.01), "worse"), ((-0.1, 0.1), "does not tell")]
+    ("bounds", "word"), [((0.01, 0.2), "better"), ((-0.2, -0.01), "worse"), ((-0.1, 0.1), "cannot tell")]
 )
 def test_the_verdict_follows_the_interval(metrics, bounds, word):
     baseline = metrics["linear_baseline"]

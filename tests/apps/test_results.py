@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
 from flash_sparse_apps import results
+from flash_sparse_apps.collecting.repeating import repeating
+from flash_sparse_apps.command_line import parse
 from flash_sparse_apps.settings import Settings
 
 SCORES = {"micro_f1": 0.4567, "micro_f1_interval": [0.44, 0.47], "macro_f1": 0.4, "macro_f1_interval": [0.3, 0.5]}
@@ -227,3 +230,21 @@ def test_what_cannot_be_kept_is_one_line(tmp_path, monkeypatch, capsys, given, s
     assert (code, err.count("\n")) == (2, 1)
     assert said in err
     assert not list(Path().rglob("results/*"))
+
+
+@pytest.mark.parametrize(
+    "command", ["flash-sparse sweep --folds 5", "python sweep.py --folds 5", "python /some/apps/sweep.py --folds 5"]
+)
+def test_a_command_is_given_as_a_clone_starts_it(command):
+    assert repeating(command, {"settings": settings_of()}) == ["python apps/sweep.py --folds 5"]
+
+
+def test_what_began_a_run_that_was_gone_on_with_stands_before_it():
+    settings = {"dataset": "imdb", "root": "a b", "seq_len": 128, "sparse": True, "compare": False, "output": "runs/x"}
+    metrics = {"settings": settings_of(**settings, max_time=1.0)}
+    began, then = repeating("flash-sparse classify --resume runs/x --max-time 1", metrics)
+    assert then == "python apps/classify.py --resume runs/x --max-time 1"
+    flags = shlex.split(began)
+    assert flags[:2] == ["python", "apps/classify.py"]
+    again, _ = parse(flags[2:])
+    assert again == Settings(**settings)

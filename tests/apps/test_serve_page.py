@@ -148,6 +148,22 @@ def test_many_files_their_labels_and_the_way_to_a_passage(browser, files):
     assert "Only 1,024 tokens" in one(browser, "#notes").text
 
 
+def test_the_least_sure_come_first(browser, files):
+    enter(browser)
+    assert not one(browser, "#sort").is_displayed()
+    add(browser, files)
+    open_document(browser, 2)
+    assert re.search(r"confidence [01]\.\d{3}$", one(browser, "#facts").text)
+    one(browser, "#sort").click()
+    items = [item.text for item in every(browser, "#list li")]
+    found = [float(number) for item in items for number in re.findall(r"confidence ([01]\.\d\d)", item)]
+    assert len(found) == 3
+    assert found == sorted(found)
+    assert items[3].startswith("scan.pdf")  # refused
+    (current,) = every(browser, "#list [aria-current=true]")
+    assert current.text.startswith("long.txt")
+
+
 def test_arrow_keys_move_through_the_list(browser, files):
     enter(browser)
     add(browser, files)
@@ -182,6 +198,7 @@ def test_downloads(browser, files, tmp_path):
         row = next(row for row in rows if row["id"] == line["id"])
         assert float(line["probability"]) == row["probabilities"][line["label"]]
         assert (line["predicted"] == "true") == (line["label"] in row["labels"])
+        assert float(line["confidence"]) == row["confidence"]
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -223,3 +240,6 @@ def test_the_page_about_the_api(browser, server):
     browser.get(f"{server}/docs")
     wait(browser, lambda: "POST /predict/files" in one(browser, "main").text, "the routes")
     assert "truncation_direction" in one(browser, "main").text
+    size = {"width": 320, "height": 700, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 320

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 
 import hypothesis
 import pytest
@@ -129,6 +130,23 @@ def test_a_tokenizer_that_may_join_across_words_gets_whole_texts(monkeypatch):
     joined._backend.add_tokens(["that go"])
     assert len(list(joined._pieces("some words that go on"))) == 1
     assert len(list(word_pieces()._pieces("some words that go on"))) == 2
+
+
+def test_other_threads_go_on_while_a_long_text_gets_its_spans():
+    """A server answers meanwhile."""
+    tokenizer, counted, done = word_tokenizer(["word"]), [], threading.Event()
+
+    def count():
+        while not done.wait(0.001):
+            counted.append(1)
+
+    counting = threading.Thread(target=count)
+    counting.start()
+    _, spans = tokenizer.encode_with_spans("&" * 1_000_000)  # a second
+    done.set()
+    counting.join()
+    assert spans[1] == (0, 1_000_000)
+    assert len(counted) >= 10
 
 
 def test_the_same_texts_give_the_same_file_in_another_process(tmp_path):

@@ -14,6 +14,7 @@ from flash_sparse_apps.collecting.documents import (
     plots,
 )
 from flash_sparse_apps.collecting.kept import Kept, read_kept
+from flash_sparse_apps.collecting.repeating import repeating
 from flash_sparse_apps.files import write_atomically
 from flash_sparse_apps.metrics import Metrics
 from flash_sparse_apps.reports.columns import Columns, Table
@@ -72,7 +73,7 @@ def write_page(folder: Path):
 
 MEASURED: Columns = [
     ("result", lambda row: row["name"]),
-    ("command", lambda row: f"`{row['command']}`"),
+    ("command", lambda row: ", then ".join(f"`{command}`" for command in row["commands"])),
     ("date", lambda row: row["finished"][:10]),
     ("training", lambda row: duration(row["seconds"])),
     ("machine", lambda row: row["machine"]),
@@ -88,7 +89,7 @@ def _measured(kept: Kept) -> list[dict]:
     return [
         {
             "name": name,
-            "command": kept.sweeps.get(name, runs[-1])["command"],
+            "commands": repeating(kept.sweeps.get(name, runs[-1])["command"], runs[-1]),
             "finished": max(run["finished"] for run in runs),
             "seconds": sum(run["training"]["seconds"] for run in runs),
             "machine": _machine(runs[-1]),

@@ -163,7 +163,7 @@ def _beside_linear(metrics: Metrics) -> str:
         return "The model is better than the linear baseline: the 95% interval of the difference is above 0."
     if high < 0:
         return "The model is worse than the linear baseline: the 95% interval of the difference is below 0."
-    return "The test does not tell the model from the linear baseline: the 95% interval of the difference contains 0."
+    return "The test cannot tell the model from the linear baseline: the 95% interval of the difference contains 0."
 
 
 def what_to_predict(grid: Sequence[int] | None, pairs: bool) -> str:

@@ -107,7 +107,7 @@ class Tokenizer:
         """
         ids, spans = [self.cls_id], [(0, 0)]
         for start, piece in self._pieces(text):
-            encoding = self._backend.encode(piece)
+            (encoding,) = self._backend.encode_batch([piece])  # unlike `encode`, it lets other threads go on
             ids += encoding.ids[1:]
             spans += [(start + first, start + last) for first, last in encoding.offsets[1:]]
             if at_most is not None and len(ids) >= at_most:

@@ -53,7 +53,8 @@ async function begin() {
   }
   const { reads, task, image_size: size } = info.flash_sparse;
   const labels = Object.keys(info.model_type.classifier.label2id).length;
-  at("run").textContent = `${info.model_id}: ${labels} labels, ${task}, reads ${info.max_input_length.toLocaleString("en")} tokens`;
+  const each = task === "single-label" ? "one for each document" : "any number for each document";
+  at("run").textContent = `${info.model_id}: ${labels} labels, ${each}; reads ${info.max_input_length.toLocaleString("en")} tokens`;
   at("token-form").hidden = true;
   at("main").hidden = false;
   at("drop").hidden = reads === "pairs";
@@ -156,8 +157,8 @@ function drawList() {
     if (button.dataset.key === key) return; // redrawn only where it changed
     button.dataset.key = key;
     button.replaceChildren(entry.id);
-    if (entry.result && entry.result.review.length) button.append(element("span", { className: "badge", textContent: "review" }));
-    button.append(element("span", { className: entry.state === "wrong" ? "what wrong" : "what", textContent: what }));
+    if (entry.result && entry.result.review.length) button.append(" ", element("span", { className: "badge", textContent: "review" }));
+    button.append(" ", element("span", { className: entry.state === "wrong" ? "what wrong" : "what", textContent: what }));
   });
 }
 
@@ -202,11 +203,10 @@ function show(entry, all = false) {
   } else {
     const read = info.max_input_length;
     const cut = result.truncated ? `; the last ${(result.tokens - read).toLocaleString("en")} were cut` : "";
-    at("facts").textContent = `${result.tokens.toLocaleString("en")} tokens${cut} · confidence ${result.confidence.toFixed(3)}, where 1 is certain`;
+    at("facts").textContent = `${result.tokens.toLocaleString("en")} tokens${cut} · confidence ${result.confidence.toFixed(3)}`;
     const notes = [...result.review];
     if (result.unknown) notes.push(`It has words that the run does not know, such as ${result.unknown}.`);
-    at("notes").replaceChildren(...notes.map((note) => element("li", { textContent: note })));
-    at("notes").prepend(element("b", { textContent: "Review" }));
+    at("reasons").replaceChildren(...notes.map((note) => element("li", { textContent: note })));
     at("notes").hidden = !notes.length;
     at("labels-title").hidden = false;
     drawLabels(entry, all);
@@ -252,16 +252,19 @@ function labelLine(entry, name, share, given) {
 
 function passageButtons(entry, name, passages) {
   const buttons = passages.map((passage, index) => {
-    const change = `${passage.drop < 0 ? "+" : "−"}${Math.abs(passage.drop).toFixed(3)}`;
-    const alone = passage.drop < LEAST_DROP ? " (no passage carries it alone)" : "";
-    const button = element("button", { type: "button", textContent: `Passage ${index + 1}: ${change}${alone}` });
-    button.title = "how the probability changes without it";
-    button.setAttribute("aria-label", `${name}, passage ${index + 1}: without it the probability changes by ${change}${alone}. Jump to it.`);
+    const alone = passage.drop >= LEAST_DROP;
+    const drop = passage.drop.toFixed(3);
+    const button = element("button", { type: "button", textContent: `Passage ${index + 1}${alone ? `: −${drop}` : ""}` });
+    const without = alone ? `without it the probability falls by ${drop}` : "it does most, but no passage carries the label alone";
+    button.title = without;
+    button.setAttribute("aria-label", `${name}, passage ${index + 1}: ${without}. Jump to it.`);
     button.onclick = () => jump(passage);
     return button;
   });
   const none = element("span", { className: "soft", textContent: "Too short to have passages." });
-  return element("div", { className: "passages" }, ...(buttons.length ? buttons : [none]));
+  const weak = element("span", { className: "soft", textContent: "no passage carries it alone" });
+  const said = !passages.length ? [none] : passages[0].drop < LEAST_DROP ? [weak] : [];
+  return element("div", { className: "passages" }, ...buttons, ...said);
 }
 
 function jump(passage) {
