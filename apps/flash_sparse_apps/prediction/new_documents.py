@@ -15,6 +15,7 @@ from flash_sparse_datasets.shared.document_files import DOCUMENTS, PLAIN, is_doc
 from flash_sparse_datasets.shared.row_files import ReaderOptions, RowFile, format_of, open_rows
 from flash_sparse_datasets.shared.row_files.json_lines import parse_line
 from flash_sparse_datasets.shared.row_texts import RowTexts, existing, id_of
+from flash_sparse_datasets.shared.text_files import is_blank
 
 STDIN = "-"
 STANDARD_INPUT = "standard input"
@@ -152,7 +153,7 @@ def _piped(content: bytes, name: str, reading: Reading) -> Iterator[NewDocument]
     except UnicodeDecodeError as error:
         known = "UTF-8" if encoding == "utf-8-sig" else encoding
         raise DataError(f"{name}: not {known} at byte {error.start + 1}, expected {known} text") from None
-    if not text.strip():
+    if is_blank(text):
         raise DataError(f"{name}: empty, expected a text")
     rows = _PipedRows(text, name, reading.options)
     if rows.fields:

@@ -11,6 +11,13 @@ from typing import IO
 from flash_sparse_datasets.shared.documents import DataError
 
 GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
+INVISIBLE = "\0\u00ad\u200b\u200c\u200d\u2060\ufeff"  # and no white space
+OTHERS = {  # how files begin that are no text, whatever their names say
+    b"\x1f\x8b": "packed by gzip, expected a name that ends in .gz",
+    b"PK\x03\x04": "a zip archive, as Excel and Word files are, expected the ending of what it is, such as .xlsx",
+    b"\xd0\xcf\x11\xe0": "a file of an older Office or with a password, expected text, or .xlsx without a password",
+    b"%PDF": "a PDF, expected text, or the ending .pdf",
+}
 
 
 def is_gzip(path: Path) -> bool:
@@ -24,7 +31,8 @@ def open_text(path: Path, encoding: str | None = None) -> IO[str]:
         encoding: as Python names it; None is what a byte-order mark says, and UTF-8 without one.
 
     Raises:
-        DataError: it looks like UTF-16 without a byte-order mark, which would be read as UTF-8 with a NUL in each pair.
+        DataError: it is no text; or it looks like UTF-16 without a byte-order mark, which would be read as UTF-8 with a
+            NUL in each pair.
     """
     encoding = encoding or _marked(path)
     if is_gzip(path):
@@ -33,9 +41,12 @@ def open_text(path: Path, encoding: str | None = None) -> IO[str]:
 
 
 def _marked(path: Path) -> str:
-    """The encoding that a file's first bytes say."""
+    """The encoding that a file's first bytes say; DataError where they are no text's."""
     with (gzip.open if is_gzip(path) else open)(path, "rb") as file:
         begin = file.read(1000)
+    for mark, what in OTHERS.items():
+        if begin.startswith(mark):
+            raise DataError(f"{path}: is {what}")
     if begin.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "utf-32"
     if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -112,6 +123,11 @@ def file_stamp(path: Path) -> tuple[int, int]:
     if status.st_size == 0:
         raise DataError(f"{path}: the file is empty")
     return status.st_size, status.st_mtime_ns
+
+
+def is_blank(text: str) -> bool:
+    """Whether there is nothing to see in a text."""
+    return all(character.isspace() or character in INVISIBLE for character in text)
 
 
 def shortened(value: object) -> str:

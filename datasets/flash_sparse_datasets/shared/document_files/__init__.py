@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flash_sparse_datasets.shared.document_files.plain import plain_text
 from flash_sparse_datasets.shared.documents import DataError
-from flash_sparse_datasets.shared.text_files import file_stamp
+from flash_sparse_datasets.shared.text_files import file_stamp, is_blank
 
 PLAIN = (".txt", ".txt.gz")
 LIBRARIES = {  # ending -> the module here, and what it imports
@@ -51,6 +51,6 @@ def text_in(path: Path, content: bytes | None = None) -> str:
     module = LIBRARIES[path.suffix.lower()][0]
     read: Callable[[Path, bytes | None], str] = importlib.import_module(f"{__name__}.{module}").text_of
     text = read(path, content)
-    if not text.strip():
+    if is_blank(text):
         raise DataError(f"{path}: has no text, expected some (of a scan, text recognition makes it)")
     return text

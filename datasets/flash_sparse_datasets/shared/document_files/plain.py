@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flash_sparse_datasets.shared.documents import DataError
-from flash_sparse_datasets.shared.text_files import open_text, reading
+from flash_sparse_datasets.shared.text_files import is_blank, open_text, reading
 
 MOST_CHARACTERS = 2**29
 
@@ -18,6 +18,6 @@ def plain_text(path: Path, encoding: str | None = None) -> str:
         text = file.read(MOST_CHARACTERS + 1)
     if len(text) > MOST_CHARACTERS:
         raise DataError(f"{path}: has more than {MOST_CHARACTERS:,} characters, expected one document")
-    if not text.strip():
+    if is_blank(text):
         raise DataError(f"{path}: the text is empty, expected a text")
     return text
