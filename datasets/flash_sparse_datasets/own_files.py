@@ -29,6 +29,7 @@ from flash_sparse_datasets.shared.documents import DataError, Dataset, Documents
 from flash_sparse_datasets.shared.drawn_splits import SPLITS, Draw, Drawn, EarlierSplit, draw_splits
 from flash_sparse_datasets.shared.labelled_sources import Fields, FolderSource, Source, TableSource
 from flash_sparse_datasets.shared.parts import LEFT_OUT, Part
+from flash_sparse_datasets.shared.progress import Progress
 from flash_sparse_datasets.shared.reading_notes import alike, measured, missing_words, several_in_one
 from flash_sparse_datasets.shared.row_files import ReaderOptions
 from flash_sparse_datasets.shared.split_files import split_files
@@ -187,10 +188,10 @@ def _check_pairs(folds, fold, keep_split, label_field, label_fields) -> None:
 
 
 def _read_parts(files: dict[str, Path], fields: Fields, split_seed: int, bad_rows: str) -> dict[str, Part]:
-    sources: dict[str, Source] = {
-        split: FolderSource(file, fields) if file.is_dir() else TableSource(file, fields)
-        for split, file in files.items()
-    }
+    sources: dict[str, Source] = {}
+    for split, file in files.items():
+        with Progress(None, f"opening {file.name}", unit=""):
+            sources[split] = FolderSource(file, fields) if file.is_dir() else TableSource(file, fields)
     _check_alike(sources)
     label_ids: dict[str, int] = {}
     parts = {}
