@@ -29,7 +29,8 @@ from flash_sparse_datasets.shared.documents import DataError, Dataset, Documents
 from flash_sparse_datasets.shared.drawn_splits import SPLITS, Draw, Drawn, EarlierSplit, draw_splits
 from flash_sparse_datasets.shared.labelled_sources import Fields, FolderSource, Source, TableSource
 from flash_sparse_datasets.shared.parts import LEFT_OUT, Part
-from flash_sparse_datasets.shared.reading_notes import missing_words, several_in_one
+from flash_sparse_datasets.shared.progress import Progress
+from flash_sparse_datasets.shared.reading_notes import alike, measured, missing_words, several_in_one
 from flash_sparse_datasets.shared.row_files import ReaderOptions
 from flash_sparse_datasets.shared.split_files import split_files
 from flash_sparse_datasets.shared.statistics_table import print_statistics
@@ -130,7 +131,7 @@ def load(
     # What users had better know.
     notes = [note for part in parts.values() for note in part.source.notes]
     notes += [note for part in parts.values() for note in part.odd()]
-    notes += _doubtful_labels(train, labels, label_separator is None and label_fields is None)
+    notes += _doubtful_labels(train, labels, fields)
     for part in parts.values():
         if part is not train:
             notes += part.leave_out_unseen(labels, task, unseen_labels)
@@ -187,10 +188,10 @@ def _check_pairs(folds, fold, keep_split, label_field, label_fields) -> None:
 
 
 def _read_parts(files: dict[str, Path], fields: Fields, split_seed: int, bad_rows: str) -> dict[str, Part]:
-    sources: dict[str, Source] = {
-        split: FolderSource(file, fields) if file.is_dir() else TableSource(file, fields)
-        for split, file in files.items()
-    }
+    sources: dict[str, Source] = {}
+    for split, file in files.items():
+        with Progress(None, f"opening {file.name}", unit=""):
+            sources[split] = FolderSource(file, fields) if file.is_dir() else TableSource(file, fields)
     _check_alike(sources)
     label_ids: dict[str, int] = {}
     parts = {}
@@ -256,16 +257,16 @@ def _labels_in_training(train: Part, task: str) -> tuple[str, ...]:
     return labels
 
 
-def _doubtful_labels(train: Part, labels: tuple[str, ...], one_each: bool) -> list[str]:
-    """Notes on labels that may be several in one, or none.
-
-    Args:
-        one_each: Whether each cell is taken for one label.
-    """
-    hint = several_in_one(labels) if one_each else None
+def _doubtful_labels(train: Part, labels: tuple[str, ...], fields: Fields) -> list[str]:
+    """Notes on labels that may be several in one, or none, or not what was meant."""
+    notes = []
+    if fields.label_separator is None and fields.labels is None and (hint := several_in_one(labels)):
+        notes.append(hint)
+    if fields.label_separator is not None and (np.diff(train.table.offsets) < 2).all():
+        notes.append(f"{train.source.path}: --label-separator {fields.label_separator!r} parts the labels of no row")
     counts = np.bincount(train.table.label_ids, minlength=len(train.label_ids))  # (labels,)
-    missing = missing_words({label: int(counts[train.label_ids[label]]) for label in labels})
-    return missing if hint is None else [hint, *missing]
+    notes += missing_words({label: int(counts[train.label_ids[label]]) for label in labels})
+    return notes + alike(labels) + measured(labels)
 
 
 def _never_tested(part: Part, labels: tuple[str, ...]) -> list[str]:

@@ -109,3 +109,26 @@ def test_pdf_and_excel(label, multi_label_run, tmp_path):
     assert rows[2]["probabilities"] == rows[3]["probabilities"]  # HTML and plain text of the same words
     assert rows[2]["text"] == "word1 keyword0\n\nword2"  # what its passages refer to
     assert "text" not in rows[3]
+
+
+def test_fasttext_lines_are_documents_without_their_labels(label, multi_label_run, tmp_path):
+    (tmp_path / "new.txt").write_text("__label__a word1 word2\n__label__a, __label__b keyword1\n")
+    (tmp_path / "plain.jsonl").write_text('{"text": "word1 word2"}\n{"text": "keyword1"}\n')
+    rows, plain = (objects(label(multi_label_run, tmp_path / name)[1]) for name in ("new.txt", "plain.jsonl"))
+    assert [row["id"] for row in rows] == [f"{tmp_path / 'new.txt'}:{number}" for number in (1, 2)]
+    assert [row["probabilities"] for row in rows] == [row["probabilities"] for row in plain]
+
+
+def test_hidden_files_of_a_folder_are_no_documents(label, multi_label_run, tmp_path):
+    for name in ("a.txt", "._a.txt", "__MACOSX/._a.txt", ".git/a.txt", "deep/b.txt"):
+        (tmp_path / "new" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "new" / name).write_text("word1")
+    code, out, err = label(multi_label_run, tmp_path / "new")
+    assert (code, err) == (0, "")
+    assert [row["id"] for row in objects(out)] == [f"{tmp_path / 'new' / name}" for name in ("a.txt", "deep/b.txt")]
+
+
+def test_what_is_no_text_is_an_error(label, multi_label_run, tmp_path):
+    (tmp_path / "a.db").write_bytes(b"SQLite format 3\0" + bytes(600))
+    code, _, err = label(multi_label_run, tmp_path / "a.db")
+    assert (code, err) == (2, f"error: {tmp_path / 'a.db'}: holds NUL characters, which no text has, expected a text\n")

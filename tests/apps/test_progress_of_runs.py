@@ -29,8 +29,14 @@ def test_each_phase_says_how_far_it_is(planted_files, tmp_path, monkeypatch, cap
         *("reading multi-label.jsonl", "reading for the tokenizer", "training the tokenizer", "tokenizing"),
         *("token vectors", "counting tokens", "fitting the linear model", "testing, validation", "testing, test"),
         *("the linear model's vote, test", "comparing with dense attention", "validating", "pretraining"),
+        "looking for passages",
     ):
         assert re.search(rf"^{re.escape(phase)}: \d+.* left", err, re.MULTILINE), phase
+    for phase in (
+        *("opening multi-label.jsonl", "weighing tokens", "weighing the vote", "fitting temperature and thresholds"),
+        *("scoring", "timing steps", "writing the report"),
+    ):
+        assert re.search(rf"^{phase}: \d\d:\d\d so far", err, re.MULTILINE), phase
     assert re.search(r"^training: 13 of 20 steps, \d\d:\d\d left, loss \d\.\d{4}, --max-time ends it in \d", err, re.M)
     assert re.search(r"epoch 1/2 .* micro-F1 \d\.\d{4}  macro-F1 \d\.\d{4}", out)
     (tmp_path / "new.txt").write_text("word1 keyword1")

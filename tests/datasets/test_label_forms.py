@@ -231,6 +231,52 @@ def test_words_for_nothing_are_noted(tmp_path, word):
     assert note in dataset.notes
 
 
+@pytest.mark.parametrize("word", ["nan", "#REF!", "None"])
+def test_texts_that_are_words_for_nothing_are_noted(tmp_path, word):
+    rows = [*((f"text {i}", "ab"[i % 2]) for i in range(20)), (word, "a"), (f" {word}", "b")]
+    with open(tmp_path / "a.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    note = "a.csv: 2 of 22 texts are a word that may stand for none, such as nan (first: "
+    assert has_note(load(tmp_path / "a.csv"), note)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("law", "Law"), ("n\u00e9", "ne\u0301"), ("1", "1.0"), ("a b", "a  b"), ("sport", "sport,"), ("\ufb01", "fi")],
+)
+def test_labels_that_look_alike_are_noted(tmp_path, one, other):
+    dataset = load(write_rows(tmp_path / "a.jsonl", [one, other, "z"] * 10))
+    note = f"learned as different labels, though they look alike: {' and '.join(map(repr, sorted((one, other))))}"
+    assert note in dataset.notes
+    assert len(dataset.labels) == 3
+
+
+@pytest.mark.parametrize("labels", [("A", "A+", "A-"), ("C", "C++", "C#"), ("1", "10", "1.5")])
+def test_labels_that_only_resemble_each_other_are_not(tmp_path, labels):
+    assert not has_note(load(write_rows(tmp_path / "a.jsonl", labels * 10)), "look alike")
+
+
+def test_numbers_that_are_measured_are_noted(tmp_path):
+    dataset = load(write_table(tmp_path / "a.csv", ["0.5", "1.5", "2"] * 10, ("text", "label")))
+    assert "labels such as '0.5' are numbers; each is learned as a class of its own" in dataset.notes
+    assert not has_note(load(write_table(tmp_path / "b.csv", ["0", "1.0", "a"] * 10)), "are numbers")
+    assert not has_note(load(write_table(tmp_path / "c.csv", ["0.0", "1.0"] * 10)), "are numbers")
+
+
+def test_a_separator_that_parts_nothing_is_noted(tmp_path):
+    path = write_table(tmp_path / "a.csv", ["a; b", "a", "c"] * 10)
+    assert has_note(load(path, label_separator="|"), "a.csv: --label-separator '|' parts the labels of no row")
+    assert not has_note(load(path, label_separator=";"), "--label-separator")
+
+
+@pytest.mark.parametrize(("typed", "separator"), [("\\n", "\n"), ("\\t", "\t")])
+def test_separators_that_cannot_be_typed(tmp_path, typed, separator):
+    path = write_table(tmp_path / "a.csv", [f"a{separator}b", "a", "c"] * 10)
+    dataset = load(path, label_separator=typed)
+    assert dataset.labels == ("a", "b", "c")
+    assert not has_note(dataset, "--label-separator")
+
+
 def test_labels_that_are_never_tested_are_counted(tmp_path):
     dataset = load(write_rows(tmp_path / "a.jsonl", [["a"], ["b"]] * 20 + [["rare"]]))
     (note,) = [note for note in dataset.notes if "no test document" in note]

@@ -58,7 +58,8 @@ def test_what_a_table_looks_like_is_read_and_said(tmp_path, delimiter, name, wor
 
 def test_a_delimiter_that_is_said_is_not_guessed(tmp_path):
     message = error_of(write(tmp_path / "a.csv", lines(";")), delimiter=",")
-    assert message.startswith("a.csv: no field 'text' (text_field); its fields are: 'text;label'; expected --delimiter")
+    assert message.startswith("a.csv: no field 'text' (text_field); its fields are: 'text;label'; expected ")
+    assert message.endswith("--delimiter where cells are separated otherwise")
 
 
 @pytest.mark.parametrize("first", ["sep=;\n", "sep=;\r\n", '"sep=;"\n'])
@@ -160,6 +161,48 @@ def test_a_broken_row_names_what_helps(tmp_path):
     assert "row 23: broken row (a quoted cell that is never closed)" in message
 
 
+@pytest.mark.parametrize(
+    ("begin", "what"),
+    [
+        (
+            b"PK\x03\x04",
+            "is a zip archive, as Excel and Word files are, expected the ending of what it is, such as .xlsx",
+        ),
+        (b"\x1f\x8b\x08", "is packed by gzip, expected a name that ends in .gz"),
+        (b"\xd0\xcf\x11\xe0", "is a file of an older Office or with a password, expected text, or .xlsx without a"),
+        (b"%PDF-1.7", "is a PDF, expected text, or the ending .pdf"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json"])
+def test_what_is_no_text_is_said(tmp_path, name, begin, what):
+    assert error_of(write(tmp_path / name, begin + bytes(range(256)))).startswith(f"{name}: {what}")
+
+
+def test_a_table_in_a_text_file_is_said(tmp_path):
+    message = error_of(write(tmp_path / "a.txt", lines("\t")))
+    assert message.endswith("of a table in a .txt file, its cells separated by tabs, the ending .tsv")
+
+
+def test_a_title_above_the_header(tmp_path):
+    message = error_of(write(tmp_path / "a.csv", "Contracts 2024\n" + lines(",")))
+    assert "its fields are: 'Contracts 2024'; expected the columns' names in the first row" in message
+
+
+@pytest.mark.parametrize("text", ["\u200b", " \ufeff\u00a0", "\u00ad\u2060 \n"])
+def test_texts_without_anything_to_see_are_empty(tmp_path, text):
+    rows = [json.dumps({"text": text, "label": label}) for text, label in [*ROWS, (text, "a")]]
+    assert error_of(write(tmp_path / "a.jsonl", "\n".join(rows))) == "a.jsonl line 21: 'text' is empty, expected a text"
+    with pytest.raises(DataError, match="the text is empty, expected a text"):
+        text_of(write(tmp_path / "a.txt", text))
+
+
+def test_paths_as_windows_writes_them(tmp_path):
+    for number, (text, _) in enumerate(ROWS):
+        write(tmp_path / "scans" / f"{number}.txt", text)
+    table = "file,label\n" + "".join(f"scans\\{number}.txt,{label}\n" for number, (_, label) in enumerate(ROWS))
+    assert everything(load(write(tmp_path / "a.csv", table), file_field="file")) == EXPECTED
+
+
 # JSON, fastText, Parquet
 
 
@@ -184,6 +227,17 @@ def test_json_lists_and_other_endings(tmp_path):
     assert "h.json line 1: broken JSON" in error_of(write(tmp_path / "h.json", '[{"text": "x"'))
 
 
+def test_the_first_broken_line_is_named_and_a_list_recognized(tmp_path):
+    rows = [{"text": text, "label": label} for text, label in ROWS]
+    expected = "expected one object a line, or the ending .json of a JSON list"
+    message = error_of(write(tmp_path / "a.jsonl", json.dumps(rows, indent=2)))
+    assert message == f"a.jsonl line 1: broken JSON (Expecting value at column 2), {expected}"
+    assert error_of(write(tmp_path / "b.jsonl", json.dumps(rows))).endswith(expected)
+    message = error_of(write(tmp_path / "c.jsonl", "".join(f"{row}\n" for row in rows)))
+    assert message.startswith("c.jsonl line 1: broken JSON (Expecting property name enclosed in double quotes")
+    assert message.endswith("expected one object a line")
+
+
 def test_fasttext_lines(tmp_path):
     content = "".join(f"__label__{label} {text}\n\n" for text, label in ROWS)
     dataset = load(write(tmp_path / "a.txt", content))
@@ -199,6 +253,11 @@ def test_fasttext_lines(tmp_path):
     for name in ("train.txt", "valid.txt", "test.txt"):
         write(tmp_path / "parts" / name, content)
     assert len(load(tmp_path / "parts").validation) == 20
+
+
+def test_commas_between_fasttext_labels_are_no_part_of_them(tmp_path):
+    content = "".join(f"__label__{label}, __label__all, {text}\n" for text, label in ROWS)
+    assert load(write(tmp_path / "a.txt", content)).labels == ("a", "all", "b")
 
 
 def test_whole_numbers_that_pandas_made_floats(tmp_path):

@@ -389,6 +389,7 @@ def test_a_label_in_brackets_is_a_label(tmp_path):
     [
         (["law;space", "law", "space", "law;tax"], ";"),
         (["a|b", "b|c"], "|"),
+        (["a/b", "b/c"], "/"),
         (["Arts, crafts", "Sports"], None),  # one name with a comma
         (["R&D; other", "sales", "support", "law"], None),  # a few
         (["a", "b"], None),
@@ -399,5 +400,7 @@ def test_labels_that_seem_to_be_several_are_noted(tmp_path, labels, separator):
     notes = [note for note in load(path).notes if "--label-separator" in note]
     assert len(notes) == (separator is not None)
     if separator is not None:
-        assert notes[0].startswith(f"labels such as {sorted(labels)[0 if separator == '|' else 1]!r} count as one each")
+        assert notes[0].startswith(
+            f"labels such as {sorted(labels)[0 if separator in '|/' else 1]!r} count as one each"
+        )
         assert not load(path, label_separator=separator).notes

@@ -49,6 +49,34 @@ def test_there_is_half_a_minute_between_two_lines(monkeypatch, capsys):
     assert capsys.readouterr() == ("a line of results\n", "")
 
 
+def test_lines_come_while_a_step_takes_long(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "INTERVAL", 0.1)
+    monkeypatch.setattr(progress, "BEAT", 0.02)
+    for _ in Progress(range(2), "fitting", unit=" labels"):
+        time.sleep(0.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 4
+    assert lines[1].startswith("fitting: 0 of 2 labels, ")
+    with Progress(None, "opening a.xlsx", unit=""):
+        time.sleep(0.5)
+    assert capsys.readouterr().err.splitlines()[-1] == "opening a.xlsx: 00:00 so far"
+    time.sleep(0.3)
+    assert capsys.readouterr().err == ""  # it has ended
+
+
+def test_a_bar_that_nobody_has_any_longer_says_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "INTERVAL", 0.05)
+    monkeypatch.setattr(progress, "BEAT", 0.02)
+    bar = Progress(None, "training", 10)
+    time.sleep(0.3)
+    assert capsys.readouterr().err
+    del bar
+    time.sleep(0.1)
+    capsys.readouterr()
+    time.sleep(0.3)
+    assert capsys.readouterr().err == ""
+
+
 def test_short_phases_say_nothing(capsys):
     for _ in Progress(range(3), "tokenizing"):
         pass
@@ -65,6 +93,13 @@ def test_a_bar_in_a_terminal_which_goes_away(monkeypatch):
     after = sys.stderr.getvalue()[len(shown) :]
     assert " " * 20 in after  # over what was there
     assert "training" not in after
+
+
+def test_a_phase_without_steps_in_a_terminal(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress(None, "opening a.xlsx", unit=""):
+        assert sys.stderr.getvalue().strip() == "opening a.xlsx ..."
+    assert sys.stderr.getvalue().endswith("\r" + " " * 18)  # over what was there
 
 
 def test_other_processes_say_nothing(monkeypatch, capsys):
@@ -96,7 +131,8 @@ def test_reading_says_how_far_it_is(tmp_path, monkeypatch, capsys, name):
         write_rows(path, rows)
     monkeypatch.setattr(progress, "INTERVAL", 0)
     load(path)
-    lines = capsys.readouterr().err.splitlines()
+    opening, *lines = capsys.readouterr().err.splitlines()
+    assert opening == f"opening {name}: 00:00 so far"
     assert lines, name
     assert all(line.startswith(f"reading {name}: ") for line in lines)
     if kind == "%":

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flash_sparse_datasets import DataError
-from flash_sparse_datasets.shared.document_files import DOCUMENTS, PLAIN, is_document, text_of
+from flash_sparse_datasets.shared.document_files import DOCUMENTS, PLAIN, is_document, is_document_in, text_of
 from flash_sparse_datasets.shared.row_files import ReaderOptions, RowFile, format_of, open_rows
+from flash_sparse_datasets.shared.row_files.fasttext import is_fasttext
 from flash_sparse_datasets.shared.row_files.json_lines import parse_line
 from flash_sparse_datasets.shared.row_texts import RowTexts, existing, id_of
+from flash_sparse_datasets.shared.text_files import is_blank
 
 STDIN = "-"
 STANDARD_INPUT = "standard input"
@@ -94,8 +96,9 @@ def read_documents(path: str, reading: Reading) -> Iterator[NewDocument]:
     """The documents behind one argument of `predict.py`.
 
     Args:
-        path: a table, whose rows are documents; any other file, which is one text, PDF, Word and HTML too; a folder,
-            whose documents are read in the order of their names; or - for one text, or JSON lines, on stdin.
+        path: a table, or lines as fastText has them, whose rows are documents; any other file, which is one text, PDF,
+            Word and HTML too; a folder, whose documents are read in the order of their names; or - for one text, or
+            JSON lines, on stdin.
 
     A row or file without a text that can be read is a document with an `error`.
 
@@ -113,12 +116,12 @@ def read_documents(path: str, reading: Reading) -> Iterator[NewDocument]:
             f"{reading.text!r} and {reading.second!r} in each row"
         )
     elif file.is_dir():
-        documents = sorted(entry for entry in file.rglob("*") if is_document(entry) and not entry.is_dir())
+        documents = sorted(entry for entry in file.rglob("*") if is_document_in(file, entry) and not entry.is_dir())
         if not documents:
             raise DataError(f"{path}: no documents ({' '.join(DOCUMENTS)}) in this folder")
         for document in documents:
             yield _whole(document, reading)
-    elif format_of(file) is None:
+    elif format_of(file) is None and not is_fasttext(file, reading.options):
         yield _whole(file, reading)
     else:
         yield from _rows(open_rows(file, reading.options), path, reading)
@@ -152,7 +155,7 @@ def _piped(content: bytes, name: str, reading: Reading) -> Iterator[NewDocument]
     except UnicodeDecodeError as error:
         known = "UTF-8" if encoding == "utf-8-sig" else encoding
         raise DataError(f"{name}: not {known} at byte {error.start + 1}, expected {known} text") from None
-    if not text.strip():
+    if is_blank(text):
         raise DataError(f"{name}: empty, expected a text")
     rows = _PipedRows(text, name, reading.options)
     if rows.fields:

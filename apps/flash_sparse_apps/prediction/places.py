@@ -16,7 +16,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy
 
 from flash_sparse_apps.files import partial_path, writing
 from flash_sparse_datasets import DataError
-from flash_sparse_datasets.shared.document_files import DOCUMENTS, is_document
+from flash_sparse_datasets.shared.document_files import DOCUMENTS, is_document_in
 
 
 class Found(NamedTuple):
@@ -59,7 +59,7 @@ def find(place: str) -> tuple[FileSystem, list[Found]]:
         stamps[path] = f"{info.size} {info.mtime}"
     elif info.type == FileType.Directory:
         for file in filesystem.get_file_info(FileSelector(path, recursive=True)):
-            if file.type == FileType.File and is_document(Path(file.path)):
+            if file.type == FileType.File and is_document_in(PurePosixPath(path), PurePosixPath(file.path)):
                 stamps[file.path] = f"{file.size} {file.mtime}"
         if not stamps:
             raise DataError(f"{place}: no documents ({' '.join(DOCUMENTS)}) in this folder")

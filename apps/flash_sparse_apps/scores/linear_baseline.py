@@ -89,10 +89,11 @@ def linear_baseline(
     began = time.monotonic()
     sample = _sample(train.read_lengths(seq_len), seed)
     counts = _count(train, Progress(sample, COUNTING, shown=progress), seq_len)
-    frequent = np.flatnonzero(counts.getnnz(0) >= min(2, len(sample)))
-    counts = counts[:, frequent]
-    tfidf = TfidfTransformer(sublinear_tf=True).fit(counts)
-    features = tfidf.transform(counts, copy=False)
+    with Progress(None, "weighing tokens", unit="", shown=progress):
+        frequent = np.flatnonzero(counts.getnnz(0) >= min(2, len(sample)))
+        counts = counts[:, frequent]
+        tfidf = TfidfTransformer(sublinear_tf=True).fit(counts)
+        features = tfidf.transform(counts, copy=False)
     held_out = [_features(store, seq_len, frequent, tfidf, progress) for store in (validation, test)]
 
     model = None
@@ -110,10 +111,11 @@ def linear_baseline(
 
     matrix = validation.label_matrix()
     truth = np.asarray(matrix.argmax(1)).ravel() if task == "single-label" else matrix.toarray()
-    temperature = fit_temperature(margins[0], truth, task)
     to_probabilities = expit if task == "multi-label" else partial(softmax, axis=1)
-    probabilities = [to_probabilities(scores / temperature) for scores in margins]
-    thresholds = tune_thresholds(probabilities[0], truth) if task == "multi-label" else None
+    with Progress(None, "fitting temperature and thresholds", unit="", shown=progress):
+        temperature = fit_temperature(margins[0], truth, task)
+        probabilities = [to_probabilities(scores / temperature) for scores in margins]
+        thresholds = tune_thresholds(probabilities[0], truth) if task == "multi-label" else None
     return LinearResult(
         validation_probabilities=probabilities[0],
         test_probabilities=probabilities[1],

@@ -14,6 +14,7 @@ from flash_sparse_apps.prediction.new_documents import NewDocument, printable
 from flash_sparse_apps.serving.document_reader import DocumentReader
 from flash_sparse_apps.serving.errors import Refused
 from flash_sparse_datasets.shared.document_files import LIBRARIES, OLDER
+from flash_sparse_datasets.shared.text_files import is_blank
 
 EXPECTED = "plain text in UTF-8, PDF, Word (.docx) or HTML"
 IMAGES = (".png", ".bmp", ".gif", ".jpg", ".jpeg", ".pgm", ".tif", ".tiff", ".webp")
@@ -58,7 +59,7 @@ def _plain(name: str, content: bytes) -> str:
         raise _wrong(f"{name}: not UTF-8 at byte {error.start + 1}, expected {EXPECTED}") from None
     if "\0" in text:
         raise _wrong(f"{name}: not a text, expected {EXPECTED}")
-    if not text.strip():
+    if is_blank(text):
         raise Refused(f"{name}: empty, expected a text", "Empty")
     return text
 

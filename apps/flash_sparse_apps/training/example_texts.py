@@ -17,6 +17,7 @@ from flash_sparse_apps.scores.evaluation import given_labels
 from flash_sparse_apps.settings import Settings
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.training.preparing import Prepared
+from flash_sparse_datasets.shared.progress import Progress
 
 WRONG = 10  # documents that are wrong, at most
 LABELS = 2  # of a document that passages are looked for
@@ -79,7 +80,7 @@ def find_examples(
             texts[row] = cast(str, document.text)  # `can_be_read` has looked
     began = time.monotonic()
     examples: list[Example] = []
-    for row, labels in chosen.items():
+    for row, labels in Progress(chosen.items(), "looking for passages"):
         if examples and time.monotonic() - began > SECONDS:
             break
         examples.append(

@@ -86,8 +86,9 @@ def compare(
     """
     device = next(encoder.parameters()).device
     longest = longest.to(device)
-    sparse_seconds = step_seconds(encoder, longest, layout, task)
-    dense_seconds = step_seconds(encoder, longest, None, task)
+    with Progress(None, "timing steps", unit=""):
+        sparse_seconds = step_seconds(encoder, longest, layout, task)
+        dense_seconds = step_seconds(encoder, longest, None, task)
     began = time.monotonic()
     rows, predictions, count = [], [], 0
     with torch.no_grad():

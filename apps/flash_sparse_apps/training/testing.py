@@ -138,18 +138,20 @@ def answer(prepared: Prepared, module: Classifier, voter: LinearModel | None) ->
             _in_order(_margins(voter, _batches(prepared, split, "the linear model's vote")))
             for split in ("validation", "test")
         ]
-        weights = fit_weights(logits[0], margins[0], validation_truth, task)
+        with Progress(None, "weighing the vote", unit=""):
+            weights = fit_weights(logits[0], margins[0], validation_truth, task)
         module.encoder = Blend(module.encoder, voter, weights).to(device).eval()
         logits = [
             weights.add(torch.from_numpy(own), torch.from_numpy(linear)).numpy()
             for own, linear in zip(logits, margins, strict=True)
         ]
 
-    temperature = fit_temperature(logits[0], validation_truth, task)
+    with Progress(None, "fitting temperature and thresholds", unit=""):
+        temperature = fit_temperature(logits[0], validation_truth, task)
+        validation, test = (_to_probabilities(each, task, temperature) for each in logits)
+        thresholds = tune_thresholds(validation, validation_truth) if task == "multi-label" else None
     if temperature != 1:
         module.encoder = Calibrated(module.encoder, temperature).eval()
-    validation, test = (_to_probabilities(each, task, temperature) for each in logits)
-    thresholds = tune_thresholds(validation, validation_truth) if task == "multi-label" else None
 
     return Answers(
         validation_probabilities=validation,
@@ -338,7 +340,8 @@ def time_attention(
     peers = None
     if settings.compare_peers:
         say("timing PyTorch's and textbook attention on the same weights")
-        peers = time_peers(module.encoder, module.layout, task, longest)
+        with Progress(None, "timing steps", unit=""):
+            peers = time_peers(module.encoder, module.layout, task, longest)
 
     compared = None
     if module.layout is not None and settings.compare:

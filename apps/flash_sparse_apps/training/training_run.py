@@ -52,6 +52,7 @@ from flash_sparse_apps.training.testing import (
 )
 from flash_sparse_datasets import NAMED
 from flash_sparse_datasets.shared.exit_codes import UserError
+from flash_sparse_datasets.shared.progress import Progress
 
 DRAWN_LABELS = 30  # of a confusion matrix, at most
 
@@ -172,7 +173,8 @@ def finish(settings: Settings, prepared: Prepared, run: RunFolder, module: Class
             say(f"the linear model saw {linear.train_documents:,} of the {documents:,} training documents")
     say("testing")
     answers = answer(prepared, module, linear.model if linear is not None and settings.blend else None)
-    scores = score(settings, prepared, answers, linear)
+    with Progress(None, "scoring", unit=""):
+        scores = score(settings, prepared, answers, linear)
     costs = time_attention(settings, prepared, module, answers, history.seconds)
     pretraining = read_summary(run) if settings.pretrain else None
     what = run_report.what_to_predict(prepared.dataset.grid, prepared.data.train_store.pairs)
@@ -182,16 +184,16 @@ def finish(settings: Settings, prepared: Prepared, run: RunFolder, module: Class
 
     # show: documents, images, curves
     images, examples, wrong = _find_examples(settings, prepared, module, answers, metrics)
-    pictures = _draw(settings, prepared, module, history, pretraining, images)
-    pictures |= _draw_answers(prepared, answers, metrics)
+    with Progress(None, "writing the report", unit=""):
+        pictures = _draw(settings, prepared, module, history, pretraining, images)
+        pictures |= _draw_answers(prepared, answers, metrics)
+        page = run_report.render(metrics, pictures, examples, wrong)
 
-    page = run_report.render(metrics, pictures, examples, wrong)
-
-    # write, metrics.json last: it marks the run as finished
-    _saved_model(settings, prepared, module, answers, linear).save(run.model, run_report.model_card(metrics))
-    write_atomically(run.predictions, prediction_lines(prepared, answers))
-    write_atomically(run.report, page.encode(errors="backslashreplace"))
-    write_atomically(run.metrics, to_json(metrics))
+        # write, metrics.json last: it marks the run as finished
+        _saved_model(settings, prepared, module, answers, linear).save(run.model, run_report.model_card(metrics))
+        write_atomically(run.predictions, prediction_lines(prepared, answers))
+        write_atomically(run.report, page.encode(errors="backslashreplace"))
+        write_atomically(run.metrics, to_json(metrics))
     log_test(module.trainer.loggers, metrics)
     print(run_report.console(metrics))
     print(f"report: {run.report}")

@@ -12,7 +12,11 @@ from flash_sparse_datasets.shared.text_files import shortened
 
 CLOSING = {"[": "]", "(": ")", "{": "}"}
 LIST_CALLS = ("array(", "np.array(", "numpy.array(", "set(", "frozenset(", "Index(", "pd.Index(", "tuple(", "list(")
-MISSING = ("nan", "none", "null", "n/a", "na", "#n/a", "<na>", "nat", "-")
+MISSING = (
+    *("nan", "none", "null", "n/a", "na", "<na>", "nat", "-"),
+    *("#n/a", "#ref!", "#value!", "#div/0!", "#name?", "#num!", "#null!"),  # as spreadsheets show errors
+)
+TYPED = {"\\n": "\n", "\\t": "\t"}  # separators that cannot be typed as they are
 YES = ("1", "1.0", "true", "yes", "x")
 NO = ("0", "0.0", "false", "no", "")
 

@@ -93,7 +93,8 @@ class TableSource(Source):
         self.path = path
         self._file = open_rows(path, fields.reader)
         self.notes = self._file.notes
-        self._label_separator = fields.label_separator
+        separator = fields.label_separator
+        self._label_separator = None if separator is None else label_forms.TYPED.get(separator, separator)
         self._texts = RowTexts(self._file, fields.text, fields.file)
         self._id = None if fields.id is None else existing(self._file, fields.id, "id_field")
         self._columns = [existing(self._file, label, "label_fields") for label in fields.labels or ()]

@@ -5,25 +5,29 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 import time
+import weakref
 from collections.abc import Iterable, Sized
 from typing import Any
 
 from tqdm import tqdm
 
 INTERVAL = 30.0  # seconds between two lines
+BEAT = 1.0  # seconds after which it is looked whether a line is due
 
 
 class Progress(tqdm):
     """tqdm's bar, which goes away at the end; without a terminal, a line with what is left every half minute at most.
 
-    Phases shorter than that say nothing there.
+    Phases shorter than that say nothing there. The lines come also while a step takes long, and in phases of which no
+    more is known than what happens: those have no iterable, no total and no unit.
 
     Args:
         iterable: what is gone through; None where `update` is called.
         desc: what happens, such as "tokenizing".
         total: how much there is; None is the length of `iterable`, where it has one.
-        unit: with a space before it, such as " documents".
+        unit: with a space before it, such as " documents"; "" where there is nothing to count.
         shown: False for the processes that say nothing.
         more: tqdm's own options.
     """
@@ -47,7 +51,12 @@ class Progress(tqdm):
             known = total is not None or isinstance(iterable, Sized)
             how_far = "{n_fmt} of {total_fmt}{unit}, {remaining} left" if known else "{n_fmt}{unit} in {elapsed}"
             options |= {"bar_format": f"{{desc}}: {how_far}{{postfix}}", "miniters": 1, "mininterval": 0}
+        if not unit:
+            options["bar_format"] = "{desc} ..." if self._terminal else "{desc}: {elapsed} so far"
+        self._ended = threading.Event()
         super().__init__(iterable, desc, total, unit=unit, disable=not shown, **options | more)
+        if shown and not self._terminal:
+            threading.Thread(target=_beat, args=(weakref.ref(self), self._ended), daemon=True).start()
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Show how far it is, by tqdm or as a line."""
@@ -67,9 +76,20 @@ class Progress(tqdm):
 
     def close(self):
         """End it; a bar goes away."""
+        self._ended.set()
         if not self._terminal:
             self.delay = math.inf  # as of a bar that was never shown, of which nothing is to be wiped off
         super().close()
+
+
+def _beat(bar: weakref.ref[Progress], ended: threading.Event):
+    """Show a bar now and then until it ends, or nobody has it any longer."""
+    while not ended.wait(BEAT):
+        shown = bar()
+        if shown is None:
+            return
+        shown.refresh()
+        del shown
 
 
 def _has_width() -> bool:

@@ -1,6 +1,7 @@
 """What is odd in files but no error: counted while they are read, said in notes."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ class Heard:
     def __init__(self):
         self._read = 0
         self._known: set[str] = set()  # labels
-        self._repeated, self._joined, self._paths = _Count(), _Count(), _Count()
+        self._repeated, self._joined, self._paths, self._missing = _Count(), _Count(), _Count(), _Count()
 
     def labels(self, place: Place, number: int, labels: Sequence[str]):
         """Take in the labels of a row, as they stand there."""
@@ -45,6 +46,8 @@ class Heard:
             self._joined.add(place, number)
         if len(text) < 300 and "\n" not in text and is_document(Path(text.strip())):
             self._paths.add(place, number)
+        if len(text) < 20 and text.strip().lower() in MISSING:
+            self._missing.add(place, number)
 
     def _holds_rows(self, row: dict, file: DelimitedFile, label: str) -> bool:
         """Whether a cell over several lines holds what would be a row, with a label that other rows have, if quotes
@@ -78,6 +81,11 @@ class Heard:
                 f"{path}: {self._joined.count} of {self._read} rows hold lines that look like rows of their own "
                 f"(first: {self._joined.first}); where stray quotes have joined them, --no-quotes helps"
             )
+        if self._missing.count:
+            notes.append(
+                f"{path}: {self._missing.count} of {self._read} texts are a word that may stand for none, such as nan "
+                f"(first: {self._missing.first})"
+            )
         if self._paths.count and 2 * self._paths.count >= self._read:
             notes.append(
                 f"{path}: {self._paths.count} of {self._read} texts look like the path of a file (first: "
@@ -89,7 +97,7 @@ class Heard:
 def several_in_one(labels: Iterable[str]) -> str | None:
     """A hint if labels seem to hold several, whose parts other labels have too."""
     labels = [label for label in labels if label]
-    for separator in (";", "|", "\n", ","):
+    for separator in (";", "|", "\n", ",", "/"):
         parts = Counter(part.strip() for label in labels for part in label.split(separator))
         lists = [label for label in labels if separator in label.strip(separator)]
         enough = any if 2 * len(lists) >= len(labels) else all  # of the parts; few labels may have the character
@@ -108,3 +116,32 @@ def missing_words(counts: dict[str, int]) -> list[str]:
         return []
     listed = ", ".join(f"{label!r} on {count} documents" for label, count in found.items())
     return [f"learned as labels like any other, though they may stand for none: {listed}"]
+
+
+def alike(labels: Iterable[str]) -> list[str]:
+    """A note on labels that differ in what readers hardly see."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(_seen(label), []).append(label)
+    found = [group for group in groups.values() if len(group) > 1]
+    if not found:
+        return []
+    listed = "; ".join(" and ".join(map(repr, group)) for group in found[:5]) + ("; ..." if len(found) > 5 else "")
+    return [f"learned as different labels, though they look alike: {listed}"]
+
+
+def _seen(label: str) -> str:
+    """What of a label counts for readers: no case, no way to encode an accent, no punctuation at its ends, no .0."""
+    plain = " ".join(unicodedata.normalize("NFKC", label).casefold().split()).strip(" .,;:'\"")
+    return re.sub(r"(?<=\d)\.0+$", "", plain)
+
+
+def measured(labels: Iterable[str]) -> list[str]:
+    """A note on labels that are all numbers, not all of them whole."""
+    try:
+        fractions = [label for label in labels if not float(label).is_integer()]
+    except ValueError:
+        return []
+    if not fractions:
+        return []
+    return [f"labels such as {fractions[0]!r} are numbers; each is learned as a class of its own"]

@@ -7,7 +7,7 @@ from flash_sparse_datasets.shared.document_files import text_of
 from flash_sparse_datasets.shared.documents import DataError
 from flash_sparse_datasets.shared.nested_fields import Field, find_field, value_at
 from flash_sparse_datasets.shared.row_files import RowFile
-from flash_sparse_datasets.shared.text_files import shortened
+from flash_sparse_datasets.shared.text_files import is_blank, shortened
 
 
 class RowTexts:
@@ -51,7 +51,7 @@ class RowTexts:
             return self._text_behind(row, self._path)
         texts = [_written(value_at(row, field, null=len(self._texts) > 1), field) for field in self._texts]
         text = texts[0] if len(texts) == 1 else "\n\n".join(text for text in texts if text.strip())
-        if not text.strip():
+        if is_blank(text):
             names = " and ".join(repr(field.name) for field in self._texts)
             raise DataError(f"{names} {'is' if len(texts) == 1 else 'are'} empty, expected a text")
         return text
@@ -60,7 +60,10 @@ class RowTexts:
         name = value_at(row, field)
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"{field.name!r} is {shortened(name)}, expected the path of a file")
-        return encodable(text_of(self._folder / name.strip(), self._encoding), "text")
+        path = self._folder / name.strip()
+        if "\\" in name and not path.exists():  # as Windows writes paths
+            path = self._folder / name.strip().replace("\\", "/")
+        return encodable(text_of(path, self._encoding), "text")
 
 
 def _written(text: object, field: Field) -> str:
@@ -98,7 +101,7 @@ def header_hint(file: RowFile) -> str:
     """What may have been meant where a table's header does not look like one."""
     if file.options.columns is None and hasattr(file, "delimiter"):
         if len(file.fields) == 1:
-            return "; expected --delimiter where cells are separated otherwise"
+            return "; expected the columns' names in the first row, and --delimiter where cells are separated otherwise"
         rows = [row for _, _, row in islice(file.tried(file.fields), 50) if isinstance(row, dict)]
         repeated = any(name and row.get(name) == name for row in rows for name in file.fields)  # as labels are
         if repeated or any(len(name) > LONGEST_NAME for name in file.fields):

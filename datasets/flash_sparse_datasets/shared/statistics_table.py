@@ -8,6 +8,7 @@ import numpy as np
 
 from flash_sparse_datasets.shared.documents import Dataset, Document
 from flash_sparse_datasets.shared.exit_codes import UserError
+from flash_sparse_datasets.shared.progress import Progress
 
 
 def print_statistics(prepare: Callable[[], Dataset], details: Callable[[Dataset], None] | None = None) -> int:
@@ -23,7 +24,7 @@ def print_statistics(prepare: Callable[[], Dataset], details: Callable[[Dataset]
         sizes = {split: array("q") for split in splits}
         counts: dict[str, Counter[str]] = {split: Counter() for split in splits}
         for split, documents in splits.items():
-            for document in documents:
+            for document in Progress(documents, f"counting words, {split}"):
                 unit = "values" if isinstance(document.text, bytes) else "words"
                 sizes[split].append(_size(document))
                 counts[split].update(document.labels)

@@ -13,6 +13,13 @@ from flash_sparse_datasets.shared.documents import DataError
 
 MOST_CHARACTERS = 2**29  # of a text, or of one line: more than any document has, less than what ends a machine
 GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
+INVISIBLE = "\0\u00ad\u200b\u200c\u200d\u2060\ufeff"  # and no white space
+OTHERS = {  # how files begin that are no text, whatever their names say
+    b"\x1f\x8b": "packed by gzip, expected a name that ends in .gz",
+    b"PK\x03\x04": "a zip archive, as Excel and Word files are, expected the ending of what it is, such as .xlsx",
+    b"\xd0\xcf\x11\xe0": "a file of an older Office or with a password, expected text, or .xlsx without a password",
+    b"%PDF": "a PDF, expected text, or the ending .pdf",
+}
 
 
 def is_gzip(path: Path) -> bool:
@@ -26,7 +33,8 @@ def open_text(path: Path, encoding: str | None = None) -> IO[str]:
         encoding: as Python names it; None is what a byte-order mark says, and UTF-8 without one.
 
     Raises:
-        DataError: it looks like UTF-16 without a byte-order mark, which would be read as UTF-8 with a NUL in each pair.
+        DataError: it is no text; or it looks like UTF-16 without a byte-order mark, which would be read as UTF-8 with a
+            NUL in each pair.
     """
     encoding = encoding or _marked(path)
     if is_gzip(path):
@@ -47,9 +55,12 @@ def lines_of(file: IO[str], path: Path) -> Iterator[str]:
 
 
 def _marked(path: Path) -> str:
-    """The encoding that a file's first bytes say."""
+    """The encoding that a file's first bytes say; DataError where they are no text's."""
     with (gzip.open if is_gzip(path) else open)(path, "rb") as file:
         begin = file.read(1000)
+    for mark, what in OTHERS.items():
+        if begin.startswith(mark):
+            raise DataError(f"{path}: is {what}")
     if begin.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "utf-32"
     if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -126,6 +137,11 @@ def file_stamp(path: Path) -> tuple[int, int]:
     if status.st_size == 0:
         raise DataError(f"{path}: the file is empty")
     return status.st_size, status.st_mtime_ns
+
+
+def is_blank(text: str) -> bool:
+    """Whether there is nothing to see in a text."""
+    return all(character.isspace() or character in INVISIBLE for character in text)
 
 
 def shortened(value: object) -> str:

@@ -2,11 +2,11 @@
 
 import importlib
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from flash_sparse_datasets.shared.document_files.plain import plain_text
 from flash_sparse_datasets.shared.documents import DataError
-from flash_sparse_datasets.shared.text_files import file_stamp
+from flash_sparse_datasets.shared.text_files import file_stamp, is_blank
 
 PLAIN = (".txt", ".txt.gz")
 LIBRARIES = {  # ending -> the module here, and what it imports
@@ -19,9 +19,15 @@ OLDER = {".doc": ".docx", ".odt": ".docx", ".rtf": ".docx", ".xls": ".xlsx", ".o
 DOCUMENTS = (*PLAIN, *LIBRARIES)
 
 
-def is_document(path: Path) -> bool:
+def is_document(path: PurePath) -> bool:
     """Whether the name ends as that of a document."""
     return path.name.lower().endswith(DOCUMENTS)
+
+
+def is_document_in(folder: PurePath, path: PurePath) -> bool:
+    """Whether a file in a folder, or in one within it, is a document and neither it nor a folder on the way is hidden,
+    as what macOS adds to archives is."""
+    return is_document(path) and not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def text_of(path: Path, encoding: str | None = None) -> str:
@@ -51,6 +57,6 @@ def text_in(path: Path, content: bytes | None = None) -> str:
     module = LIBRARIES[path.suffix.lower()][0]
     read: Callable[[Path, bytes | None], str] = importlib.import_module(f"{__name__}.{module}").text_of
     text = read(path, content)
-    if not text.strip():
+    if is_blank(text):
         raise DataError(f"{path}: has no text, expected some (of a scan, text recognition makes it)")
     return text

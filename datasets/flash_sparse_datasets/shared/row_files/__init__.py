@@ -37,7 +37,12 @@ def open_rows(path: Path, options: ReaderOptions = ReaderOptions()) -> RowFile: 
             return FastTextFile(path, stamp, options)
         if newer := OLDER.get(path.suffix.lower()):
             raise DataError(f"{path}: {path.suffix} cannot be read, expected it saved as {newer}")
-        raise DataError(f"{path}: unknown kind of file, expected one of {' '.join(FORMATS)} or a folder")
+        hint = (
+            "; of a table in a .txt file, its cells separated by tabs, the ending .tsv"
+            if path.suffix.lower() == ".txt"
+            else ""
+        )
+        raise DataError(f"{path}: unknown kind of file, expected one of {' '.join(FORMATS)} or a folder{hint}")
     if ending.startswith(".json") and not ending.startswith(".jsonl"):
         kind = JsonArrayFile if is_json_array(path, options) else JsonLinesFile
         return kind(path, stamp, options)

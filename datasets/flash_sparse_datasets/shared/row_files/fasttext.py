@@ -43,7 +43,7 @@ class FastTextFile(RowFile):
                     continue
                 if wanted is None or wanted[index]:
                     words = line.split()
-                    labels = [word.removeprefix(PREFIX) for word in words if word.startswith(PREFIX)]
+                    labels = [word.removeprefix(PREFIX).rstrip(",") for word in words if word.startswith(PREFIX)]
                     text = " ".join(word for word in words if not word.startswith(PREFIX))
                     yield index, number, {"text": text, "labels": labels}
                 index += 1

@@ -16,12 +16,14 @@ class JsonLinesFile(RowFile):
 
     def __init__(self, path: Path, stamp: tuple[int, int], options: ReaderOptions):
         super().__init__(path, stamp, options)
-        error = DataError(f"{path}: no rows, only blank lines")
+        error = None
         for _, _, row in self.tried([]):
             if isinstance(row, dict):
                 self.fields = list(row)
                 return
-            error = row
+            error = error or row
+        if error is None:
+            raise DataError(f"{path}: no rows, only blank lines")
         raise error
 
     def tried(self, fields, wanted=None):
@@ -37,13 +39,14 @@ class JsonLinesFile(RowFile):
 
 def parse_line(line: str, place: str) -> dict | DataError:
     """The object on a line, or what is wrong with it."""
+    expected = "expected one object a line" + (", or the ending .json of a JSON list" if line.startswith("[") else "")
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         at = f"{error.msg} at column {error.pos + 1}"
-        return DataError(f"{place}: broken JSON ({at}), expected one object a line")
+        return DataError(f"{place}: broken JSON ({at}), {expected}")
     except (RecursionError, ValueError) as error:  # nested a thousand deep; an integer of thousands of digits
         return DataError(f"{place}: JSON that cannot be read ({error})")
     if not isinstance(row, dict):
-        return DataError(f"{place}: {shortened(row)} is no JSON object, expected one object a line")
+        return DataError(f"{place}: {shortened(row)} is no JSON object, {expected}")
     return row
