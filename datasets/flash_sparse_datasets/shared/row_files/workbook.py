@@ -10,7 +10,6 @@ from flash_sparse_datasets.shared.row_files.row_file import RowFile
 from flash_sparse_datasets.shared.text_files import file_stamp, shortened
 from flash_sparse_datasets.shared.zip_files import checked_zip
 
-
 FIRST_ROWS = 1000  # in which the header is looked for
 MOST_ROWS, MOST_COLUMNS = 1_048_576, 16_384  # of a sheet in Excel: what counts further would be filled up for ever
 
