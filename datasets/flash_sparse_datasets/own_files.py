@@ -33,7 +33,7 @@ from flash_sparse_datasets.shared.drawn_splits import SPLITS, Draw, Drawn, Earli
 from flash_sparse_datasets.shared.joined_rows import EqualTexts
 from flash_sparse_datasets.shared.labelled_sources import Fields, FolderSource, Source, TableSource, visible
 from flash_sparse_datasets.shared.progress import Progress
-from flash_sparse_datasets.shared.reading_notes import Heard, missing_words, several_in_one
+from flash_sparse_datasets.shared.reading_notes import Heard, missing_words, nearly_equal, several_in_one
 from flash_sparse_datasets.shared.row_files import FORMATS, ReaderOptions, format_of
 from flash_sparse_datasets.shared.row_files.fasttext import is_fasttext
 from flash_sparse_datasets.shared.row_groups import RowGroups
@@ -190,6 +190,7 @@ def load(
         hint = several_in_one(labels)
         notes += [] if hint is None else [hint]
     notes += missing_words({name: int((table.label_ids == label_ids[name]).sum()) for name in labels})
+    notes += nearly_equal(labels)
     for split in [split for split in sources if split != "train"]:
         assigned[split][others[split]] = LEFT_OUT
         notes += _unseen(split, sources[split], tables[split], names, seen, task, unseen_labels, assigned[split])

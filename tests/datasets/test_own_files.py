@@ -401,3 +401,23 @@ def test_labels_that_seem_to_be_several_are_noted(tmp_path, labels, separator):
     if separator is not None:
         assert notes[0].startswith(f"labels such as {sorted(labels)[0 if separator == '|' else 1]!r} count as one each")
         assert not load(path, label_separator=separator).notes
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"),
+    [
+        (["Sport", "sport", "news"], "'Sport' and 'sport'"),
+        (["caf\u00e9", "cafe\u0301", "news"], "'cafe\\u0301' and 'caf\\xe9'"),
+        (["\ufb01t", "FIT", "ma\u00dfe", "MASSE"], "'FIT' and 'ﬁt', 'MASSE' and 'maße'"),
+    ],
+)
+def test_labels_that_people_take_for_one_are_noted(tmp_path, labels, shown):
+    rows = [{"text": f"text {i}", "label": labels[i % len(labels)]} for i in range(40)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = load(tmp_path / "a.jsonl")
+    assert dataset.labels == tuple(sorted(labels))
+    note = f"labels that differ by case or Unicode form alone count as different: {shown}"
+    assert [said for said in dataset.notes if "case" in said] == [note]
+    rows = [row | {"label": "ab"[i % 2]} for i, row in enumerate(rows)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert not any("case" in said for said in load(tmp_path / "a.jsonl").notes)

@@ -1,6 +1,7 @@
 """What is odd in files but no error: counted while they are read, said in notes."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from flash_sparse_datasets.shared.row_files import DelimitedFile, RowFile
 from flash_sparse_datasets.shared.text_files import shortened
 
 Place = Callable[[int], str]
+SHOWN = 10
 
 
 class _Count:
@@ -108,3 +110,23 @@ def missing_words(counts: dict[str, int]) -> list[str]:
         return []
     listed = ", ".join(f"{label!r} on {count} documents" for label, count in found.items())
     return [f"learned as labels like any other, though they may stand for none: {listed}"]
+
+
+def nearly_equal(labels: Iterable[str]) -> list[str]:
+    """A note on labels that people take for one: they differ by case, or by how Unicode writes the same characters."""
+    alike: dict[str, list[str]] = {}
+    for label in labels:
+        alike.setdefault(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold()), []).append(
+            label
+        )
+    shown = [" and ".join(map(_told_apart(found), found)) for found in alike.values() if len(found) > 1]
+    if not shown:
+        return []
+    more = "" if len(shown) <= SHOWN else f", and {len(shown) - SHOWN} more"
+    return [f"labels that differ by case or Unicode form alone count as different: {', '.join(shown[:SHOWN])}{more}"]
+
+
+def _told_apart(labels: Sequence[str]) -> Callable[[str], str]:
+    """How to show labels so that they look different."""
+    same = len({unicodedata.normalize("NFKC", label) for label in labels}) < len(labels)
+    return ascii if same else shortened
