@@ -16,9 +16,11 @@ from hostile import damaged, files_below, is_one_line, names, slowly, values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flash_sparse_apps import predict, serve, sweep
+from flash_sparse_apps import classify, predict, serve, sweep
 from flash_sparse_apps.command_line import make_parser, parse
 from flash_sparse_datasets.prepare import main as prepare
+
+from .conftest import TINY
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +40,23 @@ def run(command: Callable[[Sequence[str]], object], arguments: Sequence[str]) ->
 
 def is_refusal(err: str) -> bool:
     return err.startswith("error: ") and err.endswith("\n") and is_one_line(err)
+
+
+def test_names_are_no_paths(tmp_path):
+    """Of documents and labels: whatever they are, a run writes into its folders alone."""
+    labels = ("../../outside", str(tmp_path / "outside"), "a/b\\c", "..", "CON", "a\nb", "~/x")
+    for number in range(70):
+        row = {"id": f"../../{number}", "text": f"word{number} keyword{number % 7}", "label": labels[number % 7]}
+        with open(tmp_path / "rows.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+    folders = ("--cache-dir", str(tmp_path / "cache"), "--output", str(tmp_path / "run"))
+    given = ("--dataset", str(tmp_path / "rows.jsonl"), "--id-field", "id", *folders, *TINY, "--epochs", "1")
+    before = files_below(tmp_path.parent)
+    code, _, err = run(classify.main, given)
+    assert (code, err) == (0, "")
+    assert json.loads((tmp_path / "run" / "model" / "classifier.json").read_text())["labels"] == sorted(labels)
+    new = files_below(tmp_path.parent).keys() - before.keys()
+    assert {Path(path).parts[:2] for path in new} == {(tmp_path.name, "cache"), (tmp_path.name, "run")}
 
 
 # Files to label
