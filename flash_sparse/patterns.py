@@ -75,15 +75,7 @@ def global_tokens(length: int, block_size: int, positions: Sequence[int] = (0,))
 
     Source: Beltagy et al. 2020, "Longformer", section 3.1, "Global Attention".
     """
-    num_blocks = count_blocks(length, block_size)
-    if not isinstance(positions, Iterable):
-        raise TypeError(f"positions is {positions!r}; expected integers, such as (0,) or range(64)")
-    for position in positions:
-        check_integer("positions", position, 0)
-        if position >= length:
-            raise ValueError(f"positions holds {position}; expected 0 to {length - 1}, tokens of the sequence")
-    chosen = torch.tensor(sorted({position // block_size for position in positions}), dtype=torch.int64)
-    return _from_pairs(*_crosses(chosen, num_blocks), length, block_size)
+    return _see_all("positions", positions, length, block_size)
 
 
 @_pattern
@@ -188,7 +180,7 @@ def longformer(length: int, block_size: int, window: int = 256, global_positions
     Source: Beltagy et al. 2020, "Longformer", section 3.1. Its base model has w = 512, which is window=256 here, and
     for classification one global token, the first.
     """
-    return local(length, block_size, window) | global_tokens(length, block_size, global_positions)
+    return local(length, block_size, window) | _see_all("global_positions", global_positions, length, block_size)
 
 
 @_pattern
@@ -298,6 +290,19 @@ def _image_width(length: int, width: int | None) -> int:
             raise ValueError(f"width is None and length {length} is no square; expected the pixels of an image row")
     check_integer("width", width, 1)
     return min(width, length)  # a wider image has one incomplete row as well
+
+
+def _see_all(name: str, positions: Iterable[int], length: int, block_size: int) -> BlockLayout:
+    """The blocks of these tokens see all others and are seen by all; `name` is what errors call the positions."""
+    num_blocks = count_blocks(length, block_size)
+    if not isinstance(positions, Iterable):
+        raise TypeError(f"{name} is {positions!r}; expected integers, such as (0,) or range(64)")
+    for position in positions:
+        check_integer(name, position, 0)
+        if position >= length:
+            raise ValueError(f"{name} holds {position}; expected 0 to {length - 1}, tokens of the sequence")
+    chosen = torch.tensor(sorted({position // block_size for position in positions}), dtype=torch.int64)
+    return _from_pairs(*_crosses(chosen, num_blocks), length, block_size)
 
 
 def _first_blocks(length: int, block_size: int, count: int) -> BlockLayout:

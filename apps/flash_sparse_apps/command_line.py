@@ -20,6 +20,7 @@ from flash_sparse_apps.settings import MAY_CHANGE, Settings, dashed
 from flash_sparse_datasets import NAMED
 
 LISTS = ("--text-field", "--label-fields", "--columns")  # flags that take any number of names
+LONGEST = 1000  # characters of an error, which quotes what was typed
 VALUED = ("skip_black", "grow_from", "folds")  # flags that others need, whatever their value
 
 
@@ -53,6 +54,7 @@ class OneLineParser(ArgumentParser):
             flags = [flag for flag in self._option_string_actions if flag.startswith("--no-") == negative]
             near = difflib.get_close_matches(dashed(unknown[1]), flags, 1, cutoff=0.8)
             message += "".join(f"; the nearest is {flag}" for flag in near)
+        message = message if len(message) <= LONGEST else f"{message[:LONGEST]}..."
         if not self.exit_on_error:
             raise ValueError(message)
         self.exit(2, f"error: {message}\n")

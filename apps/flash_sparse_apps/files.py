@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from flash_sparse_datasets.shared.naming import naming
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _SUMS = "SHA256SUMS"
 
@@ -62,6 +68,16 @@ def remove_partial(folder: Path):
             path.unlink(missing_ok=True)
 
 
+def remove_abandoned(path: Path):
+    """Remove what processes have left beside a file that were killed while they wrote it by `writing`."""
+    if fcntl is None:
+        return
+    for left in path.parent.glob(f"{glob.escape(partial_path(path))}*"):
+        with suppress(OSError), open(left, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError where a process is still writing it
+            left.unlink()
+
+
 def _write(path: Path, content: bytes):
     with writing(path) as file:
         file.write(content)
@@ -74,6 +90,9 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=partial_path(path))
     try:
         with os.fdopen(handle, "wb") as file:
+            if fcntl is not None:
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
             yield file
             file.flush()
             os.fsync(file.fileno())

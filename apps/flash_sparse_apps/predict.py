@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from flash_sparse_apps.console import plain_interrupt, print_anything, spoken
-from flash_sparse_apps.files import room_to_write, writing
+from flash_sparse_apps.files import remove_abandoned, room_to_write, writing
 from flash_sparse_datasets.shared.exit_codes import Stopped, UserError, ending, stop
 from flash_sparse_datasets.shared.naming import naming
 
@@ -235,7 +235,7 @@ def _label_on_ray(given: Namespace, model: SavedModel) -> Tally:
 
 def _reading(given: Namespace, model: SavedModel) -> Reading:
     """How files are read: as the flags say, otherwise as those that the run was trained on."""
-    from flash_sparse_apps.models.saved_model import READING
+    from flash_sparse_apps.models.description import READING
     from flash_sparse_apps.prediction.new_documents import Reading
     from flash_sparse_datasets.shared.row_files import ReaderOptions
 
@@ -270,6 +270,7 @@ def _write(pieces: Iterable[str | bytes], output: Path | None):
                 sys.stdout.write(cast(str, piece))
                 sys.stdout.flush()
         return
+    remove_abandoned(output)
     is_device = output.exists() and not output.is_file()  # or a pipe: not to be replaced
     with naming(output), output.open("wb") if is_device else writing(output) as file:
         file.writelines(map(in_utf8, pieces))

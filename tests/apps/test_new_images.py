@@ -111,5 +111,5 @@ def test_an_archive_that_promises_more_images_than_it_has(trained, images, tmp_p
     first, second, cut = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert "labels" in first
     assert "labels" in second
-    assert cut["error"].endswith("many.npz: EOFError, expected an .npz file with `images`; nothing that follows in this "
-                                 "file was read")  # fmt: skip
+    assert cut["error"].endswith("many.npz: EOFError, expected an .npz file with `images`; nothing that follows in "
+                                 "this file was read")  # fmt: skip

@@ -130,6 +130,15 @@ def test_the_table_shows_the_thresholds_that_labels_have_reached(label, multi_la
             assert f"{name} {row['probabilities'][name]:.3f} (from {thresholds[name]:.3f})" in line
 
 
+def test_a_table_tells_the_terminal_nothing(label, multi_label_run, tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "keyword0 \x1b[2J \x9b2J", "name": "\x1b]0;title\x07 a"}))
+    given = ("--id-field", "name", "--format", "table", "--evidence")
+    code, out, _ = label(multi_label_run, tmp_path / "a.jsonl", *given)
+    assert code == 0
+    assert "\ufffd]0;title\ufffd a" in out
+    assert all(character.isprintable() for character in out.replace("\n", ""))
+
+
 def test_the_table_of_a_single_label_run_has_no_thresholds(label, single_label_run, planted_files):
     assert "(from" not in label(single_label_run, planted_files["single-label"], "--format", "table")[1]
 
@@ -396,13 +405,23 @@ def test_damaged_models_are_one_line(label, multi_label_run, tmp_path, damage):
     ("changed", "said"),
     [
         ({"labels": ["a", "a", "b", "c"]}, "3 different labels; expected 4"),
-        ({"labels": "abcd"}, "no list of strings"),
+        ({"labels": "abcd"}, "labels is 'abcd', no list"),
         ({"task": "single-label"}, "thresholds do not fit"),
         ({"task": "other"}, "task is 'other'"),
         ({"thresholds": [0.5]}, "thresholds do not fit"),
-        ({"thresholds": [0.5, 0.5, 0.5, None]}, "expected numbers from 0 to 1"),
-        ({"thresholds": [0.5, 0.5, 0.5, float("nan")]}, "expected numbers from 0 to 1"),
-        ({"thresholds": [0.5, 0.5, 0.5, 9.0]}, "expected numbers from 0 to 1"),
+        ({"thresholds": [0.5, 0.5, 0.5, None]}, "thresholds.3 is None, no number from 0 to 1"),
+        ({"thresholds": [0.5, 0.5, 0.5, float("nan")]}, "thresholds.3 is nan, no number from 0 to 1"),
+        ({"thresholds": [0.5, 0.5, 0.5, 9.0]}, "thresholds.3 is 9.0, no number from 0 to 1"),
+        ({"temperature": 0}, "temperature is 0; expected a number above 0"),
+        ({"pairs": 1}, "pairs is 1, no bool"),
+        ({"grid": [8]}, "grid is [8]; expected rows and columns"),
+        ({"grid": [8, 8]}, "grid is [8, 8], and its tokenizer reads texts"),
+        ({"grid": [8, -8]}, "grid.1 is -8; expected an integer from 1 to 16,777,216"),
+        ({"seq_len": 2**40}, "seq_len is 1099511627776; expected an integer from 1 to 16,777,216"),
+        ({"dataset": None}, "dataset is None, no str"),
+        ({"reading": {"columns": []}}, "--columns is [], expected different names"),
+        ({"reading": {"delimiter": 3}}, "reading.delimiter is 3, no str"),
+        ({"blend": {"features": 3}}, "blend.bias is missing"),
         ({"format": 0}, "format is 0; expected 1"),
         ({"seq_len": "96"}, "seq_len is '96'"),
         ({"attention": {}}, "sparse"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flash_sparse.nn import Encoder
-from flash_sparse_apps.files import remove_partial, to_json, write_atomically
+from flash_sparse_apps.files import partial_path, remove_abandoned, remove_partial, to_json, write_atomically, writing
 from flash_sparse_apps.models.saved_model import SavedModel
 from flash_sparse_apps.models.weights_file import load_weights
 from flash_sparse_apps.run_folder import RunFolder
@@ -105,6 +105,18 @@ def test_what_was_cut_off_is_removed_and_nothing_else(tmp_path):
         path.touch()
     remove_partial(tmp_path)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+
+
+def test_what_a_killed_writer_left_goes_and_what_another_is_writing_stays(tmp_path):
+    path = tmp_path / "out[1].jsonl"
+    left = tmp_path / f"{partial_path(path)}abc"
+    left.write_bytes(b"half")
+    (tmp_path / f"{partial_path(tmp_path / 'other.jsonl')}abc").write_bytes(b"half")
+    with writing(path) as file:
+        remove_abandoned(path)
+        file.write(b"whole")
+    assert path.read_bytes() == b"whole"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".other.jsonl.partial-abc", "out[1].jsonl"]
 
 
 def test_a_model_comes_back_as_it_was_saved(saved_model, tmp_path):

@@ -1,6 +1,7 @@
 """Trained and published tokenizers."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -113,6 +114,16 @@ def test_pieces_of_a_long_text_have_the_ids_of_the_whole(kind, parts, tokenizer,
         some, spans = chosen.encode_with_spans(text, 4)
         assert (whole[: len(some)], whole_spans[: len(some)]) == (some, spans)
         assert len(some) >= min(4, len(whole))
+
+
+def test_a_file_over_which_the_library_panics_is_named(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    described = json.loads(path.read_text())
+    described["post_processor"]["special_tokens"] = {}
+    path.write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=re.escape(f"{path}: not a tokenizer: ")):
+        Tokenizer.from_folder(tmp_path)
 
 
 def test_a_text_is_cut_into_pieces_where_words_end(tokenizer, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -20,16 +19,15 @@ from flash_sparse_apps.files import check_sums, partial_path, to_json, umask, wr
 from flash_sparse_apps.models.blend import Blend, Weights
 from flash_sparse_apps.models.calibrated import Calibrated
 from flash_sparse_apps.models.chunking import Chunked
-from flash_sparse_apps.models.layouts import PATTERNS, make_layout
+from flash_sparse_apps.models.description import FORMAT, check_description
+from flash_sparse_apps.models.layouts import make_layout
 from flash_sparse_apps.models.two_towers import TwoTowers
 from flash_sparse_apps.models.weights_file import encode_weights, load_weights
 from flash_sparse_apps.scores.linear_model import LinearModel
 from flash_sparse_apps.tokens.byte_tokenizer import ByteTokenizer
 from flash_sparse_apps.tokens.tokenization import Tokenizer, open_saved
 
-FORMAT = 1  # of the folder: raised when what an earlier version of this program reads would no longer be what is meant
 LINEAR = "linear.safetensors"
-READING = ("text_field", "file_field", "encoding", "delimiter", "quotes", "columns")
 
 
 class Linear(NamedTuple):
@@ -147,7 +145,7 @@ class SavedModel:
                     f"{path}: of format {described['format']}, which a newer version of flash-sparse wrote; expected "
                     f"{FORMAT}, or pip install --upgrade flash-sparse"
                 )
-            _check(described)
+            check_description(described)
             thresholds, temperature = described["thresholds"], described.get("temperature", 1.0)
             encoder, vocab_size = _make_encoder(folder, described)
             linear = _make_linear(encoder, described)
@@ -169,6 +167,8 @@ class SavedModel:
                 linear=linear,
             )
             model.layout()
+            if model.grid is not None and not isinstance(model.tokenizer, ByteTokenizer):
+                raise ValueError(f"grid is {described['grid']}, and its tokenizer reads texts")
             if model.tokenizer.vocab_size > vocab_size:
                 raise ValueError(f"its encoder knows {vocab_size} tokens, the tokenizer more")
         except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
@@ -254,41 +254,3 @@ def _make_pretrained(folder: Path, described: dict) -> tuple[nn.Module, int]:
         ) from error
     body = make_body(folder, described.get("chunk_tokens") or described["seq_len"])
     return PretrainedEncoder(body, **described["encoder"]), body.config.vocab_size
-
-
-def _check(described: dict):
-    """Raise ValueError, KeyError or TypeError for what `SavedModel.save` did not write."""
-    labels, task = described["labels"], described["task"]
-    if described["format"] != FORMAT:
-        raise ValueError(f"format is {described['format']!r}; expected {FORMAT}")
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise ValueError("labels is no list of strings")
-    if len(set(labels)) != len(labels) or len(labels) != described["encoder"]["num_outputs"]:
-        raise ValueError(f"{len(set(labels))} different labels; expected {described['encoder']['num_outputs']}")
-    if task not in ("single-label", "multi-label"):
-        raise ValueError(f"task is {task!r}; expected single-label or multi-label")
-    for decider in (described, described.get("linear")):
-        if decider is not None:
-            _check_decisions(decider, len(labels), task)
-    if not isinstance(described["seq_len"], int) or described["seq_len"] < 1:
-        raise ValueError(f"seq_len is {described['seq_len']!r}; expected an integer of at least 1")
-    if not isinstance(described.get("pairs", False), bool):
-        raise ValueError(f"pairs is {described['pairs']!r}; expected true or false")
-    if not set(described.get("reading", {})) <= set(READING):
-        raise ValueError(f"reading is {described['reading']!r}; expected some of {', '.join(READING)}")
-    chunk_tokens = described.get("chunk_tokens")
-    if chunk_tokens is not None and (not isinstance(chunk_tokens, int) or chunk_tokens < 2):
-        raise ValueError(f"chunk_tokens is {chunk_tokens!r}; expected null or an integer of at least 2")
-    attention = described["attention"]
-    if attention["sparse"] and attention["pattern"] not in PATTERNS:
-        raise ValueError(f"pattern is {attention['pattern']!r}; expected one of {', '.join(PATTERNS)}")
-
-
-def _check_decisions(decider: dict, num_labels: int, task: str):
-    thresholds, temperature = decider["thresholds"], decider.get("temperature", 1.0)
-    if (thresholds is None) != (task == "single-label") or (thresholds is not None and len(thresholds) != num_labels):
-        raise ValueError(f"thresholds do not fit {num_labels} labels of a {task} task")
-    if not all(isinstance(value, float) and 0 <= value <= 1 for value in thresholds or ()):
-        raise ValueError(f"thresholds are {thresholds}; expected numbers from 0 to 1")
-    if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature!r}; expected a number above 0")

@@ -97,7 +97,7 @@ def _table(predictions: Iterable[dict], model: SavedModel, top_k: int | None, ev
         below.append([
             f"    {_one_line(label)} {-passage['drop']:+.3f} without {passage['start']:,} to {passage['end']:,}"
             f"{'' if passage['drop'] >= LEAST_DROP else ' (no passage alone)'}: "
-            f"{textwrap.shorten(passage['text'], 100)}\n"
+            f"{_one_line(textwrap.shorten(passage['text'], 100))}\n"
             for label, passages in prediction.get("evidence", {}).items()
             for passage in passages
         ])  # fmt: skip
@@ -108,7 +108,8 @@ def _table(predictions: Iterable[dict], model: SavedModel, top_k: int | None, ev
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Without line breaks, and without characters that a terminal obeys instead of showing them."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", " ".join(text.split()))
 
 
 FORMATS: dict[str, Callable[[Iterable[dict], SavedModel, int | None, bool], Iterator[str] | Iterator[bytes]]] = {

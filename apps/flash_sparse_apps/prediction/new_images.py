@@ -30,8 +30,8 @@ def read_images(path: str, grid: tuple[int, int]) -> Iterator[NewDocument]:
     if path == STDIN:
         raise DataError(f"standard input: a text, but the run is on images; expected files of {size} pixels")
     if file.suffix.lower() == ".npz":
-        for number, image in enumerate(_images_in(file, grid)):
-            yield NewDocument(printable(f"{path}:{number}"), image)
+        for number, pixels in enumerate(_images_in(file, grid)):
+            yield NewDocument(printable(f"{path}:{number}"), pixels)
         return
     files = sorted(entry for entry in file.rglob("*") if entry.suffix.lower() == ".png") if file.is_dir() else [file]
     if not files:

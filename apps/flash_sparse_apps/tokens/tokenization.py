@@ -172,10 +172,11 @@ class Tokenizer:
         if not path.is_file():
             raise ValueError(f"{path}: no such file; expected a tokenizer that was saved there")
         try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception
+            return cls(tokenizers.Tokenizer.from_file(str(path)))
+        except BaseException as error:  # the library raises plain Exception, and Rust's panics, which are none
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise ValueError(f"{path}: not a tokenizer: {error}") from error
-        return cls(backend)
 
 
 def train_tokenizer(

@@ -20,8 +20,9 @@ from flash_sparse_apps.files import to_json, write_atomically
 from flash_sparse_apps.metrics import Metrics, Pretraining
 from flash_sparse_apps.models import layouts
 from flash_sparse_apps.models.class_weights import balanced
+from flash_sparse_apps.models.description import READING
 from flash_sparse_apps.models.lightning_module import Classifier
-from flash_sparse_apps.models.saved_model import READING, Linear, SavedModel
+from flash_sparse_apps.models.saved_model import Linear, SavedModel
 from flash_sparse_apps.models.token_vectors import begin_with_vectors
 from flash_sparse_apps.models.weights_file import load_weights
 from flash_sparse_apps.reports import figures, run_report

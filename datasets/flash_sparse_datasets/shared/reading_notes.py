@@ -126,7 +126,7 @@ def alike(labels: Iterable[str]) -> list[str]:
     found = [group for group in groups.values() if len(group) > 1]
     if not found:
         return []
-    listed = "; ".join(" and ".join(map(repr, group)) for group in found[:5]) + ("; ..." if len(found) > 5 else "")
+    listed = "; ".join(" and ".join(_told_apart(group)) for group in found[:5]) + ("; ..." if len(found) > 5 else "")
     return [f"learned as different labels, though they look alike: {listed}"]
 
 
@@ -134,6 +134,12 @@ def _seen(label: str) -> str:
     """What of a label counts for readers: no case, no way to encode an accent, no punctuation at its ends, no .0."""
     plain = " ".join(unicodedata.normalize("NFKC", label).casefold().split()).strip(" .,;:'\"")
     return re.sub(r"(?<=\d)\.0+$", "", plain)
+
+
+def _told_apart(labels: Sequence[str]) -> list[str]:
+    """Labels so that they look different: by their codes, if they are the same signs in other codes."""
+    same = len({unicodedata.normalize("NFC", label) for label in labels}) < len(labels)
+    return [ascii(label) if same else repr(label) for label in labels]
 
 
 def measured(labels: Iterable[str]) -> list[str]:

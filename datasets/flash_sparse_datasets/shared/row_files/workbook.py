@@ -10,7 +10,6 @@ from flash_sparse_datasets.shared.row_files.row_file import RowFile
 from flash_sparse_datasets.shared.text_files import file_stamp, shortened
 from flash_sparse_datasets.shared.zip_files import checked_zip
 
-
 FIRST_ROWS = 1000  # in which the header is looked for
 MOST_ROWS, MOST_COLUMNS = 1_048_576, 16_384  # of a sheet in Excel: what counts further would be filled up for ever
 
@@ -26,10 +25,11 @@ class WorkbookFile(RowFile):
         if len(sheets) > 1:
             others = shortened(sheets[1:])
             self.notes = (f"{path}: the first sheet, {sheets[0]!r}, is read; the others are not: {others}",)
-        self._header_row, header = next(self._cells(1, MOST_COLUMNS, FIRST_ROWS), (0, ()))
-        if not header:
+        header = next(self._cells(1, MOST_COLUMNS, FIRST_ROWS), None)
+        if header is None:
             raise DataError(f"{path}: no rows in the sheet {sheets[0]!r}")
-        names = ["" if cell is None else str(cell).strip() for cell in header]
+        self._header_row = header[0]
+        names = ["" if cell is None else str(cell).strip() for cell in header[1]]
         self.fields = names[: max(number for number, name in enumerate(names, 1) if name)]
         self._check_columns()
         if next(self._rows(), None) is None:
