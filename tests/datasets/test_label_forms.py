@@ -65,6 +65,7 @@ LISTS = {
     "[1. 2.]": [1.0, 2.0],
     "[np.int64(1), np.int64(2)]": [1, 2],
     "[True False]": [True, False],
+    "0 1 0": [0, 1, 0],
     "[1, 2]": [1, 2],
     " ['a'] ": ["a"],
 }
@@ -242,7 +243,15 @@ def test_texts_that_are_words_for_nothing_are_noted(tmp_path, word):
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("law", "Law"), ("n\u00e9", "ne\u0301"), ("1", "1.0"), ("a b", "a  b"), ("sport", "sport,"), ("\ufb01", "fi")],
+    [
+        ("law", "Law"),
+        ("n\u00e9", "ne\u0301"),
+        ("1", "1.0"),
+        ("a b", "a  b"),
+        ("sport", "sport,"),
+        ("\ufb01", "fi"),
+        ("law", "law\u200b"),
+    ],
 )
 def test_labels_that_look_alike_are_noted(tmp_path, one, other):
     dataset = load(write_rows(tmp_path / "a.jsonl", [one, other, "z"] * 10))
@@ -267,6 +276,13 @@ def test_a_separator_that_parts_nothing_is_noted(tmp_path):
     path = write_table(tmp_path / "a.csv", ["a; b", "a", "c"] * 10)
     assert has_note(load(path, label_separator="|"), "a.csv: --label-separator '|' parts the labels of no row")
     assert not has_note(load(path, label_separator=";"), "--label-separator")
+
+
+def test_a_separator_between_quotes_does_not_count(tmp_path):
+    path = write_table(tmp_path / "a.csv", ['"law, civil", tax', '"law, civil"', "['tax', 'x']", "x"] * 10)
+    assert load(path, label_separator=",").labels == ("law, civil", "tax", "x")
+    path = write_table(tmp_path / "b.csv", ['a, "b', 'a\n, "c"', "a"] * 10)
+    assert load(path, label_separator=",").labels == ('"b', "a", "c")
 
 
 @pytest.mark.parametrize(("typed", "separator"), [("\\n", "\n"), ("\\t", "\t")])

@@ -183,6 +183,25 @@ def test_a_table_in_a_text_file_is_said(tmp_path):
     assert message.endswith("of a table in a .txt file, its cells separated by tabs, the ending .tsv")
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_header_that_is_repeated_is_no_document(tmp_path, mark):
+    path = write(tmp_path / "a.csv", lines(",") + mark + lines(","))
+    assert error_of(path) == "a.csv row 22: repeats the header, expected a document"
+    assert set(everything(load(path, bad_rows="skip"))) == set(EXPECTED)
+    rows = [("text", "label"), *ROWS, ("text", "label")]
+    assert error_of(workbook(tmp_path / "a.xlsx", rows)) == "a.xlsx row 22: repeats the header, expected a document"
+
+
+def test_spaces_after_delimiters(tmp_path):
+    content = "label, text\n" + "".join(f'{label}, "{text}, and more"\n' for text, label in ROWS)
+    expected = sorted((f"{text}, and more", (label,)) for text, label in ROWS)
+    assert everything(load(write(tmp_path / "a.csv", content))) == expected
+    path = write(
+        tmp_path / "b.csv", "label,text\n" + "".join(f"{label}, {number}\n" for number, (_, label) in enumerate(ROWS))
+    )
+    assert (" 3", ("b",)) in everything(load(path))  # the header has none
+
+
 def test_a_title_above_the_header(tmp_path):
     message = error_of(write(tmp_path / "a.csv", "Contracts 2024\n" + lines(",")))
     assert "its fields are: 'Contracts 2024'; expected the columns' names in the first row" in message
@@ -445,6 +464,19 @@ def test_word(tmp_path):
 def test_older_formats_are_refused(tmp_path, name, newer):
     with pytest.raises(DataError, match=rf"{name}: {name[1:]} cannot be read, expected it saved as {newer}"):
         text_of(write(tmp_path / name, "{\\rtf1 hello}"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_html_that_declares_no_encoding(tmp_path, encoding):
+    pytest.importorskip("bs4")
+    page = write(tmp_path / "a.html", "<html><body><p>f\u00fcr \u20ac 5</p></body></html>".encode(encoding))
+    assert text_of(page) == "f\u00fcr \u20ac 5"
+
+
+def test_html_that_declares_a_wrong_encoding(tmp_path):
+    pytest.importorskip("bs4")
+    page = "<html><head><meta charset='utf-8'></head><body>f\u00fcr</body></html>"
+    assert text_of(write(tmp_path / "a.html", page.encode("cp1252"))) == "f\u00fcr"
 
 
 def test_html(tmp_path):

@@ -26,9 +26,9 @@ def test_lines_without_a_terminal_say_what_is_left(monkeypatch, capsys):
     assert lines[0] == "tokenizing: 0 of 3 documents, ? left"
     assert lines[-1] == "tokenizing: 3 of 3 documents, 00:00 left"
     with Progress(None, "reading", unit=" rows") as bar:
-        bar.set_postfix_str("loss 0.5", refresh=False)
+        bar.set_postfix_str("loss 0.5, " + "long" * 20, refresh=False)
         bar.update(2)
-    assert capsys.readouterr().err.splitlines()[-1] == "reading: 2 rows in 00:00, loss 0.5"
+    assert capsys.readouterr().err.splitlines()[-1] == "reading: 2 rows in 00:00, loss 0.5, " + "long" * 20
 
 
 def test_there_is_half_a_minute_between_two_lines(monkeypatch, capsys):

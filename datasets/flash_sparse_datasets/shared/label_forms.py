@@ -1,9 +1,12 @@
 """The forms in which cells hold labels: words, lists as JSON, Python, NumPy and pandas write them, zeros and ones."""
 
 import ast
+import contextlib
+import csv
 import io
 import json
 import math
+import re
 import tokenize
 from collections.abc import Sequence
 
@@ -28,6 +31,8 @@ def written(cell: str) -> object:
         DataError: it looks like a list and is none, or holds labels without quotes.
     """
     text = cell.strip()
+    if re.fullmatch(r"[01]( +[01])+", text):
+        return [int(flag) for flag in text.split()]
     bracketed = bool(text) and CLOSING.get(text[0]) == text[-1]
     if not bracketed and not text.startswith(LIST_CALLS):
         return cell
@@ -100,14 +105,20 @@ def _value(node: ast.AST) -> object:
     raise ValueError("no literal")
 
 
-def without_brackets(cell: str) -> str:
-    """What is between brackets around the whole cell, for cells with a separator."""
+def parted(cell: str, separator: str) -> list[str]:
+    """The labels of a cell, without brackets around all of them and without quotes around each, in which the separator
+    does not count."""
     text = cell.strip()
-    return text[1:-1] if text and CLOSING.get(text[0]) == text[-1] else cell
+    if text and CLOSING.get(text[0]) == text[-1]:
+        text = text[1:-1]
+    parts = text.split(separator)
+    if '"' in text and len(separator) == 1 and separator not in '" \r\n':
+        with contextlib.suppress(csv.Error):  # such as a quote that is never closed
+            (parts,) = csv.reader([text], delimiter=separator, skipinitialspace=True, strict=True)
+    return [_unquoted(label) for label in parts if label.strip()]
 
 
-def unquoted(label: str) -> str:
-    """A label without quotes around it."""
+def _unquoted(label: str) -> str:
     label = label.strip()
     return label[1:-1] if len(label) > 1 and label[0] == label[-1] and label[0] in "'\"" else label
 

@@ -164,8 +164,7 @@ class TableSource(Source):
             return value
         if self._label_separator is None:
             return label_forms.written(value)
-        parts = label_forms.without_brackets(value).split(self._label_separator)
-        return [label_forms.unquoted(label) for label in parts if label.strip()]
+        return label_forms.parted(value, self._label_separator)
 
     def _labels(self, row: dict, number: int, heard: Heard | None) -> tuple[str, ...]:
         if self._columns:

@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 INTERVAL = 30.0  # seconds between two lines
+LONGEST_LINE = 1000  # characters, without a terminal
 BEAT = 1.0  # seconds after which it is looked whether a line is due
 
 
@@ -45,12 +46,14 @@ class Progress(tqdm):
         self._terminal = sys.stderr.isatty()
         self._said = time.monotonic()
         options: dict[str, Any] = {"file": sys.stderr, "leave": False, "smoothing": 0.05}
-        # in no columns and no rows tqdm shows nothing
-        options |= {"dynamic_ncols": True} if _has_width() else {"ncols": 80, "nrows": 24}
-        if not self._terminal:
+        if self._terminal:
+            # in no columns and no rows tqdm shows nothing
+            options |= {"dynamic_ncols": True} if _has_width() else {"ncols": 80, "nrows": 24}
+        else:
             known = total is not None or isinstance(iterable, Sized)
             how_far = "{n_fmt} of {total_fmt}{unit}, {remaining} left" if known else "{n_fmt}{unit} in {elapsed}"
             options |= {"bar_format": f"{{desc}}: {how_far}{{postfix}}", "miniters": 1, "mininterval": 0}
+            options |= {"ncols": LONGEST_LINE, "nrows": 24}
         if not unit:
             options["bar_format"] = "{desc} ..." if self._terminal else "{desc}: {elapsed} so far"
         self._ended = threading.Event()

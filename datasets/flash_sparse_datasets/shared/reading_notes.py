@@ -9,7 +9,7 @@ from pathlib import Path
 from flash_sparse_datasets.shared.document_files import is_document
 from flash_sparse_datasets.shared.label_forms import MISSING
 from flash_sparse_datasets.shared.row_files import DelimitedFile, RowFile
-from flash_sparse_datasets.shared.text_files import shortened
+from flash_sparse_datasets.shared.text_files import INVISIBLE, shortened
 
 Place = Callable[[int], str]
 
@@ -131,8 +131,10 @@ def alike(labels: Iterable[str]) -> list[str]:
 
 
 def _seen(label: str) -> str:
-    """What of a label counts for readers: no case, no way to encode an accent, no punctuation at its ends, no .0."""
-    plain = " ".join(unicodedata.normalize("NFKC", label).casefold().split()).strip(" .,;:'\"")
+    """What of a label counts for readers: no case, no way to encode an accent, nothing invisible, no punctuation at its
+    ends, no .0."""
+    visible = "".join(character for character in label if character not in INVISIBLE)
+    plain = " ".join(unicodedata.normalize("NFKC", visible).casefold().split()).strip(" .,;:'\"")
     return re.sub(r"(?<=\d)\.0+$", "", plain)
 
 

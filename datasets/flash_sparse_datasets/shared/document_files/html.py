@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import bs4
+from bs4.dammit import EncodingDetector
 from bs4.element import NavigableString
 
 from flash_sparse_datasets.shared.text_files import reading
@@ -23,15 +24,27 @@ LOGGER = "bs4.dammit"  # says that characters could not be decoded, not of which
 
 
 def text_of(path: Path, content: bytes | None = None) -> str:
-    """What a browser shows as text, a line for each block. The encoding is what the file says of itself."""
+    """What a browser shows as text, a line for each block."""
     if content is None:
         with reading(path):
             content = path.read_bytes()
     logging.getLogger(LOGGER).setLevel(logging.ERROR)
-    # decoded here: lxml does not know every name of an encoding that a page may declare
-    soup = bs4.BeautifulSoup(bs4.UnicodeDammit(content, is_html=True).unicode_markup or "", "lxml")
+    soup = bs4.BeautifulSoup(_decoded(content), "lxml")
     lines = (line.strip() for line in "".join(_pieces(soup)).split("\n"))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def _decoded(content: bytes) -> str:
+    """The page in the encoding that it says of itself, or else in UTF-8 or windows-1252, as browsers have it.
+
+    lxml does not know every name of an encoding that a page may declare, and Beautiful Soup would guess by whatever
+    library of that kind is installed.
+    """
+    likely = []
+    if not EncodingDetector.strip_byte_order_mark(content)[1]:
+        declared = EncodingDetector.find_declared_encoding(content, is_html=True)
+        likely = [*([declared] if declared else []), "utf-8", "windows-1252"]
+    return bs4.UnicodeDammit(content, likely, is_html=True).unicode_markup or ""
 
 
 def _pieces(soup: bs4.BeautifulSoup) -> Iterator[str]:

@@ -25,14 +25,19 @@ class DelimitedFile(RowFile):
     def __init__(self, path: Path, stamp: tuple[int, int], options: ReaderOptions):
         super().__init__(path, stamp, options)
         self._rows_after_breaks, self._lines_more = array("q"), array("q")
+        self._spaced = False  # whether a space after each delimiter is no part of the cells, as in the header
         self._skipped_lines, said = self._separator_line()
         usual = "\t" if ".tsv" in path.name.lower() else ","
         self.delimiter = options.delimiter or said or usual
         if options.delimiter is None and said is None:
             self.delimiter = self._guessed(usual)
         header = self._header()
+        if header is not None and len(header) > 1 and all(name.startswith(" ") for name in header[1:]):
+            self._spaced = True
+            header = self._header()
         if header is None:
             raise DataError(f"{path}: no rows, only blank lines")
+        header = [name.strip() for name in header]
         self._has_header = options.columns is None or header == list(options.columns)
         self.fields = header if options.columns is None else list(options.columns)
         self._check_columns()
@@ -58,7 +63,7 @@ class DelimitedFile(RowFile):
         if len(cells) > columns or any(missing):
             expected = f"{columns} as in {'the header' if self.options.columns is None else '--columns'}"
             return DataError(f"{self.place(number)}: the row has {len(cells)} cells, expected {expected}")
-        return dict(zip(self.fields, cells, strict=False))
+        return self._by_name(number, cells)
 
     def _header(self) -> list[str] | None:
         _, cells = next(self._cells(self.delimiter), (0, None))
@@ -66,7 +71,7 @@ class DelimitedFile(RowFile):
             raise cells
         if cells is None:
             return None
-        return [name.strip() for name in cells]
+        return cells
 
     def _content(self) -> Iterator[tuple[int, list[str] | DataError]]:
         rows = self._cells(self.delimiter)
@@ -114,6 +119,7 @@ class DelimitedFile(RowFile):
             reader = csv.reader(
                 lines_of(file, self.path),
                 delimiter=delimiter,
+                skipinitialspace=self._spaced,
                 strict=True,
                 quoting=csv.QUOTE_MINIMAL if self.options.quotes else csv.QUOTE_NONE,
             )

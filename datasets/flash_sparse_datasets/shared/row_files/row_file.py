@@ -67,6 +67,14 @@ class RowFile(ABC):
             wanted: One byte for each row, 0 to skip it; None for all rows.
         """
 
+    def _by_name(self, number: int, cells: Sequence) -> dict | DataError:
+        """A row's values by the names in the header; not of one that repeats it, as where tables were put together."""
+        if len(self.fields) > 1 and all(
+            str(cell).strip(" \ufeff") == name for name, cell in zip(self.fields, cells, strict=False)
+        ):
+            return DataError(f"{self.place(number)}: repeats the header, expected a document")
+        return dict(zip(self.fields, cells, strict=False))
+
     def _check_columns(self) -> None:
         twice = next((name for name in self.fields if name and self.fields.count(name) > 1), None)
         if twice is not None:

@@ -38,7 +38,7 @@ class WorkbookFile(RowFile):
     def tried(self, fields, wanted=None):
         for index, (number, cells) in enumerate(self._rows()):
             if wanted is None or wanted[index]:
-                yield index, number, dict(zip(self.fields, cells, strict=False))
+                yield index, number, self._by_name(number, cells)
 
     def _rows(self):
         return self._cells(self._header_row + 1, len(self.fields))
