@@ -250,6 +250,21 @@ def test_a_run_folder_that_was_tampered_with_is_one_line(damage, said, uninterru
     assert (run / "report.html").exists()
 
 
+def test_weights_that_are_lost_are_trained_again_as_the_error_says(uninterrupted, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    (run / "metrics.json").unlink()
+    flip(run / "checkpoints" / "best.safetensors")
+    assert classify.main(["--resume", str(run)]) == 2
+    said = (
+        f"delete {run / 'checkpoints'} to train from the beginning; to continue: flash-sparse classify --resume {run}\n"
+    )
+    assert capsys.readouterr().err.endswith(said)
+    shutil.rmtree(run / "checkpoints")
+    assert classify.main(["--resume", str(run)]) == 0
+    same_results(run, uninterrupted)
+
+
 def test_a_finished_run_without_checkpoints_is_not_begun_anew(uninterrupted, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)

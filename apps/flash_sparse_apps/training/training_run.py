@@ -213,7 +213,8 @@ def _load_best(settings: Settings, prepared: Prepared, run: RunFolder, module: C
     try:
         load_weights(module.encoder, run.best_weights)
     except ValueError as error:
-        raise UserError(str(error)) from error
+        anew = f"delete {run.best_weights.parent} to train from the beginning"
+        raise UserError(f"{error}; expected the weights that did best: {anew}") from error
     if (stopped := why_stopped(settings, history)) != ALL_TRAINED:
         say(stopped)
 
