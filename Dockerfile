@@ -7,13 +7,17 @@ FROM python:3.12-slim
 ENV PYTHONUNBUFFERED=1 NUMBA_CACHE_DIR=/tmp/numba
 
 WORKDIR /source
-COPY . .
-RUN pip install --no-cache-dir torch --index-url https://download.pytorch.org/whl/cpu -c constraints.txt \
-    && pip install --no-cache-dir -c constraints.txt '.[serve]' \
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY flash_sparse flash_sparse
+COPY apps apps
+COPY datasets datasets
+# what torch needs comes with the second line: its own index has other versions
+RUN pip install --no-cache-dir --no-deps -c constraints.txt torch --index-url https://download.pytorch.org/whl/cpu \
+    && pip install --no-cache-dir -c constraints.txt '.[serve,documents]' \
     && useradd --create-home server
 
 ARG RUN
-COPY ${RUN}/model /run-folder/model
+COPY --chown=server ${RUN}/model /run-folder/model
 USER server
 WORKDIR /home/server
 

@@ -317,3 +317,13 @@ def test_the_index_names_every_page():
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     for page in PAGES:
         assert page.name == "README.md" or f"({page.name})" in index
+
+
+def test_the_image_is_made_of_what_is_there():
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    copied = " ".join(line.rpartition(" ")[0] for line in re.findall(r"^COPY ([^-].*)$", dockerfile, re.MULTILINE))
+    assert {"pyproject.toml", "constraints.txt", "flash_sparse", "apps", "datasets"} <= set(copied.split())
+    for name in copied.split():
+        assert (ROOT / name).exists(), name
+    (extras,) = re.findall(r"'\.\[(.*)\]'", dockerfile)
+    assert set(extras.split(",")) == {"serve", "documents"}  # the page takes PDF, Word and HTML files

@@ -57,13 +57,13 @@ def _make_parser() -> ArgumentParser:
     )
     parser.optional = frozenset({"token"})  # taken as typed: read as YAML, one that begins with # would be none at all
     parser.add_argument("run", type=str, help="run folder, or its model/")
-    parser.add_argument("--host", type=str, default="127.0.0.1", help="address to serve; another one needs a token")
+    parser.add_argument("--host", type=str, default="127.0.0.1", help="address to listen at; another one needs a token")
     parser.add_argument("--port", type=int, default=8000, help="port; 0: a free one")
     parser.add_argument(
         "--token", type=str, default=None, help=f"what clients must send; null: the variable {TOKEN}, if set"
     )
-    parser.add_argument("--max-megabytes", type=int, default=32, help="of a request, at most")
-    parser.add_argument("--max-seconds", type=float, default=300, help="from a request to its answer, at most")
+    parser.add_argument("--max-megabytes", type=int, default=32, help="largest request that is taken, in MiB")
+    parser.add_argument("--max-seconds", type=float, default=300, help="longest time for an answer, in seconds")
     parser.add_argument("--tokens-per-batch", type=int, default=16384, help="tokens that go through the model at once")
     parser.add_argument("--accelerator", type=Literal["auto", "cpu", "gpu"], default="auto", help="where to compute")
     return parser

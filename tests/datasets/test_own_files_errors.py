@@ -173,7 +173,8 @@ def test_wrong_field_names(tmp_path):
     for name, content in (("a.csv", GOOD_CSV), ("a.jsonl", GOOD)):
         path = tmp_path / name
         fields = "its fields are: 'text', 'label'"
-        assert error_of(path, content, text_field="body") == f"{name}: no field 'body' (text_field); {fields}"
+        hint = "one of them may name files (file_field)"
+        assert error_of(path, content, text_field="body") == f"{name}: no field 'body' (text_field); {fields}; {hint}"
         assert error_of(path, content, label_field="topic") == f"{name}: no field 'topic' (label_field); {fields}"
         assert error_of(path, content, id_field="key") == f"{name}: no field 'key' (id_field); {fields}"
     pq.write_table(pa.table({"text": ["x"], "topic": ["y"]}), tmp_path / "a.parquet")
@@ -189,7 +190,8 @@ def test_wrong_field_names(tmp_path):
     pq.write_table(twice, tmp_path / "c.parquet")
     assert error_of(tmp_path / "c.parquet").startswith("c.parquet: two columns are named 'text'")
     many = ",".join(f"column{i}" for i in range(1000))
-    assert error_of(tmp_path / "d.csv", f"{many}\n{many.replace('column', 'x')}\n").endswith("'column19', ...")
+    said = error_of(tmp_path / "d.csv", f"{many}\n{many.replace('column', 'x')}\n")
+    assert said.endswith("'column19', ...; one of them may name files (file_field)")
 
 
 def test_bad_ids(tmp_path):

@@ -88,6 +88,8 @@ def existing(file: RowFile, name: str, argument: str) -> Field:
     found = find_field(name, file.fields)
     if found is None:
         hint = "" if argument == "id_field" else header_hint(file)
+        if argument == "text_field" and not hint:
+            hint = "; one of them may name files (file_field)"
         raise DataError(f"{file.path}: no field {name!r} ({argument}); its fields are: {field_list(file)}{hint}")
     return found
 
