@@ -10,6 +10,7 @@ import numpy as np
 
 from flash_sparse_apps.prediction.new_documents import STDIN, NewDocument, printable
 from flash_sparse_datasets import DataError
+from flash_sparse_datasets.shared.document_files import is_hidden
 from flash_sparse_datasets.shared.gray_images import read_gray
 
 
@@ -33,7 +34,10 @@ def read_images(path: str, grid: tuple[int, int]) -> Iterator[NewDocument]:
         for number, pixels in enumerate(_images_in(file, grid)):
             yield NewDocument(printable(f"{path}:{number}"), pixels)
         return
-    files = sorted(entry for entry in file.rglob("*") if entry.suffix.lower() == ".png") if file.is_dir() else [file]
+    files = [file]
+    if file.is_dir():
+        entries = (entry for entry in file.rglob("*") if entry.suffix.lower() == ".png")
+        files = sorted(entry for entry in entries if not is_hidden(file, entry))
     if not files:
         raise DataError(f"{path}: no .png files in this folder")
     for image in files:

@@ -25,9 +25,13 @@ def is_document(path: PurePath) -> bool:
 
 
 def is_document_in(folder: PurePath, path: PurePath) -> bool:
-    """Whether a file in a folder, or in one within it, is a document and neither it nor a folder on the way is hidden,
-    as what macOS adds to archives is."""
-    return is_document(path) and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    """Whether a file in a folder, or in one within it, is a document that is not hidden."""
+    return is_document(path) and not is_hidden(folder, path)
+
+
+def is_hidden(folder: PurePath, path: PurePath) -> bool:
+    """Whether a file in a folder is hidden, or a folder on the way to it; so is what macOS adds to archives."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def text_of(path: Path, encoding: str | None = None) -> str:
