@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 PRIOR_POSITIVES = 20
+SORTED = 2**18  # scores that are sorted at a time, so that they stay in the cache
 
 
 def tune_thresholds(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -37,23 +38,31 @@ def tune_thresholds(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarra
     positives = targets.sum(0, dtype=np.int64)  # (L,)
     if not positives.any():
         return np.full(len(positives), 0.5)
-    common = _best_f1_thresholds(probabilities.reshape(-1, 1), targets.reshape(-1, 1))  # (1,)
-    own = _best_f1_thresholds(probabilities, targets)  # (L,)
+    common = _best_f1_thresholds(probabilities.reshape(1, -1), targets.reshape(1, -1))  # (1,)
+    parts = range(0, shape[1], max(1, SORTED // shape[0]))
+    columns = (slice(start, start + parts.step) for start in parts)
+    own = np.concatenate(
+        [_best_f1_thresholds(probabilities[:, part].T, targets[:, part].T) for part in columns]
+    )  # (L,)
     weight = positives / (positives + PRIOR_POSITIVES)
     return _from_log_odds(weight * log_odds(own) + (1 - weight) * log_odds(common))
 
 
 def _best_f1_thresholds(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The threshold of each column with the best F1, (L,): halfway between the last score taken and the next."""
-    order = np.argsort(-scores, axis=0, kind="stable")
-    scores = np.take_along_axis(scores, order, 0)  # (N, L) descending
-    right = np.take_along_axis(targets, order, 0).cumsum(0, dtype=np.int64)  # (N, L) true positives of the first k
-    taken = np.arange(1, len(scores) + 1)[:, None]  # (N, 1)
-    below = np.vstack([scores[1:], np.zeros_like(scores[:1])])
-    f1 = np.where(scores > below, 2 * right / (taken + right[-1]), -1.0)  # equal scores cannot be told apart
-    f1[-1] = 2 * right[-1] / (taken[-1] + right[-1])  # all of them can always be taken
-    best = f1.argmax(0)[None]  # (1, L); the highest of equally good thresholds
-    return ((np.take_along_axis(scores, best, 0) + np.take_along_axis(below, best, 0)) / 2)[0]
+    """The threshold of each row with the best F1, (L,): halfway between the last score taken and the next.
+
+    Args:
+        scores, targets: (L, N).
+    """
+    order = np.argsort(-scores, axis=1)  # in what order equal scores come makes no difference, see below
+    scores = np.take_along_axis(scores, order, 1)  # (L, N) descending
+    right = np.take_along_axis(targets, order, 1).cumsum(1, dtype=np.int64)  # (L, N) true positives of the first k
+    taken = np.arange(1, scores.shape[1] + 1)  # (N,)
+    below = np.hstack([scores[:, 1:], np.zeros_like(scores[:, :1])])
+    f1 = np.where(scores > below, 2 * right / (taken + right[:, -1:]), -1.0)  # equal scores cannot be told apart
+    f1[:, -1] = 2 * right[:, -1] / (taken[-1] + right[:, -1])  # all of them can always be taken
+    best = f1.argmax(1)[:, None]  # (L, 1); the highest of equally good thresholds
+    return ((np.take_along_axis(scores, best, 1) + np.take_along_axis(below, best, 1)) / 2)[:, 0]
 
 
 def log_odds(probabilities: np.ndarray | float) -> np.ndarray:
