@@ -23,7 +23,7 @@ def test_the_best_f1_is_found():
     for documents in (1, 2, 7, 40):
         scores = rng.integers(0, 8, (documents, 6)) / 8  # many are equal
         targets = rng.integers(0, 2, (documents, 6))
-        thresholds = _best_f1_thresholds(scores, targets)
+        thresholds = _best_f1_thresholds(scores.T, targets.T)
         for label in range(6):
             reached = f1_score(targets[:, label], scores[:, label] >= thresholds[label], zero_division=0)
             possible = [f1_score(targets[:, label], scores[:, label] >= t, zero_division=0) for t in scores[:, label]]
@@ -43,14 +43,14 @@ def test_a_label_without_positives_gets_the_common_threshold():
     probabilities, targets = skewed(100, 0)
     targets[:, 3] = 0
     thresholds = tune_thresholds(probabilities, targets)
-    common = _best_f1_thresholds(probabilities.reshape(-1, 1), targets.reshape(-1, 1))[0]
+    common = _best_f1_thresholds(probabilities.reshape(1, -1), targets.reshape(1, -1))[0]
     assert thresholds[3] == pytest.approx(common)
 
 
 def test_few_positives_move_a_threshold_little():
     probabilities, targets = skewed(300, 1)
-    common = _best_f1_thresholds(probabilities.reshape(-1, 1), targets.reshape(-1, 1))[0]
-    own = _best_f1_thresholds(probabilities, targets)
+    common = _best_f1_thresholds(probabilities.reshape(1, -1), targets.reshape(1, -1))[0]
+    own = _best_f1_thresholds(probabilities.T, targets.T)
     log_odds = [np.log(t / (1 - t)) for t in (tune_thresholds(probabilities, targets), own, common)]
     positives = targets.sum(0)
     np.testing.assert_allclose(
@@ -66,8 +66,8 @@ def test_better_on_new_documents_than_what_it_is_made_of():
         test, test_targets = skewed(1000, 2 * seed + 1)
         candidates = {
             "tuned": tune_thresholds(validation, validation_targets),
-            "own": _best_f1_thresholds(validation, validation_targets),
-            "common": _best_f1_thresholds(validation.reshape(-1, 1), validation_targets.reshape(-1, 1)),
+            "own": _best_f1_thresholds(validation.T, validation_targets.T),
+            "common": _best_f1_thresholds(validation.reshape(1, -1), validation_targets.reshape(1, -1)),
         }
         for name, thresholds in candidates.items():
             given = test >= thresholds
@@ -100,3 +100,13 @@ def test_extremes_stay_inside_zero_and_one(dtype):
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match=r"targets have the shape \(3, 2\); expected that of probabilities, \(3, 1\)"):
         tune_thresholds(np.zeros((3, 1)), np.zeros((3, 2)))
+
+
+def test_parts_of_the_labels_change_nothing(monkeypatch):
+    generator = np.random.default_rng(3)
+    probabilities = generator.random((60, 11)).round(2)
+    targets = (generator.random((60, 11)) < probabilities**2).astype(np.uint8)
+    whole = tune_thresholds(probabilities, targets)
+    for size in (1, 130, 600):  # one label at a time, two, ten
+        monkeypatch.setattr("flash_sparse_apps.scores.thresholds.SORTED", size)
+        np.testing.assert_array_equal(tune_thresholds(probabilities, targets), whole)

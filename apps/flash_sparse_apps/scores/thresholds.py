@@ -39,11 +39,9 @@ def tune_thresholds(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarra
     if not positives.any():
         return np.full(len(positives), 0.5)
     common = _best_f1_thresholds(probabilities.reshape(1, -1), targets.reshape(1, -1))  # (1,)
-    parts = range(0, shape[1], max(1, SORTED // shape[0]))
-    columns = (slice(start, start + parts.step) for start in parts)
-    own = np.concatenate(
-        [_best_f1_thresholds(probabilities[:, part].T, targets[:, part].T) for part in columns]
-    )  # (L,)
+    starts = range(0, shape[1], max(1, SORTED // shape[0]))
+    parts = (slice(start, start + starts.step) for start in starts)
+    own = np.hstack([_best_f1_thresholds(probabilities[:, part].T, targets[:, part].T) for part in parts])  # (L,)
     weight = positives / (positives + PRIOR_POSITIVES)
     return _from_log_odds(weight * log_odds(own) + (1 - weight) * log_odds(common))
 
