@@ -103,7 +103,7 @@ def test_a_damaged_window_is_one_line(chunked_run, tmp_path, capsys):
     (tmp_path / "a.txt").write_text("word1")
     capsys.readouterr()
     assert predict.main([str(tmp_path), str(tmp_path / "a.txt")]) == 2
-    assert "chunk_tokens is 1; expected null or an integer of at least 2" in capsys.readouterr().err
+    assert "chunk_tokens is 1; expected an integer from 2 to 16,777,216" in capsys.readouterr().err
 
 
 def test_passages_of_documents_in_windows(chunked_run, tmp_path, capsys):
