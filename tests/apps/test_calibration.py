@@ -136,7 +136,8 @@ def test_a_temperature_that_no_run_wrote(tmp_path, temperature):
     (tmp_path / "model" / "SHA256SUMS").unlink()
     described = tmp_path / "model" / "classifier.json"
     described.write_text(json.dumps(json.loads(described.read_text()) | {"temperature": temperature}))
-    with pytest.raises(ValueError, match=r"damaged: ValueError: temperature is .*(; expected a number above 0|, no number)$"):
+    said = r"damaged: ValueError: temperature is .*(; expected a number above 0|, no number)$"
+    with pytest.raises(ValueError, match=said):
         SavedModel.load(tmp_path)
 
 
