@@ -18,8 +18,6 @@ BLOCKS = (
     *("pre", "section", "table", "tr", "ul"),
 )
 BETWEEN = dict.fromkeys(BLOCKS, ("\n", "\n")) | {"br": ("\n", ""), "td": ("", "\t"), "th": ("", "\t")}
-
-
 LOGGER = "bs4.dammit"  # says that characters could not be decoded, not of which file: they stand as U+FFFD
 
 
