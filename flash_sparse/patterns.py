@@ -295,8 +295,10 @@ def _image_width(length: int, width: int | None) -> int:
 def _see_all(name: str, positions: Iterable[int], length: int, block_size: int) -> BlockLayout:
     """The blocks of these tokens see all others and are seen by all; `name` is what errors call the positions."""
     num_blocks = count_blocks(length, block_size)
-    if not isinstance(positions, Iterable):
-        raise TypeError(f"{name} is {positions!r}; expected integers, such as (0,) or range(64)")
+    try:
+        iter(positions)
+    except TypeError:  # a tensor of one number has the method, and refuses
+        raise TypeError(f"{name} is {positions!r}; expected integers, such as (0,) or range(64)") from None
     for position in positions:
         check_integer(name, position, 0)
         if position >= length:

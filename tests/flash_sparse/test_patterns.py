@@ -283,6 +283,7 @@ def test_numbers_that_are_no_integers(pattern):
     [
         (lambda: patterns.random(64, 16, density="half"), "density is 'half'; expected a number"),
         (lambda: patterns.global_tokens(64, 16, 5), "positions is 5; expected integers"),
+        (lambda: patterns.global_tokens(64, 16, torch.tensor(5)), r"positions is tensor\(5\); expected integers"),
         (lambda: patterns.longformer(64, 16, global_positions=5), "^global_positions is 5; expected integers"),
     ],
 )
