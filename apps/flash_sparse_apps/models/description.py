@@ -105,9 +105,9 @@ def _check_sizes(described: dict):
         sizes["chunk_tokens"] = (described["chunk_tokens"], 2, MOST_TOKENS)
     for number, side in enumerate(described.get("grid") or ()):
         sizes[f"grid.{number}"] = (side, 1, MOST_TOKENS)
-    for name in ("depth", "iterations"):
+    for name, least in (("depth", 0), ("iterations", 1)):
         if name in described["encoder"]:
-            sizes[f"encoder.{name}"] = (described["encoder"][name], 1, MOST_LAYERS)
+            sizes[f"encoder.{name}"] = (described["encoder"][name], least, MOST_LAYERS)
     for name, (size, least, most) in sizes.items():
         if type(size) is not int or not least <= size <= most:
             raise ValueError(f"{name} is {size!r}; expected an integer from {least} to {most:,}")
