@@ -1,4 +1,4 @@
-"""Figures in plain words, for readers who are no statisticians."""
+"""Figures in plain words, for readers who are not statisticians."""
 
 from __future__ import annotations
 
