@@ -150,8 +150,9 @@ def make_parser(
         type=str,
         default=None,
         metavar="RUN",
-        help="continue the run in this folder with its own config.yaml; beside it only --max-time, how many devices "
-        "there are, --tokens-per-batch, --auto-batch, a lower --learning-rate, and where files are",
+        help="continue the run in this folder with its own config.yaml. The only other flags that may be given are "
+        "--max-time, --tokens-per-batch, --auto-batch, a lower --learning-rate, and those that say how many devices "
+        "there are and where files are",
     )
     types = get_type_hints(Settings)
     parser.optional = frozenset(name for name, kind in types.items() if kind == str | None) | {"resume"}

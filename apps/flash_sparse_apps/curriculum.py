@@ -37,7 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = make_parser(
         "curriculum",
         "Train in stages, each beginning with the weights of the one before. The YAML file of --config lists them "
-        "under `stages`, each with a name and the flags in which it differs; its other keys serve all stages.",
+        "under `stages`, each with a name and the flags in which it differs; its other keys serve all stages. The same "
+        "command again, with the same --output and without --resume, goes on where it stopped.",
     )
     typed = vars(parser.parse_args(flags, defaults=False))
     try:

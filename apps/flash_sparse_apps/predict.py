@@ -109,7 +109,10 @@ def _make_parser() -> ArgumentParser:
     parser.optional = frozenset({"id_field", "output", "file_field", "encoding", "delimiter", "ray"})
     parser.add_argument("run", type=str, help="run folder, or its model/")
     parser.add_argument(
-        "files", type=str, nargs="+", help="texts, PDF, Word and HTML, folders of these, tables; - is stdin"
+        "files",
+        type=str,
+        nargs="+",
+        help="files of text, PDF, Word or HTML, folders of these, or tables; - is standard input",
     )
     parser.add_argument(
         "--text-field",
@@ -124,8 +127,10 @@ def _make_parser() -> ArgumentParser:
         "--second-field", type=str, default="second", help="key or column of the second text, where a run is on pairs"
     )
     parser.add_argument("--id-field", type=str, default=None, help="key or column of the id; null: file and row")
-    parser.add_argument("--encoding", type=str, default=None, help="of files of text; null: as in training")
-    parser.add_argument("--delimiter", type=str, default=None, help="of CSV and TSV; null: as in training")
+    parser.add_argument("--encoding", type=str, default=None, help="encoding of text files; null: as in training")
+    parser.add_argument(
+        "--delimiter", type=str, default=None, help="between the cells of CSV and TSV files; null: as in training"
+    )
     parser.add_argument(
         "--columns",
         type=list[str] | None,
@@ -137,11 +142,14 @@ def _make_parser() -> ArgumentParser:
         type=Literal["jsonl", "csv", "wide-csv", "xlsx", "table"] | None,
         default=None,
         help="what to write: csv has a row for each document and label, wide-csv and xlsx one for each document, and a "
-        "column for each label; null: what the name of --output promises, else jsonl",
+        "column for each label; null: by the ending of --output, else jsonl",
     )
     parser.add_argument("--output", type=str, default=None, help="file to write; null: stdout")
     parser.add_argument(
-        "--top-k", type=int | None, default=None, help="most probable labels to list, beside those given; null: all"
+        "--top-k",
+        type=int | None,
+        default=None,
+        help="how many of the most probable labels to list, besides those given; null: all",
     )
     parser.add_argument("--evidence", action="store_true", help="name the passages that carry each label given")
     parser.add_argument(

@@ -51,7 +51,12 @@ def _make_parser() -> ArgumentParser:
         prog=spoken("results"),
         description="Keep what finished runs and sweeps measured, and write one page of tables from all that is kept.",
     )
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="folder of a finished run, or of a sweep")
-    parser.add_argument("--name", help="under which the one run is kept (default: its folder's name)")
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help="folder of a finished run, or of a sweep; without one, only the page is written anew",
+    )
+    parser.add_argument("--name", help="name under which a single run is kept (default: its folder's name)")
     parser.add_argument("--output", default="results", help="folder of what is kept (default: results)")
     return parser

@@ -102,7 +102,7 @@ class Settings:
         "options of a named dataset, such as {level: 9}; `python datasets/prepare.py NAME --help` lists them",
     )
     text_field: list[str] | str = _flag(  # noqa: RUF009
-        "text", "column or key with the text, or several: their texts are put after one another", daily=True
+        "text", "column or key with the text, or a list of several, whose texts are joined in this order", daily=True
     )
     file_field: str | None = _flag(
         None, "column or key with the path of each document's file, in place of --text-field; PDF, Word and HTML too"
@@ -125,13 +125,14 @@ class Settings:
     split_seed: int = _flag(0, "seed of these splits", range=Range(0, math.inf))
     stratify: bool = _flag(
         True,
-        "let these splits have each label's share of the documents, where documents have one label and each label has "
-        "enough of them",
+        "give each of these splits the same share of every label, where documents have one label and each label has "
+        "enough documents",
         before=False,
     )
     folds: int | None = _flag(
         None,
-        "cross-validation: cut the documents into so many parts, each the test of a run; sweep.py runs all of them",
+        "cross-validation: cut the documents into this many parts, each of which is the test of one run; sweep.py runs "
+        "all of them",
         range=Range(2),
         daily=True,
     )
@@ -152,12 +153,14 @@ class Settings:
         False, "make rows, or files, of the same text one document with all of their labels (multi-label)"
     )
     encoding: str | None = _flag(
-        None, "of files of text, such as cp1252; null: UTF-8, or UTF-16 where a byte-order mark says so"
+        None, "encoding of text files, such as cp1252; null: UTF-8, or UTF-16 where a byte-order mark says so"
     )
     delimiter: str | None = _flag(
-        None, "between the cells of CSV and TSV, such as ; or tab; null: what the file says or looks like"
+        None, "what separates the cells of CSV and TSV files, such as ; or tab; null: what the file says or looks like"
     )
-    quotes: bool = _flag(True, "in CSV and TSV, quotes around a cell; with --no-quotes they are plain characters")
+    quotes: bool = _flag(
+        True, "CSV and TSV files may have quotes around a cell; with --no-quotes these are plain characters"
+    )
     columns: list[str] | None = _flag(  # noqa: RUF009
         None, "names of the columns of a CSV or TSV file without a header"
     )
@@ -186,12 +189,12 @@ class Settings:
     )
     grow_from: int | None = _flag(
         None,
-        "train on Pathfinder images whose snakes have at first so many dashes, and one more each time that the running "
-        "loss is below --grow-below, up to the dataset's level; every image is new",
+        "train first on Pathfinder images whose snakes have this many dashes, and add snakes of one more dash each "
+        "time that the running loss is below --grow-below, up to the dataset's level; every image is new",
         range=Range(2),
     )
     grow_below: float = _flag(
-        0.3, "the running loss below which the next length joins", range=POSITIVE, only="grow_from"
+        0.3, "the running loss below which snakes of the next length are added", range=POSITIVE, only="grow_from"
     )
     skip_black: bool = _flag(
         False,
@@ -200,8 +203,8 @@ class Settings:
     )
     black: int = _flag(
         0,
-        "largest value that counts as black for --skip-black: what Pathfinder has below some 16 is the ringing of its "
-        "resampling",
+        "largest value that counts as black for --skip-black: what Pathfinder has below about 16 comes from the "
+        "resampling of its images",
         range=Range(0, 254),
         only="skip_black",
     )
@@ -251,16 +254,16 @@ class Settings:
     pretrained: str | None = _flag(
         None,
         "encoder to fine-tune: a name on the Hugging Face hub, or a folder with config.json and weights. It brings "
-        "its own tokenizer and sizes, so --tokenizer, --vocab-size, --width to --activation, --rotary and the "
-        "dropouts do not apply; null: train one from scratch",
+        "its own tokenizer and sizes, so --tokenizer, --vocab-size, the flags from --embeddings to --activation, "
+        "--rotary and the dropouts do not apply; null: train one from scratch",
         group="model",
         daily=True,
     )
     init_from: str | None = _flag(
         None,
         "folder of a finished run to take the initial weights and the tokenizer from. Sizes must match; documents or "
-        "images may be of another length, and the head is new if labels or --pooling differ. Own documents that the "
-        "run had stay in training, validation or test as they were there",
+        "images may be of another length, and the head is new if labels or --pooling differ. Documents of your own "
+        "files stay in the split, training, validation or test, in which that run had them",
         daily=True,
     )
     embeddings: Literal["cooccurrence", "random"] | None = _flag(
@@ -308,10 +311,11 @@ class Settings:
     checkpoint_activations: bool = _flag(False, "recompute activations in the backward pass: less memory, more time")
 
     # training
-    epochs: int = _flag(4, "most passes over the training documents", group="training", range=Range(1), daily=True)
+    epochs: int = _flag(4, "passes over the training documents, at most", group="training", range=Range(1), daily=True)
     pretrain: int = _flag(
         0,
-        "passes over the training documents before that, without labels: the encoder learns to fill in masked tokens",
+        "passes over the training documents before those of --epochs, without labels: the encoder learns to fill in "
+        "masked tokens",
         range=Range(0),
     )
     mask_share: float | None = _flag(
@@ -322,7 +326,7 @@ class Settings:
     )
     max_time: float | None = _flag(
         None,
-        "most minutes of training, including --pretrain and all resumed parts; then the run is tested and reported "
+        "minutes of training, at most, including --pretrain and all resumed parts; then the run is tested and reported "
         "as usual",
         range=MINUTES,
         daily=True,
@@ -360,7 +364,7 @@ class Settings:
     class_weights: Literal["balanced", "none"] = _flag(
         "none",
         "balanced lets each label count the same in the loss, and in the linear model, however many documents have it "
-        "(multi-label: having it as much as not having it)",
+        "(multi-label: documents with it count as much as those without)",
         daily=True,
     )
     metric: Literal["micro-f1", "macro-f1", "accuracy", "loss"] = _flag(
@@ -389,7 +393,7 @@ class Settings:
     compare_peers: bool = _flag(
         False, "also time steps with PyTorch's and with textbook attention, if there is enough memory"
     )
-    compare_documents: int = _flag(64, "most test documents to predict densely for --compare", range=Range(1))
+    compare_documents: int = _flag(64, "test documents to predict densely for --compare, at most", range=Range(1))
     examples: int = _flag(
         3,
         "test documents for which the report shows the passages that support their labels, or test images, as many "
@@ -403,7 +407,7 @@ class Settings:
     logger: Literal["none", "csv", "tensorboard", "wandb", "mlflow"] = _flag(
         "none",
         "also log losses and scores by this logger of Lightning: csv and tensorboard to logs/ in the run folder, wandb "
-        "and mlflow where these are set up to; a run that is resumed begins a new log",
+        "and mlflow to wherever they are set up to log; a run that is resumed begins a new log",
     )
     cache_dir: str | None = _flag(None, "folder for tokenized text; null: flash-sparse in $XDG_CACHE_HOME or ~/.cache")
 

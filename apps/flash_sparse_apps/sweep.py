@@ -84,16 +84,21 @@ def _make_parser() -> ArgumentParser:
     from flash_sparse_apps.lra.tasks import NAMES, SCALES
 
     parser = make_parser("sweep", "Train and test over sequence lengths, dense and sparse, and compare.")
-    group = parser.add_argument_group("sweep", "each cell is a run of its own, and --max-time is for each")
+    group = parser.add_argument_group(
+        "sweep",
+        "Each cell of the table is a run of its own, and --max-time is for each. --seq-lens, --kinds and --seeds take "
+        "the place of --seq-len, --sparse, --chunked and --seed. The same command again, with the same --output and "
+        "without --resume, goes on where it stopped.",
+    )
     group.add_argument("--seq-lens", type=int, nargs="+", default=[512, 2048, 8192], help="tokens that the models read")
     group.add_argument(
         "--kinds",
         type=Literal["dense", "sparse", "chunked"],
         nargs="+",
         default=["dense", "sparse"],
-        help="attention; chunked is dense within windows of --chunk-tokens",
+        help="kinds of attention; chunked is dense within windows of --chunk-tokens",
     )
-    group.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds; results are over all of them")
+    group.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds, a run for each; results are over all")
     group.add_argument(
         "--parallel", type=int | None, default=None, help="cells at a time; null is the number of GPUs, or one"
     )
@@ -111,12 +116,13 @@ def _make_parser() -> ArgumentParser:
         default=None,
         help="lra: the tasks of Long Range Arena in place of --seq-lens and --dataset",
     )
-    group.add_argument("--tasks", type=Literal[NAMES], nargs="+", default=list(NAMES), help="which of its tasks")
+    group.add_argument("--tasks", type=Literal[NAMES], nargs="+", default=list(NAMES), help="tasks of the suite to run")
     group.add_argument(
         "--scale",
         type=Literal[tuple(SCALES)],
         default="paper",
-        help="which recipes: the published sizes; those for one GPU, if any; small ListOps and Pathfinder",
+        help="which recipes: paper has the published sizes, 1gpu those for one GPU where there are any, cpu small "
+        "ListOps and Pathfinder",
     )
     group.add_argument(
         "--recipes",

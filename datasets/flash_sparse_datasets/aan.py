@@ -118,5 +118,7 @@ def _row(line: bytes) -> tuple[str, bytes, bytes]:
 def prepare(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     """Check the files and print their statistics; the exit code."""
     parser.add_argument("--root", help="folder of the official files, or one above it as the release has them")
-    parser.add_argument("--level", default="bytes", choices=("bytes", "text"))
+    parser.add_argument(
+        "--level", default="bytes", choices=("bytes", "text"), help="how texts are read (default: bytes)"
+    )
     return print_statistics(partial(load, **vars(parser.parse_args(arguments))))

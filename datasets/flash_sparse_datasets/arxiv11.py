@@ -67,7 +67,7 @@ def load(
 def prepare(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     """Check the files and print their statistics; the exit code."""
     parser.add_argument("--root", help="the folder of the subjects' folders")
-    parser.add_argument("--validation-share", type=float, default=0.1)
-    parser.add_argument("--test-share", type=float, default=0.1)
-    parser.add_argument("--split-seed", type=int, default=0)
+    parser.add_argument("--validation-share", type=float, default=0.1, help="of all documents (default: 0.1)")
+    parser.add_argument("--test-share", type=float, default=0.1, help="of all documents (default: 0.1)")
+    parser.add_argument("--split-seed", type=int, default=0, help="seed with which splits are drawn")
     return print_statistics(partial(load, **vars(parser.parse_args(arguments))))

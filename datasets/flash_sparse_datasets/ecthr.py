@@ -188,8 +188,17 @@ def _articles_2019(path: Path, case: dict, which: str) -> set[str]:
 def prepare(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     """Check the files and print their statistics; the exit code."""
     parser.add_argument("--root", help="the folder of a release's files, or the one above it")
-    parser.add_argument("--task", default="b", choices=TASKS)
-    parser.add_argument("--convention", default="10", choices=("10", "10+1"))
-    parser.add_argument("--release", default="auto", choices=("auto", *RELEASES))
+    parser.add_argument(
+        "--task", default="b", choices=TASKS, help="articles violated (a) or invoked by the applicants (b, the default)"
+    )
+    parser.add_argument(
+        "--convention", default="10", choices=("10", "10+1"), help="labels that are counted, see above (default: 10)"
+    )
+    parser.add_argument(
+        "--release",
+        default="auto",
+        choices=("auto", *RELEASES),
+        help="auto (the default): the one that is in the folder",
+    )
     parser.add_argument("--anonymised", action="store_true", help="of the release of 2019, the files without names")
     return print_statistics(partial(load, **vars(parser.parse_args(arguments))))

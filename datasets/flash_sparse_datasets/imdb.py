@@ -136,7 +136,9 @@ def _documents(root: Path, files: list[tuple[str, str]], level: str) -> Iterator
 def prepare(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     """Check the files and print their statistics; the exit code."""
     parser.add_argument("--root", help="the folder aclImdb, or the one above it")
-    parser.add_argument("--validation-share", type=float, default=0.1)
-    parser.add_argument("--split-seed", type=int, default=0)
-    parser.add_argument("--level", default="bytes", choices=("bytes", "text"))
+    parser.add_argument("--validation-share", type=float, default=0.1, help="of the training part (default: 0.1)")
+    parser.add_argument("--split-seed", type=int, default=0, help="seed with which splits are drawn")
+    parser.add_argument(
+        "--level", default="bytes", choices=("bytes", "text"), help="how texts are read (default: bytes)"
+    )
     return print_statistics(partial(load, **vars(parser.parse_args(arguments))))

@@ -51,6 +51,15 @@ PLACES = ("lra_release/lra_release/listops-1000", "lra_release/listops-1000", "l
 SIZES = {"train": 96_000, "validation": 2_000, "test": 2_000}
 
 
+# The help of each part of the recipe.
+FLAGS = {
+    "min_length": "an expression has more tokens than this",
+    "max_length": "an expression has fewer tokens than this",
+    "max_depth": "where there are digits alone: operators stand above this depth",
+    "max_arguments": "arguments of an operator, at most",
+}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Which expressions are generated; the defaults are as published.
@@ -601,8 +610,9 @@ def prepare(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     for name, size in SIZES.items():
         parser.add_argument(f"--{name}-size", type=int, default=size, help=f"expressions (default: {size})")
     for field in fields(Recipe):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=field.default)
-    parser.add_argument("--seed", type=int, default=0)
+        flag, about = f"--{field.name.replace('_', '-')}", f"{FLAGS[field.name]} (default: {field.default})"
+        parser.add_argument(flag, type=int, default=field.default, help=about)
+    parser.add_argument("--seed", type=int, default=0, help="another one draws other expressions")
     parser.add_argument("--workers", type=int, default=1, help="processes; any number writes the same files")
     options = parser.parse_args(arguments)
 

@@ -291,7 +291,9 @@ class _Admissions:
 def prepare(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     """Check the files and print their statistics; the exit code."""
     parser.add_argument("--root", help="the folder of the official tables")
-    parser.add_argument("--codes", default="50", choices=tuple(SIZES))
+    parser.add_argument(
+        "--codes", default="50", choices=tuple(SIZES), help="all codes, or the fifty that CAML published (the default)"
+    )
     parser.add_argument("--caml-compat", action="store_true", help="read procedures' codes as integers, as CAML did")
     parser.add_argument("--splits", help="the folder of the lists of admission ids (default: the root)")
     return print_statistics(partial(load, **vars(parser.parse_args(arguments))))

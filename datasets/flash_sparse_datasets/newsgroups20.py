@@ -66,6 +66,6 @@ def load(root: str | os.PathLike | None = None, validation_share: float = 0.1, s
 def prepare(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     """Check the files and print their statistics; the exit code."""
     parser.add_argument("--root", help="the folder of 20news-bydate-train and 20news-bydate-test, or the one above it")
-    parser.add_argument("--validation-share", type=float, default=0.1)
-    parser.add_argument("--split-seed", type=int, default=0)
+    parser.add_argument("--validation-share", type=float, default=0.1, help="of the training part (default: 0.1)")
+    parser.add_argument("--split-seed", type=int, default=0, help="seed with which splits are drawn")
     return print_statistics(partial(load, **vars(parser.parse_args(arguments))))

@@ -70,7 +70,9 @@ def _help(door: str) -> str:
     lines = [f"usage: {door} NAME [flags of NAME]", "", __doc__.replace(DOOR, door).strip(), "", "NAME is one of"]
     for name, file in zip(_names(), _files(), strict=True):
         lines.append(f"  {name:<14}{_first_sentence(file)}")
-    lines += [f"  {'FILE':<14}a CSV, TSV, JSONL or Parquet file of your own, or a folder"]
+    lines += [
+        f"  {'FILE':<14}a file of your own (CSV, TSV, JSON, Parquet, Excel or fastText), or a folder of documents"
+    ]
     return "\n".join(lines)
 
 

@@ -32,7 +32,7 @@ def test_a_door_is_a_docstring_and_a_call(command):
     assert ast.unparse(call.body[0]) == "sys.exit(main())"
 
 
-@pytest.mark.parametrize("command", ["classify", "prepare"])
+@pytest.mark.parametrize("command", ["classify", "benchmark", "prepare"])
 def test_both_doors_show_the_same_help_and_name_themselves(command):
     script = Path(sys.executable).with_name("flash-sparse")
     if not script.is_file():

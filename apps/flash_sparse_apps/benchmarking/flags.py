@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from flash_sparse_apps.command_line import OneLineParser
+from flash_sparse_apps.console import spoken
 
 CONTENDERS = (  # the keys of `contenders.CONTENDERS`, in their order
     "flash_sparse", "FlexAttention", "SDPA flash", "SDPA cuDNN", "SDPA efficient", "varlen_attn", "SDPA math",
@@ -15,21 +16,24 @@ CONTENDERS = (  # the keys of `contenders.CONTENDERS`, in their order
 def cpu_parser() -> OneLineParser:
     """The flags on a CPU."""
     parser = OneLineParser(
-        prog="benchmark.py",
-        description="The benchmark of a CPU: forward, backward and both, dense, block-sparse and of short sequences.",
+        prog=spoken("benchmark"),
+        description="The benchmark of a CPU: forward, backward and both, dense, block-sparse and of short sequences. "
+        "--device cuda --help shows the flags of the benchmark of a GPU, --steps --help those for training steps.",
     )
-    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu", help="each has flags of its own")
+    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu", help="where; each has flags of its own")
     parser.add_argument("--heads", type=int, default=4, help="attention heads, batch 1")
     parser.add_argument("--head-dims", type=int, nargs="+", default=[32, 64, 128], help="features of a head")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 8192], help="tokens")
     parser.add_argument("--densities", type=str, nargs="+", default=["1/4", "1/16"],
-                        help="shares of blocks in random layouts; not where a row would have none")  # fmt: skip
+                        help="shares of blocks that random layouts keep; not where a row would keep none")  # fmt: skip
     parser.add_argument("--block-size", type=int, default=128, help="tokens along each side of a block")
-    parser.add_argument("--dtype", type=Literal["float32", "bfloat16", "float16"], default="float32", help="of tensors")
+    parser.add_argument(
+        "--dtype", type=Literal["float32", "bfloat16", "float16"], default="float32", help="type of the tensors"
+    )
     parser.add_argument("--threads", type=int, nargs="+", default=None,
-                        help="how many compute; null: one, and as many as PyTorch takes")  # fmt: skip
+                        help="threads that compute; null: one, and then as many as PyTorch takes")  # fmt: skip
     parser.add_argument("--busy", action="store_true",
-                        help="also beside as many idle-priority spinning processes as cores")  # fmt: skip
+                        help="measure also while as many idle-priority processes spin as there are cores")  # fmt: skip
     parser.add_argument("--longest-dense", type=int, default=16384, help="tokens up to which dense attention is timed")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each contender")
     parser.add_argument("--output", type=str, default=None, help="folder for benchmark.json, benchmark.md and a plot")
@@ -39,10 +43,13 @@ def cpu_parser() -> OneLineParser:
 def gpu_parser() -> OneLineParser:
     """The flags behind `--device cuda`."""
     parser = OneLineParser(
-        prog="benchmark.py --device cuda",
-        description="The benchmark of a GPU: cell after cell, as far as the time goes; another call does the rest.",
+        prog=f"{spoken('benchmark')} --device cuda",
+        description="The benchmark of a GPU: cell after cell, until --max-time; with the same --output, another call "
+        "goes on.",
     )
-    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cuda", help="each has flags of its own")
+    parser.add_argument(
+        "--device", type=Literal["cpu", "cuda"], default="cuda", help="where; each has flags of its own"
+    )
     parser.add_argument("--length", type=int, default=16384, help="tokens where the length is held fixed")
     parser.add_argument("--lengths", type=int, nargs="+", default=[2**power for power in range(9, 17)],
                         help="tokens where it varies")  # fmt: skip
@@ -54,10 +61,10 @@ def gpu_parser() -> OneLineParser:
                         help="shares of blocks that patterns keep")  # fmt: skip
     parser.add_argument("--block-size", type=int, default=128, help="tokens along each side of a block")
     parser.add_argument(
-        "--dtype", type=Literal["bfloat16", "float16", "float32"], default="bfloat16", help="of tensors"
+        "--dtype", type=Literal["bfloat16", "float16", "float32"], default="bfloat16", help="type of the tensors"
     )
     parser.add_argument("--contenders", type=Literal[CONTENDERS], nargs="+", default=list(CONTENDERS),
-                        help="whom to measure")  # fmt: skip
+                        help="which of them to measure")  # fmt: skip
     parser.add_argument("--max-time", type=float, default=None, help="minutes in which to end; null: no limit")
     parser.add_argument("--output", type=str, default=None,
                         help="folder of results; cells that it holds are not measured again")  # fmt: skip
@@ -67,7 +74,7 @@ def gpu_parser() -> OneLineParser:
 def steps_parser() -> OneLineParser:
     """The flags behind `--steps`."""
     parser = OneLineParser(
-        prog="benchmark.py --steps",
+        prog=f"{spoken('benchmark')} --steps",
         description="A training step of an encoder over length: our attention, PyTorch's, and the textbook's.",
     )
     parser.add_argument("--steps", action="store_true", help="time training steps instead of the operator")
