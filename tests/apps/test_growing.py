@@ -6,9 +6,12 @@ import json
 import math
 from types import SimpleNamespace
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import nn
 
 from flash_sparse_apps import classify
@@ -97,11 +100,12 @@ def test_a_length_joins_when_the_loss_is_low_and_training_goes_back_when_it_fall
     assert "back at chance" in capsys.readouterr().out
 
     again = Growing(Growth(fresh, 2, seed=0), 0.3, History())
+    state = {"callbacks": {again.state_key: callback.state_dict()}}
     again.load_state_dict(callback.state_dict())
     other, resumed = module_with_trainer()
     resumed.optimizers[0].load_state_dict(trainer.optimizers[0].state_dict())
     other.lr_schedulers().load_state_dict(module.lr_schedulers().state_dict())
-    again.on_fit_start(resumed, other)
+    again.on_load_checkpoint(resumed, other, state)
     assert (again.growth.newest, other.rate_factor) == (growth.newest, module.rate_factor)
     assert not other.change_rate()  # the state has the rate that training fell back to
     other.learning_rate = 0.3
@@ -111,6 +115,36 @@ def test_a_length_joins_when_the_loss_is_low_and_training_goes_back_when_it_fall
     assert not other.change_rate()
     steps(callback, trainer, module, 0.1, 10 * SETTLED)
     assert growth.newest == growth.last == 6
+
+
+class ReadsLate(SingleDeviceStrategy):
+    """A strategy that reads the state when the model is set up, as those do that part the weights."""
+
+    restore_checkpoint_after_setup = True
+
+
+class Begins(L.Callback):
+    """Keeps what is left of the rate when training begins."""
+
+    def on_train_start(self, trainer, module):
+        self.rate_factor = module.rate_factor
+
+
+@pytest.mark.parametrize("strategy", [SingleDeviceStrategy, ReadsLate])
+def test_a_lowered_rate_is_known_when_training_goes_on(fresh, tmp_path, strategy):
+    begins = Begins()
+    for steps_wanted, rate_factor in ((1, 0.5), (2, 1.0)):
+        callback, module = Growing(Growth(fresh, 2, seed=0), 0.3, History()), BoringModel()
+        callback._rate_factor, module.rate_factor = rate_factor, 1.0
+        trainer = L.Trainer(
+            accelerator="cpu", strategy=strategy("cpu"), callbacks=[begins, callback], max_steps=steps_wanted,
+            limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False,
+        )  # fmt: skip
+        path = tmp_path / "state.ckpt"
+        trainer.fit(module, ckpt_path=path if path.exists() else None)
+        trainer.save_checkpoint(path)
+    assert begins.rate_factor == 0.5
 
 
 def test_the_rate_stays_and_then_falls_in_a_straight_line():

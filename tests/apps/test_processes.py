@@ -262,6 +262,9 @@ def test_before_they_have_met_the_first_of_torchruns_processes_speaks(monkeypatc
         monkeypatch.setenv("LOCAL_RANK", rank)
         processes._say_once(f"said by {rank}", False)
     assert capsys.readouterr().err == "said by 1\n"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    processes._say_once("said by the next attempt", False)
+    assert capsys.readouterr().err == "said by the next attempt\n"
 
 
 def ranks(process: subprocess.Popen, torchrun: bool) -> list[int]:

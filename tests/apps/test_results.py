@@ -239,11 +239,12 @@ def test_a_command_is_given_as_a_clone_starts_it(command):
     assert repeating(command, {"settings": settings_of()}) == ["python apps/sweep.py --folds 5"]
 
 
-def test_what_began_a_run_that_was_gone_on_with_stands_before_it():
+@pytest.mark.parametrize("resume", ["--resume runs/x", "--resume=runs/x"])
+def test_what_began_a_run_that_was_gone_on_with_stands_before_it(resume):
     settings = {"dataset": "imdb", "root": "a b", "seq_len": 128, "sparse": True, "compare": False, "output": "runs/x"}
     metrics = {"settings": settings_of(**settings, max_time=1.0)}
-    began, then = repeating("flash-sparse classify --resume runs/x --max-time 1", metrics)
-    assert then == "python apps/classify.py --resume runs/x --max-time 1"
+    began, then = repeating(f"flash-sparse classify {resume} --max-time 1", metrics)
+    assert then == f"python apps/classify.py {resume} --max-time 1"
     flags = shlex.split(began)
     assert flags[:2] == ["python", "apps/classify.py"]
     again, _ = parse(flags[2:])

@@ -65,7 +65,6 @@ LISTS = {
     "[1. 2.]": [1.0, 2.0],
     "[np.int64(1), np.int64(2)]": [1, 2],
     "[True False]": [True, False],
-    "0 1 0": [0, 1, 0],
     "[1, 2]": [1, 2],
     " ['a'] ": ["a"],
 }
@@ -146,6 +145,33 @@ def test_multi_hot_with_a_separator_and_one_hot_as_single_label(tmp_path):
     assert (dataset.task, dataset.labels, labels_of(dataset)["text 0"]) == ("single-label", ("0", "1"), ("1",))
     write_rows(path, [*[[0, 1], [1, 0]] * 10, [1, 1]])
     assert "expected exactly one label" in error_of(path, task="single-label")
+
+
+def test_bare_zeros_and_ones_are_a_list_where_all_rows_have_them(tmp_path):
+    dataset = load(write_table(tmp_path / "a.csv", ["0 1 0", "1 0 1"] * 10))
+    assert (dataset.task, dataset.labels) == ("multi-label", ("0", "1", "2"))
+    assert labels_of(dataset)["text 0"] == ("1",)
+    path = write_table(tmp_path / "b.csv", ["0 1", "1 1", "2 5"] * 10)
+    for task in ("single-label", "multi-label"):
+        assert load(path, task=task).labels == ("0 1", "1 1", "2 5")
+    message = error_of(path)
+    assert "row 4: 'labels' is a single label, but a list in row 2, expected them alike (or task to say" in message
+
+
+@pytest.mark.parametrize("hot", ["0 1 0", "[0, 1, 0]"])
+@pytest.mark.parametrize("odd", ["", "law"])
+def test_a_row_that_is_left_out_does_not_say_that_others_are_not_multi_hot(tmp_path, hot, odd):
+    path = write_table(tmp_path / "a.csv", [*[hot, "[1, 0, 1]"] * 10, odd])
+    dataset = load(path, bad_rows="skip")
+    assert labels_of(dataset)["text 0"] == ("1",)
+    assert has_note(dataset, "1 documents left out that cannot be read: row 22: 'labels' is a single label, but a list")
+
+
+@pytest.mark.parametrize("empty", ["", "[]"])
+def test_multi_hot_lists_beside_an_empty_one_are_not_read_as_names(tmp_path, empty):
+    path = write_table(tmp_path / "a.csv", [*["[0, 1, 0]", "[1, 0, 1]"] * 10, empty])
+    message = error_of(path, task="multi-label")
+    assert message == "a.csv row 22: 'labels' holds 0 zeros and ones, expected 3 as in other rows"
 
 
 def test_lists_that_are_not_multi_hot(tmp_path):

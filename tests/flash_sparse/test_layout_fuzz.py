@@ -7,6 +7,7 @@ import inspect
 import hypothesis
 import pytest
 import torch
+from hostile import slowly
 from hypothesis import strategies as st
 
 from flash_sparse import BlockLayout, patterns
@@ -35,10 +36,6 @@ NAMES = (
     "axial",
     "neighborhood_2d",
 )
-
-
-def fuzzed(cases: int):
-    return hypothesis.settings(max_examples=cases, derandomize=True, deadline=None, database=None)
 
 
 def check(make, **named):
@@ -71,7 +68,7 @@ def check(make, **named):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@fuzzed(60)
+@slowly(60)
 @hypothesis.given(data=st.data())
 def test_patterns(name, data):
     pattern = getattr(patterns, name)
@@ -90,7 +87,7 @@ def tensors(draw):
     return torch.randint(-1 if draw(st.booleans()) else 0, 9, shape).to(draw(dtypes))
 
 
-@fuzzed(150)
+@slowly(150)
 @hypothesis.given(
     indices=tensors() | others, leading=st.tuples(numbers, numbers) | arguments, block_size=st.just(16) | arguments,
     query_length=numbers | arguments, key_length=numbers | arguments,
@@ -101,7 +98,7 @@ def test_indices(**given):
     check(BlockLayout.from_indices, **given)
 
 
-@fuzzed(150)
+@slowly(150)
 @hypothesis.given(
     blocks=tensors() | others, block_size=st.just(16) | arguments, query_length=numbers | arguments,
     key_length=st.none() | arguments,
@@ -111,7 +108,7 @@ def test_blocks(**given):
     check(BlockLayout.from_blocks, **given)
 
 
-@fuzzed(100)
+@slowly(100)
 @hypothesis.given(query_length=arguments, key_length=arguments)
 def test_crops(query_length, key_length):
     check(patterns.local(100, 16, 20).crop, query_length=query_length, key_length=key_length)

@@ -18,7 +18,8 @@ PLACES = ("cache-dir", "max-time")  # what a run depends on least: where it keep
 def repeating(command: str, run: Metrics) -> list[str]:
     """A command as a clone starts it and, before one that went on with a run, what begins such a run."""
     here = DOOR.sub(r"python apps/\1.py", command)
-    return [_beginning(run["settings"]), here] if "--resume" in shlex.split(command) else [here]
+    resumed = any(word.partition("=")[0] == "--resume" for word in shlex.split(command))
+    return [_beginning(run["settings"]), here] if resumed else [here]
 
 
 def _beginning(settings: dict[str, Any]) -> str:

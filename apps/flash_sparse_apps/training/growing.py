@@ -60,8 +60,9 @@ class Growing(L.Callback):
         self._running, self._steps, self._kept = state["running"], state["steps"], state["kept"]
         self._rate_factor = state["rate_factor"]
 
-    def on_fit_start(self, trainer, module):
-        module.rate_factor = self._rate_factor
+    def on_load_checkpoint(self, trainer, module, checkpoint):
+        # every strategy calls this before training starts, where the history compares the rate with that of the state
+        module.rate_factor = checkpoint["callbacks"][self.state_key]["rate_factor"]
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
         loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs)

@@ -31,8 +31,6 @@ def written(cell: str) -> object:
         DataError: it looks like a list and is none, or holds labels without quotes.
     """
     text = cell.strip()
-    if re.fullmatch(r"[01]( +[01])+", text):
-        return [int(flag) for flag in text.split()]
     bracketed = bool(text) and CLOSING.get(text[0]) == text[-1]
     if not bracketed and not text.startswith(LIST_CALLS):
         return cell
@@ -149,6 +147,11 @@ def is_multi_hot(values: object) -> bool:
     if not isinstance(values, list) or len(values) < 2:
         return False
     return all(isinstance(value, bool | int | float | str) and _flag(value) in ("0", "1") for value in values)
+
+
+def bare_flags(cell: str) -> list[int] | None:
+    """The zeros and ones of a cell that holds nothing else, such as 0 1 0."""
+    return [int(flag) for flag in cell.split()] if re.fullmatch(r"[01]( +[01])+", cell.strip()) else None
 
 
 def from_multi_hot(values: Sequence) -> list[str]:

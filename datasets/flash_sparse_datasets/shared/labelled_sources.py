@@ -100,6 +100,7 @@ class TableSource(Source):
         self._columns = [existing(self._file, label, "label_fields") for label in fields.labels or ()]
         self._label = self._columns[0] if self._columns else self._label_field(fields.label)
         self._auto = fields.task == "auto"
+        self._bare_flags = fields.multi_hot  # whether a cell such as 0 1 0 is a list
         self.task = fields.task
         if self._columns:
             self.task = "multi-label" if self._auto else fields.task
@@ -109,6 +110,7 @@ class TableSource(Source):
             self.task = "multi-label" if several else "single-label"
         if fields.multi_hot and not self._columns:
             self.multi_hot = self._zeros_and_ones()
+            self._bare_flags = self.multi_hot is not None
         if self.multi_hot is not None:
             self.notes += (
                 f"{path}: {self._label.name!r} holds lists of {self.multi_hot} zeros and ones, read as multi-hot: the "
@@ -150,9 +152,12 @@ class TableSource(Source):
         return next(self._label_values(), (1, None))
 
     def _zeros_and_ones(self) -> int | None:
-        """The length of the first list, if all are lists of zeros and ones alone; one other row ends the search."""
+        """The length of the first list, if all are lists of zeros and ones alone; one other row ends the search, but
+        neither one without labels nor one that is refused for its form."""
         first = None
         for _, value in self._label_values():
+            if self._unlike_first(value) or value == [] or (isinstance(value, str) and not value.strip()):
+                continue
             if not label_forms.is_multi_hot(value):
                 return None
             first = first or len(cast(list, value))
@@ -162,9 +167,16 @@ class TableSource(Source):
         """A cell's list of labels, where it is text and the text is a list; else the value."""
         if not isinstance(value, str):
             return value
-        if self._label_separator is None:
-            return label_forms.written(value)
-        return label_forms.parted(value, self._label_separator)
+        if self._label_separator is not None:
+            return label_forms.parted(value, self._label_separator)
+        flags = label_forms.bare_flags(value) if self._bare_flags else None
+        return label_forms.written(value) if flags is None else flags
+
+    def _unlike_first(self, value: object) -> bool:
+        """Whether one row has a list of labels and the first a single one, or the other way round, and nothing says
+        which is meant."""
+        several = isinstance(value, list)
+        return self._auto and self._label_separator is None and several != (self.task == "multi-label")
 
     def _labels(self, row: dict, number: int, heard: Heard | None) -> tuple[str, ...]:
         if self._columns:
@@ -176,11 +188,12 @@ class TableSource(Source):
         value = value_at(row, self._label)
         try:
             value = self._written(value)
-            several = isinstance(value, list)
             if isinstance(value, str) and not value.strip() and self.task == "multi-label" and not self._auto:
                 value = []  # an empty cell where each document may have one label or none
-            if self._auto and self._label_separator is None and several != (self.task == "multi-label"):
-                here, there = ("a list", "a single label") if several else ("a single label", "a list")
+            if self._unlike_first(value):
+                here, there = "a list", "a single label"
+                if self.task == "multi-label":
+                    here, there = there, here
                 before = f"{self._file.unit} {self._first_number}"
                 raise DataError(
                     f"is {here}, but {there} in {before}, expected them alike (or task to say which is meant)"
