@@ -244,18 +244,18 @@ def part_pairs(problem: Problem, sequences: np.ndarray) -> tuple[np.ndarray, int
         The tasks, (tasks, 10): `Part`s.
     """
     key_heads = problem.heads // problem.group
-    longest = np.maximum(sequences[:, QUERIES], sequences[:, KEYS])  # (sequences,)
+    filled = np.flatnonzero((sequences[:, QUERIES] > 0) & (sequences[:, KEYS] > 0))  # empty ones have no tasks
+    longest = np.maximum(sequences[filled, QUERIES], sequences[filled, KEYS])  # (filled sequences,)
     cuts = 1
     while key_heads * np.minimum(-(-longest // LEAST_PART), cuts).sum() < PARALLEL_TASKS and (
         cuts * LEAST_PART < longest.max(initial=0)
     ):
         cuts *= 2
 
-    # the parts of all sequences and key heads, (parts,), each beside the part of the queries that its keys meet in each
-    # turn, (P, parts)
+    # the parts of these sequences and all key heads, (parts,), each beside the part of the queries that its keys meet
+    # in each turn, (P, parts)
     sequence, key_head, cut = (
-        index.ravel()
-        for index in np.meshgrid(np.arange(len(longest)), np.arange(key_heads), np.arange(cuts), indexing="ij")
+        index.ravel() for index in np.meshgrid(filled, np.arange(key_heads), np.arange(cuts), indexing="ij")
     )
     key_part = np.arange(len(cut))
     query_cut = (cut + np.arange(cuts)[:, None]) % cuts

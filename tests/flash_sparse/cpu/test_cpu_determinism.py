@@ -140,6 +140,15 @@ def test_every_pair_is_taken_once_and_each_part_in_turn(lengths, heads, group):
     check_pairs(found[0], lengths, heads // group)
 
 
+def test_sequences_without_queries_or_keys_have_no_parts():
+    """They would be cut like the longest: a pack of many has more of them than fit in memory."""
+    lengths = [(4000, 4000), *[(0, 0), (0, 5), (5, 0)] * 100]
+    tasks, parts = launch.part_pairs(problem(1, 1), sequences(lengths))
+    assert parts == launch.part_pairs(problem(1, 1), sequences(lengths[:1]))[1]
+    check_turns(tasks, parts)
+    check_pairs(tasks, lengths, 1)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_random_tables(seed, monkeypatch):
     draw = np.random.default_rng(seed)
