@@ -9,11 +9,13 @@ import struct
 import zipfile
 import zlib
 
+import openpyxl
 import pytest
 
 from flash_sparse_datasets import DataError, load
 from flash_sparse_datasets.shared import text_files
 from flash_sparse_datasets.shared.document_files import text_of
+from flash_sparse_datasets.shared.drawn_splits import EarlierSplit
 from flash_sparse_datasets.shared.gray_images import read_gray
 from flash_sparse_datasets.shared.row_files import delimited, json_array
 
@@ -228,3 +230,34 @@ def test_damaged_images_are_one_line(tmp_path, chunks):
     assert message.startswith(str(tmp_path / "a.png"))
     assert message.endswith(", expected a PNG image") or message.endswith("; expected a PNG image")
     assert "\n" not in message
+
+
+# Too little memory is no fault of the file
+
+
+def no_memory(*given, **named):
+    raise MemoryError
+
+
+def test_an_image_is_not_called_damaged_for_want_of_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("PIL.Image.open", no_memory)
+    with pytest.raises(MemoryError):
+        read_gray(tmp_path / "a.png")
+
+
+def test_nor_is_the_split_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("numpy.load", no_memory)
+    with pytest.raises(MemoryError):
+        EarlierSplit(tmp_path / "split.npz")
+
+
+def test_nor_is_a_workbook(tmp_path, monkeypatch):
+    book = openpyxl.Workbook()
+    for row in (("text", "label"), *((row["text"], row["label"]) for row in ROWS)):
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    monkeypatch.setattr(
+        "openpyxl.worksheet._read_only.ReadOnlyWorksheet.iter_rows", lambda *given, **named: map(no_memory, [None])
+    )
+    with pytest.raises(MemoryError):
+        load(tmp_path / "a.xlsx")

@@ -42,6 +42,8 @@ class EarlierSplit:
         try:
             with np.load(path, allow_pickle=False) as file:
                 self.texts = {split: np.asarray(file[split], "S16") for split in SPLITS}
+        except MemoryError:  # of this machine: the file may be whole
+            raise
         except Exception as error:  # damaged archives raise many kinds
             raise DataError(
                 f"{path}: no split of a run ({one_line(error)}), expected what that run wrote there"

@@ -26,5 +26,7 @@ def read_gray(path: Path, expected: str = "a PNG image") -> np.ndarray:
             return np.asarray(image.convert("L"))
     except UnidentifiedImageError:
         raise DataError(f"{path}: no image; expected {expected}") from None
+    except MemoryError:  # of this machine: the image may be whole
+        raise
     except Exception as error:  # damaged images raise many kinds, of Pillow, zlib and struct
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or one_line(error)}, expected {expected}") from None

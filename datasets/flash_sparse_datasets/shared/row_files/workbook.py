@@ -54,6 +54,8 @@ class WorkbookFile(RowFile):
             for number in range(first, MOST_ROWS + 1):
                 try:
                     cells = next(rows, None)
+                except MemoryError:  # of this machine: the workbook may be whole
+                    raise
                 except Exception as error:  # of the zip archive, of its XML, and of numbers and dates in cells
                     raise DataError(f"{self.path}: damaged Excel workbook ({shortened(str(error))})") from None
                 if cells is None:
